@@ -1,0 +1,85 @@
+//! The command line: one file per verb, the public API underneath, and nothing else.
+
+mod complete;
+mod compress;
+mod decompress;
+mod exit;
+mod info;
+#[cfg(feature = "mount")]
+mod mount;
+mod out;
+mod progress;
+mod size;
+#[cfg(feature = "mount")]
+mod status;
+#[cfg(feature = "mount")]
+mod unmount;
+mod verify;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use exit::Exit;
+
+/// Lossless compressed model weights, mounted as the plain files they came from
+///
+/// "bsfs compress" packs model.safetensors into model.safetensors.bs, about a third smaller for BF16 weights;
+/// "bsfs mount" shows a directory of .bs files as the plain .safetensors files, byte for byte, decoding on demand.
+///
+/// Exit status: 0 done; 1 "verify" found a difference; 2 an error; 130 interrupted.
+#[derive(Debug, Parser)]
+#[command(name = "bsfs", version, help_expected = true, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Compress(compress::CompressArgs),
+    Decompress(decompress::DecompressArgs),
+    Info(info::InfoArgs),
+    Verify(verify::VerifyArgs),
+    #[cfg(feature = "mount")]
+    Mount(mount::MountArgs),
+    #[cfg(feature = "mount")]
+    #[command(visible_alias = "umount")]
+    Unmount(unmount::UnmountArgs),
+    #[cfg(feature = "mount")]
+    Status(status::StatusArgs),
+    Completions(complete::CompletionsArgs),
+    Man(complete::ManArgs),
+}
+
+/// Parses the arguments, runs the verb, prints what went wrong, and gives the exit code.
+pub fn main() -> ExitCode {
+    let done = match Cli::parse().verb {
+        Verb::Compress(args) => compress::run(&args),
+        Verb::Decompress(args) => decompress::run(&args),
+        Verb::Info(args) => info::run(&args),
+        Verb::Verify(args) => verify::run(&args),
+        #[cfg(feature = "mount")]
+        Verb::Mount(args) => mount::run(&args),
+        #[cfg(feature = "mount")]
+        Verb::Unmount(args) => unmount::run(&args),
+        #[cfg(feature = "mount")]
+        Verb::Status(args) => status::run(&args),
+        Verb::Completions(args) => complete::completions(&args, Cli::command()),
+        Verb::Man(args) => complete::man(&args, Cli::command()),
+    };
+    done.unwrap_or_else(|error| {
+        out::say(&error.to_string());
+        Exit::of(&error).into()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_option_has_help_and_no_two_clash() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,193 @@
+//! `bsfs mount`
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use bsfs::mount::{self, CacheMode, Event, MountOptions, Started};
+use bsfs::{Error, Result};
+use clap::{Args, ValueEnum};
+use log::LevelFilter;
+
+use super::size::parse_size;
+
+/// Show compressed files as the plain files that they came from
+///
+/// SOURCE is a directory or one .bs file. MOUNTPOINT is an existing directory outside of SOURCE. Under it,
+/// model.safetensors.bs is seen as model.safetensors, every other file as it is, all of it read-only.
+///
+/// Returns when the mount answers; a process in the background serves it until it is unmounted with "bsfs unmount".
+#[derive(Debug, Args)]
+pub struct MountArgs {
+    /// Directory (with all below it) or .bs file to show
+    pub source: PathBuf,
+    /// Existing directory to show it at
+    #[arg(value_name = "MOUNTPOINT")]
+    pub mount_point: PathBuf,
+    /// Serve in this process, log to standard error, end with Ctrl-C
+    #[arg(short, long)]
+    pub foreground: bool,
+    /// Let other users read too (for users other than root it must be allowed in /etc/fuse.conf)
+    #[arg(long)]
+    pub allow_other: bool,
+    /// Memory for decoded data, in bytes or with K, M, G
+    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = parse_size, help_heading = "Memory and cache")]
+    pub memory: u64,
+    /// Which decoded data to keep on disk for later mounts [default: auto]. This release keeps none, whatever is given
+    #[arg(long, value_name = "MODE", help_heading = "Memory and cache")]
+    pub cache: Option<Cache>,
+    /// Directory for decoded data kept on disk. This release keeps none
+    #[arg(long, value_name = "DIR", help_heading = "Memory and cache")]
+    pub cache_dir: Option<PathBuf>,
+    /// Largest readahead of the kernel, in bytes or with K, M (takes effect for root only)
+    #[arg(long, value_name = "SIZE", default_value = "1M", value_parser = parse_size, help_heading = "Memory and cache")]
+    pub readahead: u64,
+    /// Seconds for which the kernel may keep names, sizes and times without asking (opening a file always asks)
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, help_heading = "Memory and cache")]
+    pub ttl: u64,
+    /// Log to this file [default: ~/.local/state/bsfs/MOUNTPOINT.log, or standard error with --foreground]
+    #[arg(long, value_name = "FILE")]
+    pub log_file: Option<PathBuf>,
+    /// Seconds to wait until the mount answers
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..))]
+    pub timeout: u64,
+    /// Serve as the background process of another "bsfs mount", which waits for a line on standard output
+    #[arg(long, hide = true, conflicts_with = "foreground")]
+    pub daemon: bool,
+}
+
+/// `--cache`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Cache {
+    /// Keep nothing
+    Off,
+    /// Keep what is worth it
+    Auto,
+    /// Keep everything
+    All,
+}
+
+impl From<Cache> for CacheMode {
+    fn from(cache: Cache) -> Self {
+        match cache {
+            Cache::Off => Self::Off,
+            Cache::Auto => Self::Auto,
+            Cache::All => Self::All,
+        }
+    }
+}
+
+/// Mounts; returns when the mount answers, or with `--foreground` when it has ended.
+pub fn run(args: &MountArgs) -> Result<ExitCode> {
+    if !args.daemon && (args.cache.is_some_and(|cache| cache != Cache::Off) || args.cache_dir.is_some()) {
+        say("this release keeps no decoded data on disk: --cache and --cache-dir have no effect");
+    }
+    if args.foreground || args.daemon {
+        return serve(args).map(|()| ExitCode::SUCCESS);
+    }
+    let arguments = daemon_arguments(args)?;
+    match mount::start(arguments, &args.mount_point, Duration::from_secs(args.timeout))? {
+        Started::Ready(_) => Ok(ExitCode::SUCCESS),
+        // It has said why itself.
+        Started::Failed(code) => Ok(ExitCode::from(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(2))),
+    }
+}
+
+fn say(text: &str) {
+    // A standard error that is closed is no reason to stop.
+    let _ = writeln!(std::io::stderr(), "bsfs: {text}");
+}
+
+/// The same mount as a command for the background process, which has another working directory.
+fn daemon_arguments(args: &MountArgs) -> Result<Vec<OsString>> {
+    let absolute = |path: &Path| {
+        let resolved =
+            std::path::absolute(path).map_err(|source| Error::Io { op: "resolve", path: path.into(), source });
+        resolved.map(PathBuf::into_os_string)
+    };
+    let mut list: Vec<OsString> = vec!["mount".into(), "--daemon".into()];
+    let mut option = |name: &str, value: OsString| list.extend([name.into(), value]);
+    option("--memory", args.memory.to_string().into());
+    option("--readahead", args.readahead.to_string().into());
+    option("--ttl", args.ttl.to_string().into());
+    if let Some(cache) = args.cache.and_then(|cache| cache.to_possible_value()) {
+        option("--cache", cache.get_name().into());
+    }
+    if let Some(dir) = &args.cache_dir {
+        option("--cache-dir", absolute(dir)?);
+    }
+    if let Some(file) = &args.log_file {
+        option("--log-file", absolute(file)?);
+    }
+    if args.allow_other {
+        list.push("--allow-other".into());
+    }
+    list.extend(["--".into(), absolute(&args.source)?, absolute(&args.mount_point)?]);
+    Ok(list)
+}
+
+fn serve(args: &MountArgs) -> Result<()> {
+    if args.daemon {
+        mount::become_daemon()?;
+    }
+    let log_file = start_log(args)?;
+    let options = MountOptions {
+        source: args.source.clone(),
+        mount_point: args.mount_point.clone(),
+        memory: args.memory,
+        allow_other: args.allow_other,
+        ttl: Duration::from_secs(args.ttl),
+        readahead: args.readahead,
+        cache: args.cache.map(CacheMode::from).unwrap_or_default(),
+        log_file,
+    };
+    let served = mount::serve(&options, |event| match event {
+        Event::Note(note) => {
+            // In the foreground it has been logged to the same place.
+            if args.daemon || args.log_file.is_some() {
+                say(&note);
+            }
+            Ok(())
+        }
+        Event::Ready { .. } if args.daemon => mount::announce(),
+        Event::Ready { .. } => Ok(()),
+    });
+    if let Err(error) = &served
+        && args.daemon
+    {
+        // After the start nobody reads standard error.
+        log::error!("{error}");
+    }
+    served
+}
+
+/// Starts logging and returns the file that it goes to; none for standard error.
+fn start_log(args: &MountArgs) -> Result<Option<PathBuf>> {
+    let chosen = match &args.log_file {
+        Some(path) => Some((path.clone(), mount::open_log(path, false)?)),
+        None if args.daemon => {
+            let path = mount::default_log_file(&args.mount_point);
+            path.and_then(|path| match mount::open_log(&path, true) {
+                Ok(file) => Some((path, file)),
+                Err(error) => {
+                    say(&format!("{error}; going on without a log"));
+                    None
+                }
+            })
+        }
+        None => None,
+    };
+    let mut builder = env_logger::Builder::new();
+    builder.filter_level(LevelFilter::Info).filter_module("fuser", LevelFilter::Warn).format_target(false);
+    builder.parse_env("BSFS_LOG");
+    let path = chosen.map(|(path, file)| {
+        builder.target(env_logger::Target::Pipe(Box::new(file)));
+        std::path::absolute(&path).unwrap_or(path)
+    });
+    // A program has one log; a second start keeps the first.
+    let _ = builder.try_init();
+    std::panic::set_hook(Box::new(|info| log::error!("{info}")));
+    Ok(path)
+}

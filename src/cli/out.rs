@@ -1,0 +1,102 @@
+//! What the verbs share: printing, JSON, signals, and finding containers.
+
+use std::ffi::OsStr;
+use std::io::{self, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use bsfs::format::Container;
+use bsfs::source::FileSource;
+use bsfs::{Error, Result};
+use serde::Serialize;
+
+/// Writes the result to standard output. Nobody listening any more is no error.
+pub fn print(text: &str) -> Result<()> {
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(Error::io("write", "standard output")(e)),
+        _ => Ok(()),
+    }
+}
+
+/// Prints a value as JSON.
+pub fn print_json(value: &impl Serialize) -> Result<()> {
+    let json = serde_json::to_string_pretty(value);
+    print(&format!("{}\n", json.map_err(|e| Error::invalid(format!("cannot print as JSON: {e}")))?))
+}
+
+/// A message for the user, on standard error.
+pub fn say(text: &str) {
+    // A standard error that is closed is no reason to stop.
+    let _ = writeln!(io::stderr(), "bsfs: {text}");
+}
+
+/// Becomes true at the first SIGINT, SIGTERM or SIGHUP; a second one ends the process at once.
+pub fn stop_flag() -> Arc<AtomicBool> {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        // Without handlers a signal ends the process, which leaves no half file either.
+        let _ = signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&stop));
+        let _ = signal_hook::flag::register(signal, Arc::clone(&stop));
+    }
+    stop
+}
+
+/// Opens a container of a local file.
+pub fn open(path: &Path) -> Result<(FileSource, Container)> {
+    let source = FileSource::open(path)?;
+    let container = Container::open(&source)?;
+    Ok((source, container))
+}
+
+/// The `.bs` files of a path: itself for a file, all below it for a directory, in order of path.
+pub fn containers(path: &Path) -> Result<Vec<PathBuf>> {
+    if !path.is_dir() {
+        return Ok(vec![path.to_path_buf()]);
+    }
+    let tree = bsfs::compress::walk(path, None)?;
+    let mut found: Vec<PathBuf> = tree
+        .entries
+        .iter()
+        .map(|entry| entry.path())
+        .filter(|file| file.extension() == Some(OsStr::new("bs")))
+        .map(|file| path.join(file))
+        .collect();
+    found.sort();
+    if found.is_empty() {
+        return Err(Error::invalid(format!("{}: no .bs file in this directory or below it", path.display())));
+    }
+    Ok(found)
+}
+
+/// `path` with `.bs` behind its name.
+pub fn with_bs(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".bs");
+    PathBuf::from(name)
+}
+
+/// `path` without the `.bs` at its end; `None` when it has none, or nothing before it.
+pub fn without_bs(path: &Path) -> Option<PathBuf> {
+    (path.extension()? == "bs").then(|| path.with_extension(""))
+}
+
+/// One line of a table whose first column is text and whose others are numbers.
+pub fn row(first: &str, width: usize, rest: &[String]) -> String {
+    let mut line = format!("  {first:<width$}");
+    for cell in rest {
+        line += &format!("  {cell:>10}");
+    }
+    line.truncate(line.trim_end().len());
+    line + "\n"
+}
+
+/// A path for a table cell, the end of it when it is long.
+pub fn shorten(text: &str, most: usize) -> String {
+    let length = text.chars().count();
+    if length <= most {
+        return text.to_owned();
+    }
+    std::iter::once('…').chain(text.chars().skip(length + 1 - most)).collect()
+}

@@ -1,0 +1,83 @@
+//! `bsfs status`
+
+use std::fmt::Write as _;
+use std::io::{self, ErrorKind, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use bsfs::mount::{self, MountRecord};
+use bsfs::{Error, Result};
+use clap::Args;
+
+use super::size::show_size;
+
+/// List mounts and what they have done
+///
+/// Asks each mount that the mount table shows. Sizes in JSON are bytes, times seconds.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Only the mount at this directory; it is an error when there is none
+    #[arg(value_name = "MOUNTPOINT")]
+    pub mount_point: Option<PathBuf>,
+    /// Print a JSON array, one object for each mount
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Prints the mounts to standard output.
+pub fn run(args: &StatusArgs) -> Result<ExitCode> {
+    let records = mount::mounts(args.mount_point.as_deref())?;
+    let text = if args.json {
+        let json = serde_json::to_string_pretty(&records);
+        format!("{}\n", json.map_err(|e| Error::Invalid { message: format!("cannot print as JSON: {e}") })?)
+    } else if records.is_empty() {
+        "no bsfs mounts\n".to_owned()
+    } else {
+        records.iter().map(describe).collect::<Vec<_>>().join("\n")
+    };
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(e) if e.kind() != ErrorKind::BrokenPipe => {
+            Err(Error::Io { op: "write", path: "standard output".into(), source: e })
+        }
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}
+
+fn describe(record: &MountRecord) -> String {
+    let mut text = format!("{}  ({})\n", record.mount_point.display(), record.state);
+    let mut line = |name: &str, value: String| {
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "  {name:<9} {value}");
+    };
+    line("source", record.source.display().to_string());
+    let Some(s) = &record.status else { return text };
+    let e = &s.engine;
+    line("process", format!("{}, bsfs {}, up {}", s.pid, s.version, show_duration(s.uptime_seconds)));
+    line("log", s.log_file.clone().unwrap_or_else(|| "standard error".to_owned()));
+    line(
+        "memory",
+        format!(
+            "{} of {} in {} chunks; headers and indexes {}; disk cache {}",
+            show_size(e.memory_bytes),
+            show_size(e.memory_limit),
+            e.memory_chunks,
+            show_size(s.metadata_bytes),
+            s.cache
+        ),
+    );
+    line("reads", format!("{} ({}); {} open", s.reads, show_size(s.read_bytes), s.open_files));
+    line("chunks", format!("{} hits, {} misses, {} waits, {} evicted", e.hits, e.misses, e.waits, e.evicted_chunks));
+    let (decoded, packed) = (show_size(e.decoded_bytes), show_size(e.packed_bytes_read));
+    line("decoded", format!("{} chunks, {decoded} from {packed}", e.decoded_chunks));
+    line("errors", format!("{} ({} of them panics)", s.errors, s.panics));
+    text
+}
+
+fn show_duration(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min", seconds / 60),
+        3600..86_400 => format!("{} h {} min", seconds / 3600, seconds / 60 % 60),
+        _ => format!("{} d {} h", seconds / 86_400, seconds / 3600 % 24),
+    }
+}

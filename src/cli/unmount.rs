@@ -1,0 +1,37 @@
+//! `bsfs unmount`
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use bsfs::Result;
+use bsfs::mount::{self, Unmounted};
+use clap::Args;
+
+/// End a mount
+///
+/// Returns when the mount is gone and its process has ended. While files under it are open or mapped, or a shell
+/// stands in it, this fails and says who that is.
+#[derive(Debug, Args)]
+pub struct UnmountArgs {
+    /// Where it is mounted
+    #[arg(value_name = "MOUNTPOINT")]
+    pub mount_point: PathBuf,
+    /// Detach it although it is in use: open files can be read until they are closed, then its process ends
+    #[arg(short, long)]
+    pub lazy: bool,
+}
+
+/// Unmounts.
+pub fn run(args: &UnmountArgs) -> Result<ExitCode> {
+    let said = match mount::unmount(&args.mount_point, args.lazy)? {
+        Unmounted::Done => None,
+        Unmounted::WasDead => Some("its process had ended before; the mount has been removed".to_owned()),
+        Unmounted::Lingers(pid) => Some(format!("detached; process {pid} goes on until the last open file is closed")),
+    };
+    if let Some(said) = said {
+        // A standard error that is closed is no reason to fail.
+        let _ = writeln!(std::io::stderr(), "bsfs: {}: {said}", args.mount_point.display());
+    }
+    Ok(ExitCode::SUCCESS)
+}

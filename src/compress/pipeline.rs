@@ -1,0 +1,243 @@
+//! One file: read, hash, encode, prove, write.
+
+use std::cell::RefCell;
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use super::digest::Digester;
+use super::plan::{self, Plan};
+use super::report::{Report, Sums, ratio};
+use super::{Options, Progress};
+use crate::codec::{self, Codec, Mode, Numbers, PAD, Packed, Scratch};
+use crate::error::{Error, Result};
+use crate::format::checksum::{checksum, hex};
+use crate::format::native::{FileInfo, Finish, TensorSpec, Writer};
+use crate::format::{Sniff, sniff};
+use crate::parallel;
+use crate::sink::AtomicFile;
+use crate::source::{FileSource, ReadAt};
+
+/// What a worker gets: raw bytes and what they are.
+struct Job {
+    raw: Arc<Vec<u8>>,
+    raw_offset: u64,
+    numbers: Numbers,
+    span: usize,
+}
+
+/// What it gives back.
+struct Done {
+    raw: Arc<Vec<u8>>,
+    packed: Vec<u8>,
+    codec: Codec,
+    checksum: u64,
+    span: usize,
+}
+
+/// Compresses the file `input` to the container `output`. The input is only read.
+///
+/// # Errors
+/// [`Error::Exists`] for an output that may not be replaced, [`Error::Changed`] when somebody writes to the input,
+/// [`Error::NotLossless`] when a chunk does not decode back, [`Error::Interrupted`] when asked to stop, and those of
+/// the system. No output is left then, and an existing one is untouched.
+pub fn compress(
+    pool: &rayon::ThreadPool,
+    input: &Path,
+    output: &Path,
+    options: &Options<'_>,
+    progress: &dyn Progress,
+) -> Result<Report> {
+    let started = Instant::now();
+    let source = FileSource::open(input)?;
+    check_input(&source)?;
+    if same_file(&source, output) {
+        return Err(Error::invalid(format!("{}: input and output are the same file", output.display())));
+    }
+    // First of all, so that an output that cannot be written fails now and not after hours.
+    let file = AtomicFile::create(output, options.force)?;
+    source.advise_sequential();
+    let plan = plan::plan(&source, options.chunk_len)?;
+    let refused = Error::io("write", output);
+    let mut writer = Writer::new(std::io::BufWriter::with_capacity(1 << 20, file)).map_err(refused)?;
+
+    let window = 2 * pool.current_num_threads() + 2;
+    let digester = Digester::start(plan.tensors.iter().map(|t| (t.offset, t.len)).collect(), window)?;
+    let mut feed = Feed::new(&source, &plan, &digester);
+    let mut sums = Sums::default();
+    parallel::ordered(
+        pool,
+        window,
+        || {
+            if options.stop.load(Ordering::Relaxed) {
+                return Err(Error::Interrupted);
+            }
+            feed.next()
+        },
+        |job: Job| encode_and_prove(input, options.mode, job),
+        |done: Done| {
+            writer.chunk(&done.packed, done.codec, done.checksum).map_err(Error::io("write", output))?;
+            let (raw, packed) = (done.raw.len() as u64, done.packed.len() as u64);
+            let elem = plan.spans.get(done.span).map_or(crate::tensor::ElemType::BYTES, |span| span.elem);
+            sums.add(elem.name().unwrap_or("unknown"), raw, packed);
+            progress.advance(raw, packed);
+            Ok(())
+        },
+    )?;
+    let literals = feed.finish()?;
+    let digests = digester.finish()?;
+    if !source.unchanged()? {
+        return Err(Error::Changed { path: input.into() });
+    }
+    let info = file_info(&source, &plan, options, digests.sha256);
+    let tensors: Vec<TensorSpec> =
+        plan.tensors.iter().zip(digests.ranges).map(|(t, digest)| tensor(t, digest)).collect();
+    let finish = Finish { file: &info, spans: &plan.spans, literals: &literals, tensors: &tensors };
+    let (out, packed_bytes) = writer.finish(&finish).map_err(Error::io("write", output))?;
+    let mut file = out.into_inner().map_err(|e| Error::io("write", output)(e.into_error()))?;
+    file.flush().map_err(Error::io("write", output))?;
+    file.publish()?;
+    Ok(Report {
+        input: input.into(),
+        output: output.into(),
+        raw_bytes: source.len(),
+        packed_bytes,
+        ratio: ratio(source.len(), packed_bytes),
+        seconds: started.elapsed().as_secs_f64(),
+        sha256: hex(&digests.sha256),
+        dtypes: sums.rows(),
+    })
+}
+
+/// Refuses an input that is a container already.
+fn check_input(source: &FileSource) -> Result<()> {
+    let mut first = [0; 8];
+    let len = source.read_at(0, &mut first)?;
+    match sniff(first.get(..len).unwrap_or_default()) {
+        Sniff::Other => Ok(()),
+        Sniff::Native => Err(Error::invalid(format!(
+            "{}: is a bsfs container already; decompress it first",
+            source.path().display()
+        ))),
+        Sniff::BigSmall => Err(Error::invalid(format!(
+            "{}: is a container of the Python package bigsmall already; decompress it with that package first",
+            source.path().display()
+        ))),
+    }
+}
+
+fn same_file(source: &FileSource, output: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let id = source.identity();
+    std::fs::metadata(output).is_ok_and(|meta| (meta.dev(), meta.ino()) == (id.dev, id.ino))
+}
+
+fn file_info(source: &FileSource, plan: &Plan, options: &Options<'_>, sha256: [u8; 32]) -> FileInfo {
+    let (seconds, nanoseconds) = source.identity().mtime;
+    FileInfo {
+        kind: plan.kind,
+        mode: options.mode.id(),
+        chunk_len: options.chunk_len,
+        mtime: (seconds, u32::try_from(nanoseconds).unwrap_or(0)),
+        sha256,
+        name: source.path().file_name().unwrap_or_default().as_bytes().to_vec(),
+        writer: concat!("bsfs ", env!("CARGO_PKG_VERSION")).to_owned(),
+    }
+}
+
+fn tensor(t: &crate::tensor::TensorInfo, digest: [u8; 32]) -> TensorSpec {
+    TensorSpec {
+        name: t.name.clone(),
+        dtype: t.dtype.clone(),
+        shape: t.shape.clone(),
+        raw_offset: t.offset,
+        raw_len: t.len,
+        digest,
+    }
+}
+
+/// Reads the chunks of a plan in order, gives each to the digests and to a worker, and keeps the literal bytes.
+struct Feed<'a> {
+    source: &'a FileSource,
+    plan: &'a Plan,
+    digester: &'a Digester,
+    span: usize,
+    within: u64,
+    offset: u64,
+    literals: Vec<u8>,
+    free: Vec<Arc<Vec<u8>>>,
+}
+
+impl<'a> Feed<'a> {
+    fn new(source: &'a FileSource, plan: &'a Plan, digester: &'a Digester) -> Self {
+        Self { source, plan, digester, span: 0, within: 0, offset: 0, literals: Vec::new(), free: Vec::new() }
+    }
+
+    fn next(&mut self) -> Result<Option<Job>> {
+        while let Some(span) = self.plan.spans.get(self.span) {
+            let left = span.raw_len - self.within;
+            if left == 0 {
+                self.span += 1;
+                self.within = 0;
+                continue;
+            }
+            let literal = span.chunk_len == 0;
+            let len = if literal { left } else { left.min(u64::from(span.chunk_len)) };
+            let raw_offset = self.offset;
+            let raw = self.read(len as usize)?;
+            self.within += len;
+            if literal {
+                self.literals.extend_from_slice(&raw);
+                continue;
+            }
+            return Ok(Some(Job { raw, raw_offset, numbers: plan::numbers(span.elem), span: self.span }));
+        }
+        Ok(None)
+    }
+
+    fn read(&mut self, len: usize) -> Result<Arc<Vec<u8>>> {
+        // A buffer that worker and digests have let go of is used again: fresh pages cost as much as reading.
+        let free = self.free.iter().position(|buf| Arc::strong_count(buf) == 1).map(|at| self.free.swap_remove(at));
+        let mut buf = free.and_then(Arc::into_inner).unwrap_or_default();
+        buf.resize(len, 0);
+        self.source.read_exact_at(self.offset, &mut buf)?;
+        self.offset += len as u64;
+        let buf = Arc::new(buf);
+        self.free.push(Arc::clone(&buf));
+        self.digester.update(Arc::clone(&buf));
+        Ok(buf)
+    }
+
+    /// The literal bytes, once all was read.
+    fn finish(self) -> Result<Vec<u8>> {
+        if self.offset == self.source.len() {
+            return Ok(self.literals);
+        }
+        Err(Error::Changed { path: self.source.path().into() })
+    }
+}
+
+thread_local! {
+    static WORKER: RefCell<(Scratch, Vec<u8>)> = RefCell::default();
+}
+
+fn encode_and_prove(input: &Path, mode: Mode, job: Job) -> Result<Done> {
+    WORKER.with_borrow_mut(|(scratch, back)| {
+        let mut packed = Vec::new();
+        let codec = codec::encode(job.numbers, mode, &job.raw, &mut packed, scratch);
+        let len = packed.len();
+        packed.resize(len + PAD, 0);
+        back.resize(job.raw.len(), 0);
+        let decoded = Packed::new(&packed, len).map(|p| codec::decode(codec, p, back, scratch));
+        if decoded != Some(Ok(())) || *back != *job.raw {
+            let (path, raw_offset) = (input.to_path_buf(), job.raw_offset);
+            return Err(Error::NotLossless { path, raw_offset, codec: codec.name() });
+        }
+        packed.truncate(len);
+        let checksum = checksum(&job.raw);
+        Ok(Done { raw: job.raw, packed, codec, checksum, span: job.span })
+    })
+}

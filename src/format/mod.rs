@@ -1,0 +1,35 @@
+//! The container on disk.
+//!
+//! [`native`] is our own format, with its specification. [`sniff`] tells the formats apart by a file's first bytes.
+//! This room names codec ids and never runs a codec.
+
+pub mod checksum;
+pub mod native;
+
+pub use native::{Chunk, ChunkId, Container, Piece, Span, Tensor};
+
+/// What the first bytes of a file say that it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sniff {
+    /// A container of ours, any version.
+    Native,
+    /// A `.bs` file written by the Python package `bigsmall`.
+    BigSmall,
+    /// Neither.
+    Other,
+}
+
+/// Bytes that [`sniff`] needs; fewer are sniffed as far as they go.
+pub const SNIFF_LEN: usize = 8;
+
+/// Judges the first bytes of a file.
+#[must_use]
+pub fn sniff(first: &[u8]) -> Sniff {
+    if first.starts_with(&native::MAGIC) {
+        Sniff::Native
+    } else if first.starts_with(b"BGSM") {
+        Sniff::BigSmall
+    } else {
+        Sniff::Other
+    }
+}

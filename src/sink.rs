@@ -1,0 +1,231 @@
+//! A file that appears under its name whole or not at all.
+//!
+//! The bytes go to a file without a name (`O_TMPFILE`) where the file system has that, so that not even a killed
+//! process leaves anything behind; elsewhere to a hidden temporary name in the same directory.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Seek, SeekFrom, Write};
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags};
+
+use crate::error::{Error, Result};
+
+/// A file being written. Dropped without [`publish`](AtomicFile::publish), nothing is left of it.
+#[derive(Debug)]
+pub struct AtomicFile {
+    file: File,
+    path: PathBuf,
+    replace: bool,
+    /// The temporary name, where there had to be one.
+    temporary: Option<PathBuf>,
+}
+
+impl AtomicFile {
+    /// Starts a file that will be called `path`; its directory must exist. With `replace` a file of that name is
+    /// replaced at the end, otherwise it is an error now.
+    ///
+    /// # Errors
+    /// [`Error::Exists`], or [`Error::Io`] when the directory cannot be written.
+    pub fn create(path: impl Into<PathBuf>, replace: bool) -> Result<Self> {
+        let path = path.into();
+        match path.symlink_metadata() {
+            Ok(meta) if meta.is_dir() => {
+                return Err(Error::invalid(format!("{}: a directory, expected a file to write", path.display())));
+            }
+            Ok(_) if !replace => return Err(Error::Exists { path }),
+            _ => {}
+        }
+        let mode = Mode::from_raw_mode(0o666);
+        let flags = OFlags::RDWR | OFlags::CLOEXEC;
+        if let Ok(fd) = rustix::fs::open(directory(&path), flags | OFlags::TMPFILE, mode) {
+            return Ok(Self { file: File::from(fd), path, replace, temporary: None });
+        }
+        let temporary = temporary_name(&path);
+        let fd = rustix::fs::open(&temporary, flags | OFlags::CREATE | OFlags::EXCL, mode)
+            .map_err(|e| Error::io("create", &path)(e.into()))?;
+        Ok(Self { file: File::from(fd), path, replace, temporary: Some(temporary) })
+    }
+
+    /// The name it will have.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The open file, for writing.
+    pub fn file(&mut self) -> &mut File {
+        &mut self.file
+    }
+
+    /// Sets the modification time.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the system refuses.
+    pub fn set_modified(&self, time: SystemTime) -> Result<()> {
+        self.file.set_modified(time).map_err(Error::io("set the time of", &self.path))
+    }
+
+    /// Sets the modification time to so many seconds, before or after 1970, and nanoseconds.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the system refuses or cannot express the time.
+    pub fn set_modified_at(&self, seconds: i64, nanoseconds: u32) -> Result<()> {
+        let whole = Duration::from_secs(seconds.unsigned_abs());
+        let base = SystemTime::UNIX_EPOCH;
+        let time = if seconds < 0 { base.checked_sub(whole) } else { base.checked_add(whole) };
+        match time.and_then(|time| time.checked_add(Duration::from_nanos(nanoseconds.into()))) {
+            Some(time) => self.set_modified(time),
+            None => Err(Error::io("set the time of", &self.path)(io::Error::other("out of range"))),
+        }
+    }
+
+    /// Gives the file its name, after its bytes are on the disk.
+    ///
+    /// # Errors
+    /// [`Error::Exists`] when somebody made a file of that name meanwhile and it was not to be replaced,
+    /// [`Error::Io`] when the system refuses. Nothing is left behind then.
+    pub fn publish(mut self) -> Result<()> {
+        let failed = |e: rustix::io::Errno| match e {
+            rustix::io::Errno::EXIST => Error::Exists { path: self.path.clone() },
+            e => Error::io("give a name to", &self.path)(e.into()),
+        };
+        self.file.sync_all().map_err(Error::io("write to disk", &self.path))?;
+        if self.temporary.is_none() {
+            let fd_path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+            let link = |to: &Path| rustix::fs::linkat(CWD, &fd_path, CWD, to, AtFlags::SYMLINK_FOLLOW);
+            if !self.replace {
+                link(&self.path).map_err(failed)?;
+                return self.sync_directory();
+            }
+            // A link cannot replace a file, a rename can.
+            let temporary = temporary_name(&self.path);
+            link(&temporary).map_err(failed)?;
+            self.temporary = Some(temporary);
+        }
+        if let Some(temporary) = &self.temporary {
+            let flags = if self.replace { RenameFlags::empty() } else { RenameFlags::NOREPLACE };
+            let renamed = match rustix::fs::renameat_with(CWD, temporary, CWD, &self.path, flags) {
+                // File systems without RENAME_NOREPLACE: a link does not replace either.
+                Err(rustix::io::Errno::INVAL) if !self.replace => {
+                    rustix::fs::link(temporary, &self.path).and_then(|()| rustix::fs::unlink(temporary))
+                }
+                renamed => renamed,
+            };
+            renamed.map_err(|e| match e {
+                rustix::io::Errno::EXIST => Error::Exists { path: self.path.clone() },
+                e => Error::io("give a name to", &self.path)(e.into()),
+            })?;
+        }
+        self.temporary = None;
+        self.sync_directory()
+    }
+
+    fn sync_directory(&self) -> Result<()> {
+        let dir = directory(&self.path);
+        File::open(dir).and_then(|dir| dir.sync_all()).map_err(Error::io("write to disk", dir))
+    }
+}
+
+impl Drop for AtomicFile {
+    fn drop(&mut self) {
+        if let Some(temporary) = &self.temporary {
+            // Nothing more can be done about a name that cannot be removed.
+            let _ = std::fs::remove_file(temporary);
+        }
+    }
+}
+
+impl Write for AtomicFile {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.file.write(buf)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl Seek for AtomicFile {
+    fn seek(&mut self, pos: SeekFrom) -> io::Result<u64> {
+        self.file.seek(pos)
+    }
+}
+
+/// The directory of `path`; `.` for a bare name.
+fn directory(path: &Path) -> &Path {
+    match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        _ => Path::new("."),
+    }
+}
+
+fn temporary_name(path: &Path) -> PathBuf {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let mut name = OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    // Names may have 255 bytes; the marks that make this one ours need some of them.
+    if name.len() > 200 {
+        name = OsString::from(".bsfs");
+    }
+    name.push(format!(".{}-{}.tmp", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
+    directory(path).join(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(dir: &Path) -> Vec<String> {
+        let mut names: Vec<_> =
+            std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_file_appears_whole_or_not_at_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out.bs");
+        let mut f = AtomicFile::create(&path, false).unwrap();
+        f.write_all(b"first").unwrap();
+        assert!(!path.exists());
+        f.publish().unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"first");
+        assert!(matches!(AtomicFile::create(&path, false), Err(Error::Exists { .. })));
+
+        let mut f = AtomicFile::create(&path, true).unwrap();
+        f.write_all(b"second").unwrap();
+        drop(f);
+        assert_eq!(std::fs::read(&path).unwrap(), b"first");
+        let mut f = AtomicFile::create(&path, true).unwrap();
+        f.write_all(b"third").unwrap();
+        f.publish().unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"third");
+        assert_eq!(names(dir.path()), ["out.bs"]);
+    }
+
+    #[test]
+    fn a_name_that_somebody_took_meanwhile_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out.bs");
+        for named in [false, true] {
+            let mut f = AtomicFile::create(&path, false).unwrap();
+            if named {
+                let temporary = temporary_name(&path);
+                f.temporary = Some(temporary.clone());
+                f.file = File::create_new(temporary).unwrap();
+            }
+            f.write_all(b"ours").unwrap();
+            std::fs::write(&path, b"theirs").unwrap();
+            assert!(matches!(f.publish(), Err(Error::Exists { .. })));
+            assert_eq!(std::fs::read(&path).unwrap(), b"theirs");
+            assert_eq!(names(dir.path()), ["out.bs"]);
+            std::fs::remove_file(&path).unwrap();
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! A local file, read with `pread`.
+//!
+//! Never mapped: a file that is cut short under a mapping is SIGBUS for the whole process, and mapped pages
+//! would count against the memory that the user gave us.
+
+use std::fs::File;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::Advice;
+
+use super::ReadAt;
+use crate::error::{Error, Result};
+
+/// What tells one version of a file from another without reading it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Identity {
+    /// Device number.
+    pub dev: u64,
+    /// Inode number on the device.
+    pub ino: u64,
+    /// Length in bytes.
+    pub len: u64,
+    /// Modification time: seconds since 1970 and nanoseconds.
+    pub mtime: (i64, i64),
+    /// Time of the last change of the inode; unlike mtime it cannot be set back.
+    pub ctime: (i64, i64),
+}
+
+impl Identity {
+    /// The identity that `stat` gives.
+    #[must_use]
+    pub fn of(meta: &std::fs::Metadata) -> Self {
+        Self {
+            dev: meta.dev(),
+            ino: meta.ino(),
+            len: meta.len(),
+            mtime: (meta.mtime(), meta.mtime_nsec()),
+            ctime: (meta.ctime(), meta.ctime_nsec()),
+        }
+    }
+}
+
+/// An open regular file.
+#[derive(Debug)]
+pub struct FileSource {
+    file: File,
+    path: PathBuf,
+    identity: Identity,
+}
+
+impl FileSource {
+    /// Opens `path` for reading.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it cannot be opened, [`Error::Invalid`] when it is not a regular file.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        // A FIFO without a writer would block an ordinary open for ever.
+        let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC | rustix::fs::OFlags::NONBLOCK;
+        let fd =
+            rustix::fs::open(path, flags, rustix::fs::Mode::empty()).map_err(|e| Error::io("open", path)(e.into()))?;
+        let file = File::from(fd);
+        let meta = file.metadata().map_err(Error::io("stat", path))?;
+        if !meta.is_file() {
+            let kind = if meta.is_dir() { "a directory" } else { "not a regular file" };
+            return Err(Error::invalid(format!("{}: {kind}, expected a file", path.display())));
+        }
+        Ok(Self { file, path: path.to_path_buf(), identity: Identity::of(&meta) })
+    }
+
+    /// Which version of the file was opened.
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    /// Whether the open file still is the version that was opened.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when `stat` fails.
+    pub fn unchanged(&self) -> Result<bool> {
+        let meta = self.file.metadata().map_err(Error::io("stat", &self.path))?;
+        let now = Identity::of(&meta);
+        // The inode's own change time moves when a link is made or removed; the contents do not.
+        Ok(Identity { ctime: self.identity.ctime, ..now } == self.identity)
+    }
+
+    /// Tells the kernel that the file will be read from front to back.
+    pub fn advise_sequential(&self) {
+        // Only a hint: a refusal costs speed and nothing else.
+        let _ = rustix::fs::fadvise(&self.file, 0, None, Advice::Sequential);
+    }
+
+    /// Reads at most `buf.len()` bytes at `offset`; fewer only at the end of the file.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the system refuses.
+    pub fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
+        let mut done = 0;
+        while let Some(rest) = buf.get_mut(done..).filter(|r| !r.is_empty()) {
+            match self.file.read_at(rest, offset.saturating_add(done as u64)) {
+                Ok(0) => break,
+                Ok(n) => done += n,
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(Error::io("read", &self.path)(e)),
+            }
+        }
+        Ok(done)
+    }
+}
+
+impl ReadAt for FileSource {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn len(&self) -> u64 {
+        self.identity.len
+    }
+
+    fn read_exact_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        let got = self.read_at(offset, buf)?;
+        if got == buf.len() {
+            return Ok(());
+        }
+        Err(Error::Truncated {
+            path: self.path.clone(),
+            expected: offset.saturating_add(buf.len() as u64),
+            got: offset.saturating_add(got as u64),
+        })
+    }
+}
