@@ -5,11 +5,11 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use bsfs::Result;
 use bsfs::codec::{Codec, Mode};
 use bsfs::compress::{DtypeReport, Sums, ratio};
 use bsfs::format::checksum::hex;
 use bsfs::format::{ChunkId, Container, Piece};
-use bsfs::Result;
 use clap::Args;
 use serde::Serialize;
 

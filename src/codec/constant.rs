@@ -16,10 +16,15 @@ pub fn decode(packed: &[u8], out: &mut [u8]) -> Result<(), Damage> {
     if !matches!(packed.len(), 1 | 2 | 4 | 8) {
         return Err(Damage::new("length of a constant's unit (1, 2, 4 or 8)", 8, packed.len() as u64));
     }
-    for piece in out.chunks_mut(packed.len()) {
-        for (o, &u) in piece.iter_mut().zip(packed) {
-            *o = u;
-        }
+    // The smallest unit is 1 byte and the largest 8, so 8 bytes hold whole units whatever they are.
+    let mut eight = [0; 8];
+    for (byte, unit) in eight.iter_mut().zip(packed.iter().cycle()) {
+        *byte = *unit;
+    }
+    let (whole, rest) = out.as_chunks_mut::<8>();
+    whole.fill(eight);
+    for (byte, unit) in rest.iter_mut().zip(eight) {
+        *byte = unit;
     }
     Ok(())
 }
