@@ -45,9 +45,12 @@ pub mod error;
 pub mod format;
 #[cfg(feature = "hub")]
 pub mod hub;
+#[cfg(feature = "mount")]
+pub mod mount;
 pub mod parallel;
 pub mod sink;
 pub mod source;
 pub mod tensor;
+pub mod vfs;
 
 pub use error::{Error, Result};

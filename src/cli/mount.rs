@@ -186,8 +186,11 @@ fn start_log(args: &MountArgs) -> Result<Option<PathBuf>> {
         builder.target(env_logger::Target::Pipe(Box::new(file)));
         std::path::absolute(&path).unwrap_or(path)
     });
-    // A program has one log; a second start keeps the first.
-    let _ = builder.try_init();
+    // A daemon without a file has nowhere to log to; its standard error is the user's terminal.
+    if path.is_some() || !args.daemon {
+        // A program has one log; a second start keeps the first.
+        let _ = builder.try_init();
+    }
     std::panic::set_hook(Box::new(|info| log::error!("{info}")));
     Ok(path)
 }

@@ -4,8 +4,8 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use bsfs::Result;
 use bsfs::mount::{self, Unmounted};
+use bsfs::{Error, Result};
 use clap::Args;
 
 /// End a mount
@@ -24,7 +24,11 @@ pub struct UnmountArgs {
 
 /// Unmounts.
 pub fn run(args: &UnmountArgs) -> Result<ExitCode> {
-    let said = match mount::unmount(&args.mount_point, args.lazy)? {
+    let failed = |source| Error::Io { op: "resolve", path: args.mount_point.clone(), source };
+    let mount_point = std::path::absolute(&args.mount_point).map_err(failed)?;
+    // This process may have been started below the mount point, and would keep it busy itself.
+    std::env::set_current_dir("/").map_err(failed)?;
+    let said = match mount::unmount(&mount_point, args.lazy)? {
         Unmounted::Done => None,
         Unmounted::WasDead => Some("its process had ended before; the mount has been removed".to_owned()),
         Unmounted::Lingers(pid) => Some(format!("detached; process {pid} goes on until the last open file is closed")),

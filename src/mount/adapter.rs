@@ -1,0 +1,449 @@
+//! Translation between fuser and [`Vfs`]. It decides nothing about files.
+//!
+//! The tree is read-only: the kernel refuses writers itself (the mount is read-only), and should somebody remount it
+//! for writing, every request that writes gets EROFS from here.
+
+use std::ffi::OsStr;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use fuser::{
+    AccessFlags, BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
+    InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
+    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+};
+use log::{debug, warn};
+
+use super::guard::Guard;
+use super::status;
+use crate::error::Result;
+use crate::vfs::{Attr, BLOCK_SIZE, Handle, Inode, Kind, Time, Vfs};
+
+/// The largest request, bytes. Larger ones gain nothing and make a cold fault slow.
+const MAX_REQUEST: u32 = 1024 * 1024;
+/// The longest time for which the kernel may believe that a name does not exist.
+const MAX_ABSENT: Duration = Duration::from_secs(5);
+/// Inode numbers are never used twice, so one generation is enough.
+const GENERATION: Generation = Generation(0);
+
+/// Makes the answer to the status attribute.
+pub(super) type Report = Box<dyn Fn() -> Vec<u8> + Send + Sync>;
+
+/// A tree as fuser sees it.
+pub(super) struct Adapter {
+    pub(super) vfs: Arc<Vfs>,
+    pub(super) guard: Arc<Guard>,
+    /// How long the kernel may keep names and attributes.
+    pub(super) ttl: Duration,
+    /// How many requests may wait in the background.
+    pub(super) background: u16,
+    pub(super) report: Report,
+}
+
+impl Adapter {
+    fn run<T>(&self, op: &str, work: impl FnOnce(&Vfs) -> Result<T>) -> Result<T, Errno> {
+        self.guard.run(op, || work(&self.vfs))
+    }
+}
+
+fn inode(number: INodeNo) -> Inode {
+    Inode(number.0)
+}
+
+fn handle(number: FileHandle) -> Handle {
+    Handle(number.0)
+}
+
+fn kind(kind: Kind) -> FileType {
+    match kind {
+        Kind::File => FileType::RegularFile,
+        Kind::Directory => FileType::Directory,
+    }
+}
+
+fn time((seconds, nanos): Time) -> SystemTime {
+    let whole = Duration::from_secs(seconds.unsigned_abs());
+    let moment = if seconds < 0 { UNIX_EPOCH.checked_sub(whole) } else { UNIX_EPOCH.checked_add(whole) };
+    moment.and_then(|m| m.checked_add(Duration::from_nanos(nanos.into()))).unwrap_or(UNIX_EPOCH)
+}
+
+fn attributes(attr: &Attr) -> FileAttr {
+    FileAttr {
+        ino: INodeNo(attr.inode.0),
+        size: attr.size,
+        blocks: attr.blocks(),
+        atime: time(attr.mtime),
+        mtime: time(attr.mtime),
+        ctime: time(attr.ctime),
+        crtime: UNIX_EPOCH,
+        kind: kind(attr.kind),
+        perm: attr.mode,
+        nlink: attr.links,
+        uid: attr.uid,
+        gid: attr.gid,
+        rdev: 0,
+        blksize: BLOCK_SIZE,
+        flags: 0,
+    }
+}
+
+/// An entry that tells the kernel to remember that a name does not exist.
+fn absent() -> FileAttr {
+    let nothing = Attr {
+        inode: Inode(0),
+        kind: Kind::File,
+        size: 0,
+        mtime: (0, 0),
+        ctime: (0, 0),
+        mode: 0,
+        links: 0,
+        uid: 0,
+        gid: 0,
+    };
+    attributes(&nothing)
+}
+
+impl Filesystem for Adapter {
+    fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        // Each of these is refused only where the kernel has less to give, and then it gives what it has.
+        let _ = config.set_max_write(MAX_REQUEST);
+        let _ = config.set_max_background(self.background);
+        for wanted in [
+            InitFlags::FUSE_ASYNC_READ,
+            InitFlags::FUSE_ASYNC_DIO,
+            InitFlags::FUSE_PARALLEL_DIROPS,
+            InitFlags::FUSE_DO_READDIRPLUS,
+            InitFlags::FUSE_READDIRPLUS_AUTO,
+        ] {
+            if config.add_capabilities(wanted).is_err() {
+                debug!("the kernel has no {wanted:?}");
+            }
+        }
+        Ok(())
+    }
+
+    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        match self.run("lookup", |vfs| vfs.lookup(inode(parent), name)) {
+            Ok(Some(attr)) => reply.entry(&self.ttl, &attributes(&attr), GENERATION),
+            Ok(None) => reply.entry(&self.ttl.min(MAX_ABSENT), &absent(), GENERATION),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn forget(&self, _req: &Request, ino: INodeNo, count: u64) {
+        // Has no answer; what goes wrong is counted and logged.
+        let _ = self.run("forget", |vfs| {
+            vfs.forget(inode(ino), count);
+            Ok(())
+        });
+    }
+
+    fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        match self.run("getattr", |vfs| vfs.getattr(inode(ino))) {
+            Ok(attr) => reply.attr(&self.ttl, &attributes(&attr)),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        if flags.acc_mode() != OpenAccMode::O_RDONLY {
+            return reply.error(Errno::EROFS);
+        }
+        match self.run("open", |vfs| vfs.open(inode(ino))) {
+            // The pages of an inode stay right for ever. Direct I/O would forbid shared mappings.
+            Ok(handle) => reply.opened(FileHandle(handle.0), FopenFlags::FOPEN_KEEP_CACHE),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn read(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        match self.run("read", |vfs| vfs.read(handle(fh), offset, size)) {
+            Ok(data) => reply.data(&data),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn release(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.close(fh, reply);
+    }
+
+    fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        match self.run("opendir", |vfs| vfs.opendir(inode(ino))) {
+            Ok(handle) => reply.opened(FileHandle(handle.0), FopenFlags::empty()),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn readdir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        let filled = self.run("readdir", |vfs| {
+            vfs.readdir(handle(fh), offset, |item| {
+                !reply.add(INodeNo(item.inode.0), item.next, kind(item.kind), item.name)
+            })
+        });
+        match filled {
+            Ok(()) => reply.ok(),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn readdirplus(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+        let filled = self.run("readdirplus", |vfs| {
+            vfs.readdirplus(handle(fh), offset, |item, attr| {
+                let attr = attributes(attr);
+                !reply.add(attr.ino, item.next, item.name, &self.ttl, &attr, GENERATION)
+            })
+        });
+        match filled {
+            Ok(()) => reply.ok(),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn releasedir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
+        self.close(fh, reply);
+    }
+
+    fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        match self.run("statfs", |vfs| Ok(vfs.statfs())) {
+            Ok(f) => {
+                reply.statfs(f.blocks, f.free, f.available, f.files, f.files_free, f.block, f.name_max, f.fragment);
+            }
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        if inode(ino) != Inode::ROOT || name != status::ATTRIBUTE {
+            return reply.error(Errno::NO_XATTR);
+        }
+        let answer = match self.run("status", |_| Ok((self.report)())) {
+            Ok(answer) => answer,
+            Err(errno) => return reply.error(errno),
+        };
+        match (size as usize, answer.len()) {
+            (_, len) if len > status::MAX_BYTES => reply.error(Errno::E2BIG),
+            // Counters grow between the question for the size and the one for the value.
+            (0, len) => reply.size(len.saturating_add(256).min(status::MAX_BYTES).try_into().unwrap_or(u32::MAX)),
+            (room, len) if room < len => reply.error(Errno::ERANGE),
+            _ => reply.data(&answer),
+        }
+    }
+
+    fn listxattr(&self, _req: &Request, _ino: INodeNo, size: u32, reply: ReplyXattr) {
+        if size == 0 { reply.size(0) } else { reply.data(&[]) }
+    }
+
+    // The kernel does without these: it asks once and remembers.
+
+    fn flush(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn fsync(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn fsyncdir(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn lseek(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _offset: i64, _whence: i32, reply: ReplyLseek) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn access(&self, _req: &Request, _ino: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn ioctl(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _flags: IoctlFlags,
+        _cmd: u32,
+        _in_data: &[u8],
+        _out_size: u32,
+        reply: ReplyIoctl,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    // Everything that writes.
+
+    fn setattr(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _mode: Option<u32>,
+        _uid: Option<u32>,
+        _gid: Option<u32>,
+        _size: Option<u64>,
+        _atime: Option<TimeOrNow>,
+        _mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        _fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn mknod(
+        &self,
+        _req: &Request,
+        _parent: INodeNo,
+        _name: &OsStr,
+        _mode: u32,
+        _umask: u32,
+        _rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn mkdir(&self, _req: &Request, _parent: INodeNo, _name: &OsStr, _mode: u32, _umask: u32, reply: ReplyEntry) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn unlink(&self, _req: &Request, _parent: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn rmdir(&self, _req: &Request, _parent: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn symlink(&self, _req: &Request, _parent: INodeNo, _name: &OsStr, _target: &Path, reply: ReplyEntry) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn rename(
+        &self,
+        _req: &Request,
+        _parent: INodeNo,
+        _name: &OsStr,
+        _new_parent: INodeNo,
+        _new_name: &OsStr,
+        _flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn link(&self, _req: &Request, _ino: INodeNo, _parent: INodeNo, _name: &OsStr, reply: ReplyEntry) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn create(
+        &self,
+        _req: &Request,
+        _parent: INodeNo,
+        _name: &OsStr,
+        _mode: u32,
+        _umask: u32,
+        _flags: i32,
+        reply: ReplyCreate,
+    ) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn write(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _offset: u64,
+        _data: &[u8],
+        _write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn fallocate(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _offset: u64,
+        _length: u64,
+        _mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn setxattr(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _name: &OsStr,
+        _value: &[u8],
+        _flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn removexattr(&self, _req: &Request, _ino: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
+        reply.error(Errno::EROFS);
+    }
+}
+
+impl Adapter {
+    fn close(&self, fh: FileHandle, reply: ReplyEmpty) {
+        let closed = self.run("release", |vfs| {
+            vfs.release(handle(fh));
+            Ok(())
+        });
+        match closed {
+            Ok(()) => reply.ok(),
+            Err(errno) => {
+                warn!("handle {} was not closed", fh.0);
+                reply.error(errno);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_before_1970_and_absurd_ones_do_not_panic() {
+        assert_eq!(time((-1, 500_000_000)), UNIX_EPOCH - Duration::from_millis(500));
+        assert_eq!(time((1, 5)), UNIX_EPOCH + Duration::new(1, 5));
+        let _ = time((i64::MIN, 999_999_999));
+        let _ = time((i64::MAX, 999_999_999));
+    }
+}

@@ -1,0 +1,126 @@
+//! What is checked before a mount is made, so that a mistake is named and not found out by an empty directory.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
+
+use super::table::{self, Line};
+use super::{attach, status};
+use crate::error::{Error, Result};
+
+/// Allows users other than root to open a mount to everyone.
+const FUSE_CONF: &str = "/etc/fuse.conf";
+
+fn fail(mount_point: &Path, message: impl Into<String>) -> Error {
+    Error::Mount { mount_point: mount_point.to_path_buf(), message: message.into() }
+}
+
+/// An absolute path without links. Also for a mount point whose daemon is dead or belongs to somebody else, where
+/// looking at the directory itself fails.
+pub(super) fn resolve(path: &Path) -> io::Result<PathBuf> {
+    fs::canonicalize(path).or_else(|error| {
+        let absolute = std::path::absolute(path)?;
+        match (absolute.parent(), absolute.file_name()) {
+            (Some(parent), Some(name)) if error.kind() != io::ErrorKind::NotFound => {
+                Ok(fs::canonicalize(parent)?.join(name))
+            }
+            _ => Err(error),
+        }
+    })
+}
+
+/// Source and mount point as they are used, checked.
+#[derive(Debug)]
+pub(super) struct Checked {
+    pub(super) source: PathBuf,
+    pub(super) mount_point: PathBuf,
+    /// What the user should know though it does not stop the mount.
+    pub(super) notes: Vec<String>,
+}
+
+/// Checks source and mount point, and clears the mount of a dead daemon away.
+///
+/// # Errors
+/// [`Error::Mount`] or [`Error::Io`] naming what is wrong.
+pub(super) fn check(source: &Path, mount_point: &Path, allow_other: bool) -> Result<Checked> {
+    let mut notes = Vec::new();
+    let source = fs::canonicalize(source).map_err(Error::io("open the source", source))?;
+    let mount_point = resolve(mount_point).map_err(|e| match e.kind() {
+        io::ErrorKind::NotFound => {
+            fail(mount_point, format!("no such directory; make it with: mkdir -p {}", mount_point.display()))
+        }
+        _ => Error::io("open the mount point", mount_point)(e),
+    })?;
+    notes.extend(clear(&mount_point)?);
+    let meta = fs::metadata(&mount_point).map_err(Error::io("stat", &mount_point))?;
+    if !meta.is_dir() {
+        return Err(fail(&mount_point, "the mount point is not a directory"));
+    }
+    apart(&source, &mount_point, &meta)?;
+    if fs::read_dir(&mount_point).is_ok_and(|mut entries| entries.next().is_some()) {
+        notes.push(format!("{}: not empty; what is in it is hidden while mounted", mount_point.display()));
+    }
+    if allow_other && !rustix::process::geteuid().is_root() && !may_allow_other(fs::read_to_string(FUSE_CONF)) {
+        let message = format!("--allow-other needs the line user_allow_other in {FUSE_CONF}, which root can add");
+        return Err(fail(&mount_point, message));
+    }
+    Ok(Checked { source, mount_point, notes })
+}
+
+/// Refuses a mount point in use; takes off a mount of ours whose daemon is dead.
+fn clear(mount_point: &Path) -> Result<Option<String>> {
+    let mounted: Option<Line> = table::find(mount_point)?;
+    let dead = |line: &Line| line.is_ours() && status::ask(mount_point) == status::Answer::Dead;
+    match (&mounted, fs::metadata(mount_point)) {
+        (Some(line), _) if dead(line) => {
+            attach::detach(mount_point, true)?;
+            Ok(Some(format!("{}: unmounted the mount of a daemon that is gone", mount_point.display())))
+        }
+        (Some(line), _) if line.is_ours() => {
+            let source = line.source.display();
+            let message =
+                format!("already mounted, showing {source}; unmount it with: bsfs unmount {}", mount_point.display());
+            Err(fail(mount_point, message))
+        }
+        (Some(line), Err(e)) if e.raw_os_error() == Some(Errno::NOTCONN.raw_os_error()) => {
+            let message = format!("a mount of type {} whose daemon is gone; unmount it first", line.fs_type);
+            Err(fail(mount_point, message))
+        }
+        (_, Err(e)) => Err(Error::io("open the mount point", mount_point)(e)),
+        (_, Ok(_)) => Ok(None),
+    }
+}
+
+/// A source that the mount would hide, or that would show the mount, is refused: reading it would wait for itself.
+fn apart(source: &Path, mount_point: &Path, mount_meta: &fs::Metadata) -> Result<()> {
+    let same = fs::metadata(source).is_ok_and(|m| (m.dev(), m.ino()) == (mount_meta.dev(), mount_meta.ino()));
+    let message = if same || source == mount_point {
+        "mounting a directory over itself is not supported yet; choose a mount point outside of the source"
+    } else if mount_point.starts_with(source) {
+        "the mount point is inside the source; choose one outside of it"
+    } else if source.starts_with(mount_point) {
+        "the source is inside the mount point, which would hide it; choose another mount point"
+    } else {
+        return Ok(());
+    };
+    Err(fail(mount_point, format!("{message} (source {})", source.display())))
+}
+
+fn may_allow_other(conf: io::Result<String>) -> bool {
+    conf.is_ok_and(|text| text.lines().any(|line| line.trim() == "user_allow_other"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn user_allow_other_must_be_a_line_of_its_own() {
+        assert!(may_allow_other(Ok("# x\n user_allow_other\n".into())));
+        assert!(!may_allow_other(Ok("#user_allow_other\n".into())));
+        assert!(!may_allow_other(Err(io::ErrorKind::NotFound.into())));
+    }
+}

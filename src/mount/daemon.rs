@@ -1,0 +1,210 @@
+//! Starts the serving process in the background.
+//!
+//! The program runs itself again in its foreground form, with a pipe as standard output, and waits for one line on
+//! it. Nothing is forked: a process with threads cannot be.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal};
+
+use super::status::{Answer, ask};
+use super::{attach, table};
+use crate::error::{Error, Result};
+
+/// The program itself, whatever has happened to its file since it started.
+const PROGRAM: &str = "/proc/self/exe";
+/// What the daemon writes when the mount answers.
+const READY: &str = "ready";
+/// How long a daemon that is told to stop may take.
+const PARTING: Duration = Duration::from_secs(2);
+/// The longest name that nearly every file system takes is 255 bytes.
+const LONGEST_NAME: usize = 200;
+
+/// How a start ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Started {
+    /// The mount answers and is served by this process.
+    Ready(u32),
+    /// The daemon ended with this exit code, after it had said why on standard error.
+    Failed(Option<i32>),
+}
+
+/// Runs this program again with `arguments`, which must make it serve a mount at `mount_point` and call [`announce`],
+/// and waits until it has. It inherits standard error until then, for its messages.
+///
+/// # Errors
+/// [`Error::Mount`] when there is no answer within `timeout`; the process is ended then.
+pub fn start<I, S>(arguments: I, mount_point: &Path, timeout: Duration) -> Result<Started>
+where
+    I: IntoIterator<Item = S>,
+    S: AsRef<std::ffi::OsStr>,
+{
+    let mut child = Command::new(PROGRAM)
+        .arg0("bsfs")
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(Error::io("start", PROGRAM))?;
+    let line = child.stdout.take().map(first_line);
+    match line.map(|line| line.recv_timeout(timeout)) {
+        Some(Ok(line)) if line.trim_end() == READY => Ok(Started::Ready(child.id())),
+        // End of file: it has ended, or is about to.
+        Some(Ok(_) | Err(mpsc::RecvTimeoutError::Disconnected)) | None => {
+            let status = wait(&mut child, PARTING).map_err(Error::io("wait for the daemon", PROGRAM))?;
+            if status.is_none() {
+                end(&mut child);
+            }
+            Ok(Started::Failed(status.and_then(|status| status.code())))
+        }
+        Some(Err(mpsc::RecvTimeoutError::Timeout)) => {
+            end(&mut child);
+            let left = || table::find(mount_point).is_ok_and(|line| line.is_some_and(|line| line.is_ours()));
+            if left() && ask(mount_point) == Answer::Dead {
+                // What it left behind, or what it was about to clear away.
+                let _ = attach::detach(mount_point, true);
+            }
+            let message = format!("no answer within {} s; the daemon was ended", timeout.as_secs());
+            Err(Error::Mount { mount_point: mount_point.to_path_buf(), message })
+        }
+    }
+}
+
+fn first_line(output: ChildStdout) -> mpsc::Receiver<String> {
+    let (send, receive) = mpsc::channel();
+    thread::spawn(move || {
+        let mut line = String::new();
+        if BufReader::new(output).read_line(&mut line).is_ok() {
+            // The receiver has given up when this fails.
+            let _ = send.send(line);
+        }
+    });
+    receive
+}
+
+fn end(child: &mut Child) {
+    if let Ok(pid) = i32::try_from(child.id()).map(Pid::from_raw)
+        && let Some(pid) = pid
+    {
+        let _ = rustix::process::kill_process(pid, Signal::TERM);
+    }
+    if !matches!(wait(child, PARTING), Ok(Some(_))) {
+        let _ = child.kill();
+        let _ = wait(child, PARTING);
+    }
+}
+
+/// Waits, but not for ever: a process inside a system call that hangs cannot be ended.
+fn wait(child: &mut Child, patience: Duration) -> io::Result<Option<ExitStatus>> {
+    let deadline = Instant::now() + patience;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        if Instant::now() >= deadline {
+            return Ok(None);
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Makes this process a daemon: a session of its own, no working directory to keep busy, a name to be found by.
+///
+/// # Errors
+/// [`Error::Io`] when the system refuses.
+pub fn become_daemon() -> Result<()> {
+    // Fails for a process that leads its group already; then there is nothing to leave.
+    let _ = rustix::process::setsid();
+    let _ = rustix::thread::set_name(c"bsfs");
+    std::env::set_current_dir("/").map_err(Error::io("enter", "/"))
+}
+
+/// Tells the process that [`start`]ed this one that the mount answers, and lets go of its terminal.
+///
+/// # Errors
+/// [`Error::Io`] when that process has ended: nobody waits for this mount any more.
+pub fn announce() -> Result<()> {
+    let mut output = io::stdout().lock();
+    writeln!(output, "{READY}").and_then(|()| output.flush()).map_err(Error::io("announce the mount", "stdout"))?;
+    let null = || OpenOptions::new().read(true).write(true).open("/dev/null").map_err(Error::io("open", "/dev/null"));
+    let failed = |e: rustix::io::Errno| Error::io("let go of", "the terminal")(e.into());
+    let null = null()?;
+    rustix::stdio::dup2_stdin(&null).map_err(failed)?;
+    rustix::stdio::dup2_stdout(&null).map_err(failed)?;
+    rustix::stdio::dup2_stderr(&null).map_err(failed)
+}
+
+/// Where the daemon of a mount logs to unless told otherwise: `bsfs/NAME.log` under `$XDG_STATE_HOME` or
+/// `~/.local/state`. `None` without a home directory.
+#[must_use]
+pub fn default_log_file(mount_point: &Path) -> Option<PathBuf> {
+    let absolute = |path: &PathBuf| path.is_absolute();
+    let state = std::env::var_os("XDG_STATE_HOME")
+        .map(PathBuf::from)
+        .filter(absolute)
+        .or_else(|| std::env::home_dir().filter(absolute).map(|home| home.join(".local/state")))?;
+    Some(state.join("bsfs").join(format!("{}.log", escape(mount_point))))
+}
+
+/// A file name for a path: `/` becomes `-`, everything unusual `%` and two hexadecimal digits.
+fn escape(path: &Path) -> String {
+    use std::fmt::Write as _;
+    let mut name = String::new();
+    for &byte in path.as_os_str().as_bytes().strip_prefix(b"/").unwrap_or(path.as_os_str().as_bytes()) {
+        match byte {
+            b'/' => name.push('-'),
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' => name.push(char::from(byte)),
+            b'.' if !name.is_empty() => name.push('.'),
+            // Writing to a string does not fail.
+            _ => _ = write!(name, "%{byte:02X}"),
+        }
+    }
+    if name.len() > LONGEST_NAME {
+        let digest = blake3::hash(path.as_os_str().as_bytes()).to_hex();
+        // All characters are ASCII, so any cut is between two.
+        name.truncate(LONGEST_NAME - 17);
+        let _ = write!(name, "-{}", digest.get(..16).unwrap_or_default());
+    }
+    if name.is_empty() { "root".to_owned() } else { name }
+}
+
+/// Opens a log file for appending, readable by its owner only. Makes missing directories when `make_directories`.
+///
+/// # Errors
+/// [`Error::Io`] when it cannot be made or opened.
+pub fn open_log(path: &Path, make_directories: bool) -> Result<File> {
+    if make_directories && let Some(parent) = path.parent() {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(parent)
+            .map_err(Error::io("make the directory", parent))?;
+    }
+    OpenOptions::new().create(true).append(true).mode(0o600).open(path).map_err(Error::io("open the log file", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn log_names_are_distinct_and_short() {
+        assert_eq!(escape(Path::new("/mnt/my models")), "mnt-my%20models");
+        assert_eq!(escape(Path::new("/mnt/a-b")), "mnt-a%2Db");
+        assert_ne!(escape(Path::new("/mnt/a-b")), escape(Path::new("/mnt/a/b")));
+        assert_eq!(escape(Path::new("/.x")), "%2Ex");
+        assert_eq!(escape(Path::new("/")), "root");
+        let long = |end: &str| escape(Path::new(&format!("/{}{end}", "x".repeat(400))));
+        assert_eq!(long("1").len(), LONGEST_NAME);
+        assert_ne!(long("1"), long("2"));
+    }
+}

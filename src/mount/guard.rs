@@ -1,0 +1,93 @@
+//! Runs one request: counts and logs what goes wrong, and stops panics.
+//!
+//! A panic that reached fuser would end one of its session threads for good; after the last the mount hangs.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use fuser::Errno;
+use log::{Level, error, log};
+
+use super::errno;
+use crate::error::Result;
+
+/// What went wrong since the start.
+#[derive(Debug, Default)]
+pub(super) struct Guard {
+    errors: AtomicU64,
+    panics: AtomicU64,
+}
+
+impl Guard {
+    /// Answers of requests that are errors of the mount or of its source, panics included.
+    pub(super) fn errors(&self) -> u64 {
+        self.errors.load(Ordering::Relaxed)
+    }
+
+    /// Requests that ended in a panic.
+    pub(super) fn panics(&self) -> u64 {
+        self.panics.load(Ordering::Relaxed)
+    }
+
+    /// Runs `work`. Its result may cross an unwind: rooms below keep no half-made state outside of locks, and locks
+    /// are taken whatever happened to their last holder.
+    pub(super) fn run<T>(&self, op: &str, work: impl FnOnce() -> Result<T>) -> Result<T, Errno> {
+        match catch_unwind(AssertUnwindSafe(work)) {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) => {
+                let level = errno::level(&error);
+                if level == Level::Error {
+                    self.errors.fetch_add(1, Ordering::Relaxed);
+                }
+                log!(level, "{op}: {error}");
+                Err(errno::of(&error))
+            }
+            Err(payload) => {
+                self.errors.fetch_add(1, Ordering::Relaxed);
+                self.panics.fetch_add(1, Ordering::Relaxed);
+                error!("{op}: defect in bsfs, please report it: {}", text(&*payload));
+                Err(Errno::EIO)
+            }
+        }
+    }
+}
+
+fn text(payload: &(dyn Any + Send)) -> &str {
+    payload
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("panic without a message")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Error;
+
+    #[test]
+    fn a_panic_is_eio_and_counted() {
+        let guard = Guard::default();
+        let answer: Result<(), Errno> = guard.run("read", || panic!("boom"));
+        assert_eq!(answer, Err(Errno::EIO));
+        assert_eq!((guard.panics(), guard.errors()), (1, 1));
+        assert_eq!(guard.run("read", || Ok(7)), Ok(7), "the next request is served");
+    }
+
+    #[test]
+    fn a_stale_inode_is_no_error_of_the_mount() {
+        let guard = Guard::default();
+        let answer: Result<(), Errno> = guard.run("open", || Err(Error::Changed { path: "f".into() }));
+        assert_eq!((answer, guard.errors()), (Err(Errno::ESTALE), 0));
+        let answer: Result<(), Errno> =
+            guard.run("open", || Err(Error::Truncated { path: "f".into(), expected: 2, got: 1 }));
+        assert_eq!((answer, guard.errors()), (Err(Errno::EIO), 1));
+    }
+
+    #[test]
+    fn a_panic_keeps_its_message() {
+        let payload = catch_unwind(|| panic!("number {}", 5)).unwrap_err();
+        assert_eq!(text(&*payload), "number 5");
+    }
+}

@@ -1,0 +1,22 @@
+//! The mount: the only room that knows fuser.
+//!
+//! [`serve`] mounts a [`Vfs`](crate::vfs::Vfs) and serves it in this process; [`start`] runs the program again as a
+//! daemon that does so; [`unmount`] ends a mount from outside; [`mounts`] lists them and asks each for its [`Status`].
+
+mod adapter;
+mod attach;
+mod check;
+mod daemon;
+mod errno;
+mod guard;
+mod holders;
+mod serve;
+mod status;
+mod table;
+mod unmount;
+
+pub use daemon::{Started, announce, become_daemon, default_log_file, open_log, start};
+pub use serve::{CacheMode, Event, MountOptions, serve};
+pub use status::{ATTRIBUTE, Answer, Status, ask};
+pub use table::FS_TYPE;
+pub use unmount::{MountRecord, Unmounted, mounts, unmount};

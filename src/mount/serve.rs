@@ -1,0 +1,295 @@
+//! Serves one mount in this process until it is unmounted.
+//!
+//! The mount ends in one of three ways, all of which end the connection, which ends the session, which ends
+//! [`serve`]: a signal unmounts it, somebody else unmounts it, or the last file of a lazily unmounted one is closed.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use fuser::{Config, Session, SessionACL};
+use log::{debug, error, info, warn};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use super::adapter::Adapter;
+use super::attach::{Detached, attach, detach};
+use super::check::check;
+use super::guard::Guard;
+use super::status::{Answer, Status, ask};
+use super::table;
+use crate::engine::{Engine, EngineConfig};
+use crate::error::{Error, Result};
+use crate::vfs::{Inode, Vfs, VfsConfig};
+
+/// Exit code after a second signal, that of an interrupted program.
+const INTERRUPTED: i32 = 130;
+
+/// Which decoded bytes are kept on disk across mounts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CacheMode {
+    /// None.
+    Off,
+    /// Those that are worth it.
+    #[default]
+    Auto,
+    /// All.
+    All,
+}
+
+impl CacheMode {
+    /// What this release does for the mode: there is no disk cache yet.
+    #[must_use]
+    pub const fn effective(self) -> &'static str {
+        "off"
+    }
+}
+
+/// How a mount is made.
+#[derive(Debug, Clone)]
+pub struct MountOptions {
+    /// A directory, or one `.bs` file.
+    pub source: PathBuf,
+    /// An existing directory outside of the source.
+    pub mount_point: PathBuf,
+    /// Bound for decoded chunks kept in memory, bytes.
+    pub memory: u64,
+    /// Lets users other than the mounting one in.
+    pub allow_other: bool,
+    /// How long the kernel may keep names and attributes without asking. Opening a file asks in any case.
+    pub ttl: Duration,
+    /// The kernel's readahead for this mount, bytes. Takes privilege; without it the kernel's own 128 KiB stay.
+    pub readahead: u64,
+    /// Which decoded bytes are kept on disk. Without effect in this release.
+    pub cache: CacheMode,
+    /// Where this process logs to, for [`Status`]. Setting up the log is the program's business.
+    pub log_file: Option<PathBuf>,
+}
+
+/// What [`serve`] tells the program on the way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// Something that the user should know.
+    Note(String),
+    /// The mount answers.
+    Ready {
+        /// The mount point, absolute and without links.
+        mount_point: PathBuf,
+    },
+}
+
+/// Mounts and serves until the mount has ended. SIGTERM, SIGINT and SIGHUP unmount; while files are open the mount
+/// is only taken off the tree, and served until the last one is closed. A second signal ends the process.
+///
+/// `tell` is called on this thread. Its error ends the mount.
+///
+/// # Errors
+/// [`Error::Mount`] and [`Error::Io`] when it cannot be mounted, the error of `tell`.
+pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) -> Result<()> {
+    let checked = check(&options.source, &options.mount_point, options.allow_other)?;
+    for note in checked.notes {
+        warn!("{note}");
+        tell(Event::Note(note))?;
+    }
+    let mount_point = checked.mount_point;
+    let started = (Instant::now(), SystemTime::now());
+    let engine = Engine::new(EngineConfig { memory: options.memory });
+    let vfs = Arc::new(Vfs::new(
+        VfsConfig {
+            source: checked.source.clone(),
+            uid: rustix::process::geteuid().as_raw(),
+            gid: rustix::process::getegid().as_raw(),
+            exclude: Some(mount_point.clone()),
+        },
+        engine.clone(),
+    )?);
+    let guard = Arc::new(Guard::default());
+    let threads = thread::available_parallelism().map_or(2, usize::from).max(2);
+    let report = {
+        let (vfs, guard) = (vfs.clone(), guard.clone());
+        let status = initial_status(options, &checked.source, &mount_point, started.1);
+        move || {
+            let files = vfs.stats();
+            let now = Status {
+                uptime_seconds: started.0.elapsed().as_secs(),
+                open_files: files.open_files,
+                reads: files.reads,
+                read_bytes: files.read_bytes,
+                inodes: files.inodes,
+                metadata_bytes: files.metadata_bytes,
+                errors: guard.errors(),
+                panics: guard.panics(),
+                engine: engine.stats(),
+                ..status.clone()
+            };
+            serde_json::to_vec(&now).unwrap_or_default()
+        }
+    };
+    let adapter = Adapter {
+        vfs: vfs.clone(),
+        guard,
+        ttl: options.ttl,
+        background: u16::try_from(threads.saturating_mul(4).clamp(32, 1024)).unwrap_or(32),
+        report: Box::new(report),
+    };
+
+    // Before the mount: a signal that comes in between waits instead of leaving a dead mount behind.
+    let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(Error::io("wait for signals", &mount_point))?;
+    let device = attach(&checked.source, &mount_point, options.allow_other)?;
+    let mounted = Mounted { mount_point: &mount_point };
+    let acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
+    let mut config = Config::default();
+    config.acl = acl;
+    config.n_threads = Some(threads);
+    let session =
+        Session::from_fd(adapter, device, acl, config).map_err(Error::io("start the connection", &mount_point))?;
+    let serving = thread::Builder::new()
+        .name("session".into())
+        .spawn(move || session.run())
+        .map_err(Error::io("start a thread", &mount_point))?;
+
+    let device = device_number(&mount_point)?;
+    set_readahead(&device, options.readahead);
+    confirm(&mount_point)?;
+    let on_signal = signals.handle();
+    let ending = {
+        let mount_point = mount_point.clone();
+        thread::Builder::new()
+            .name("signals".into())
+            .spawn(move || wait_for_signals(signals, &mount_point, &device))
+            .map_err(Error::io("start a thread", &checked.source))?
+    };
+    info!(
+        "bsfs {} shows {} at {}; {threads} threads, {} bytes of memory for decoded chunks, disk cache off",
+        env!("CARGO_PKG_VERSION"),
+        checked.source.display(),
+        mount_point.display(),
+        options.memory,
+    );
+    tell(Event::Ready { mount_point: mount_point.clone() })?;
+    // From here on somebody else may unmount at any time, and another mount may take the place.
+    mounted.keep();
+    // Names in the log what in the source cannot be shown as it should, before somebody needs it.
+    if let Ok(handle) = vfs.opendir(Inode::ROOT) {
+        vfs.release(handle);
+    }
+
+    let ended = serving.join();
+    on_signal.close();
+    if ending.join().is_err() {
+        error!("defect in bsfs, please report it: the thread for signals panicked");
+    }
+    match ended {
+        Ok(Ok(())) => {
+            info!("unmounted {}", mount_point.display());
+            Ok(())
+        }
+        Ok(Err(e)) => Err(Error::io("serve", &mount_point)(e)),
+        Err(_) => {
+            let message = "defect in bsfs, please report it: a session thread panicked".to_owned();
+            Err(Error::Mount { mount_point, message })
+        }
+    }
+}
+
+/// Takes the mount off again when setting up fails half way.
+struct Mounted<'a> {
+    mount_point: &'a Path,
+}
+
+impl Mounted<'_> {
+    fn keep(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Mounted<'_> {
+    fn drop(&mut self) {
+        if let Err(e) = detach(self.mount_point, true) {
+            warn!("{e}");
+        }
+    }
+}
+
+fn initial_status(options: &MountOptions, source: &Path, mount_point: &Path, started: SystemTime) -> Status {
+    let text = |path: &Path| path.to_string_lossy().into_owned();
+    Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        source: text(source),
+        mount_point: text(mount_point),
+        started: started.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
+        uptime_seconds: 0,
+        cache: options.cache.effective().to_owned(),
+        log_file: options.log_file.as_deref().map(text),
+        open_files: 0,
+        reads: 0,
+        read_bytes: 0,
+        errors: 0,
+        panics: 0,
+        inodes: 0,
+        metadata_bytes: 0,
+        engine: crate::engine::Stats::default(),
+    }
+}
+
+/// The mount's device number as `major:minor`. Asks the new mount for its root, so it also waits until that answers.
+fn device_number(mount_point: &Path) -> Result<String> {
+    let dev = fs::metadata(mount_point).map_err(Error::io("stat", mount_point))?.dev();
+    Ok(format!("{}:{}", rustix::fs::major(dev), rustix::fs::minor(dev)))
+}
+
+/// Whether what answers at the mount point is this process.
+fn confirm(mount_point: &Path) -> Result<()> {
+    let message = match ask(mount_point) {
+        Answer::Live(status) if status.pid == std::process::id() => return Ok(()),
+        Answer::Live(status) => format!("process {} mounted here at the same time", status.pid),
+        Answer::Dead => "the connection ended while the mount was made".to_owned(),
+        Answer::Denied => "the mount does not let its own user in".to_owned(),
+        Answer::Silent(why) => format!("the mount does not answer: {why}"),
+    };
+    Err(Error::Mount { mount_point: mount_point.to_path_buf(), message })
+}
+
+/// The kernel offers a FUSE file system no more than 128 KiB of readahead; only this setting goes further.
+fn set_readahead(device: &str, bytes: u64) {
+    let path = format!("/sys/class/bdi/{device}/read_ahead_kb");
+    let kib = bytes / 1024;
+    match fs::write(&path, kib.to_string()) {
+        Ok(()) => info!("readahead of {kib} KiB"),
+        Err(e) => debug!("{path}: {e}; the kernel's own readahead stays"),
+    }
+}
+
+fn wait_for_signals(mut signals: Signals, mount_point: &Path, device: &str) {
+    let mut first = true;
+    for signal in signals.forever() {
+        if !first {
+            warn!("second signal: ending at once, open files fail from now on");
+            // Nothing to unwind: a lazily unmounted connection ends with its process.
+            signal_hook::low_level::exit(INTERRUPTED);
+        }
+        first = false;
+        info!("signal {signal}: unmounting");
+        // By now the place may be empty or hold another mount; that one is not ours to take off.
+        if !table::find(mount_point).is_ok_and(|line| line.is_some_and(|line| line.device == device)) {
+            info!("no longer mounted; going on until the last file is closed");
+            continue;
+        }
+        match detach(mount_point, false) {
+            Ok(Detached::Done) => {}
+            Ok(Detached::Busy) => {
+                warn!("files are open: unmounting lazily, going on until the last one is closed");
+                match detach(mount_point, true) {
+                    Ok(Detached::Done) => {}
+                    Ok(Detached::Busy) => error!("{}: still busy", mount_point.display()),
+                    Err(e) => error!("{e}"),
+                }
+            }
+            Err(e) => error!("{e}"),
+        }
+    }
+}

@@ -1,0 +1,405 @@
+//! A read-only tree without a kernel: the source directory as it is shown.
+//!
+//! `X.safetensors.bs` is shown as `X.safetensors` with the original's size and times, every other file as it is,
+//! links are followed. `name` holds the rule; `scan` reads a directory, `tree` keeps the inodes, `open` reads files.
+//! Methods take inode numbers and handles as FUSE does, and know nothing of FUSE otherwise.
+//!
+//! **What is shown is what is there.** A lookup, an open or a new listing compares with the source (a few `stat`s)
+//! and scans again when something changed. An inode stands for one version of a file: its size and contents never
+//! change, and [`Vfs::open`] refuses it as stale once its path leads to another version. Files that are open keep the
+//! version that they opened.
+
+mod attr;
+mod name;
+mod open;
+mod scan;
+mod tree;
+
+pub use attr::{Attr, BLOCK_SIZE, FsFigures, Item, Kind, Time};
+pub use open::Data;
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::fs::Metadata;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
+
+use rustix::io::Errno;
+
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::source::FileSource;
+use open::OpenFile;
+use scan::{Place, Stamp};
+use tree::{Body, Directory, Listing, Node, Table};
+
+/// A listing that cannot prove itself unchanged (its directory was written to just before the scan) is trusted for
+/// this long.
+const UNSETTLED_AGE: Duration = Duration::from_millis(50);
+/// A listing or an absent name is trusted for this long when the directory's own times have not changed: a `.bs`
+/// rewritten in place, or the missing end of a link, change no directory.
+const LISTING_AGE: Duration = Duration::from_secs(1);
+
+/// Number of an inode. Never used twice in a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Inode(pub u64);
+
+impl Inode {
+    /// The directory that the mount point shows.
+    pub const ROOT: Self = Self(1);
+}
+
+/// Number of an open file or directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Handle(pub u64);
+
+/// How a tree is set up.
+#[derive(Debug, Clone)]
+pub struct VfsConfig {
+    /// A directory, or one `.bs` file, which is then the only file shown. Absolute, so that changing the working
+    /// directory does not matter.
+    pub source: PathBuf,
+    /// Owner of everything shown.
+    pub uid: u32,
+    /// Group of everything shown.
+    pub gid: u32,
+    /// Where the tree is mounted, absolute and without links. The scan does not look there: the daemon would wait
+    /// for itself.
+    pub exclude: Option<PathBuf>,
+}
+
+/// Counters since the start, and gauges.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct VfsStats {
+    /// Files and directories open now.
+    pub open_files: u64,
+    /// Reads of files.
+    pub reads: u64,
+    /// Bytes that they returned.
+    pub read_bytes: u64,
+    /// Inodes that exist now.
+    pub inodes: u64,
+    /// Bytes of memory that the containers' headers and indexes take.
+    pub metadata_bytes: u64,
+}
+
+/// The tree. Shared by threads; no lock is held while a file is read, decoded or opened.
+#[derive(Debug)]
+pub struct Vfs {
+    config: VfsConfig,
+    engine: Arc<Engine>,
+    table: Mutex<Table>,
+    handles: RwLock<HashMap<Handle, Open>>,
+    next_handle: AtomicU64,
+    reads: AtomicU64,
+    read_bytes: AtomicU64,
+}
+
+#[derive(Debug, Clone)]
+enum Open {
+    File(Arc<OpenFile>),
+    Directory(Arc<Node>, Arc<Listing>),
+}
+
+/// Takes a lock whatever happened to its last holder: all that locks guard here is replaced whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn refuse(op: &'static str, path: impl AsRef<Path>, errno: Errno) -> Error {
+    Error::io(op, path)(errno.into())
+}
+
+impl Vfs {
+    /// A tree over `config.source`. Looks at the source itself and at nothing in it.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when there is no such source; what is wrong with the file when it is one and no container.
+    pub fn new(config: VfsConfig, engine: Arc<Engine>) -> Result<Self> {
+        let source = &config.source;
+        let meta = std::fs::metadata(source).map_err(Error::io("open", source))?;
+        let place = if meta.is_dir() {
+            Place { path: source.clone(), only: None, ancestors: vec![(meta.dev(), meta.ino())] }
+        } else {
+            let (Some(parent), Some(file_name)) = (source.parent(), source.file_name()) else {
+                return Err(Error::invalid(format!("{}: neither a file nor a directory", source.display())));
+            };
+            if !name::may_be_container(file_name) {
+                return Err(Error::invalid(format!(
+                    "{}: expected a directory or a file whose name ends in .bs",
+                    source.display()
+                )));
+            }
+            crate::format::Container::open(&FileSource::open(source)?)?;
+            Place { path: parent.to_path_buf(), only: Some(file_name.to_owned()), ancestors: Vec::new() }
+        };
+        Ok(Self {
+            table: Mutex::new(Table::new(Arc::new(Node::root(place)))),
+            config,
+            engine,
+            handles: RwLock::default(),
+            next_handle: AtomicU64::new(1),
+            reads: AtomicU64::new(0),
+            read_bytes: AtomicU64::new(0),
+        })
+    }
+
+    /// Finds a name in a directory and counts one reference to its inode, which [`Vfs::forget`] gives back.
+    /// `None` when there is no such name.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the source cannot be listed.
+    pub fn lookup(&self, parent: Inode, name: &OsStr) -> Result<Option<Attr>> {
+        let (node, directory) = self.directory("look up", parent)?;
+        let listing = self.current(&node, &directory, Some(name))?;
+        let Some(entry) = listing.find(name) else {
+            return Ok(None);
+        };
+        let attr = self.attr(&entry.node)?;
+        lock(&self.table).remember(&entry.node);
+        Ok(Some(attr))
+    }
+
+    /// Gives back `count` references to an inode.
+    pub fn forget(&self, inode: Inode, count: u64) {
+        if inode != Inode::ROOT {
+            lock(&self.table).forget(inode, count);
+        }
+    }
+
+    /// Attributes of an inode. Those of a file never change.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when a directory of the source is gone, or there is no such inode.
+    pub fn getattr(&self, inode: Inode) -> Result<Attr> {
+        self.attr(&*self.node("stat", inode)?)
+    }
+
+    /// Opens a file for reading. The handle is given back with [`Vfs::release`].
+    ///
+    /// # Errors
+    /// [`Error::Changed`] when the inode is stale: the source holds another version by now, or none. Looking the
+    /// name up again gives the present one. [`Error::Io`] when the source cannot be opened.
+    pub fn open(&self, inode: Inode) -> Result<Handle> {
+        let node = self.node("open", inode)?;
+        let Body::File(file) = &node.body else {
+            return Err(refuse("open", &self.config.source, Errno::ISDIR));
+        };
+        let open = OpenFile::open(file, &self.engine)?;
+        Ok(self.keep(Open::File(open)))
+    }
+
+    /// Up to `size` bytes at `offset`; fewer only at the end of the file, none beyond it.
+    ///
+    /// # Errors
+    /// [`Error::Io`] for a handle that is no open file; otherwise what the engine or the source says.
+    pub fn read(&self, handle: Handle, offset: u64, size: u32) -> Result<Data> {
+        let open = self.handles.read().unwrap_or_else(PoisonError::into_inner).get(&handle).cloned();
+        let Some(Open::File(file)) = open else {
+            return Err(refuse("read", &self.config.source, Errno::BADF));
+        };
+        let data = file.read(offset, size as usize)?;
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        self.read_bytes.fetch_add(data.len() as u64, Ordering::Relaxed);
+        Ok(data)
+    }
+
+    /// Closes a handle. One that is not open is ignored.
+    pub fn release(&self, handle: Handle) {
+        let closed = self.handles.write().unwrap_or_else(PoisonError::into_inner).remove(&handle);
+        // Closing the descriptor may take a while on a network file system: after the lock.
+        drop(closed);
+    }
+
+    /// Opens a directory: the names are those of this moment, however long reading them takes.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the source cannot be listed.
+    pub fn opendir(&self, inode: Inode) -> Result<Handle> {
+        let (node, directory) = self.directory("list", inode)?;
+        let listing = self.current(&node, &directory, None)?;
+        Ok(self.keep(Open::Directory(node, listing)))
+    }
+
+    /// Gives the items of an open directory from `offset` (0, or an item's `next`) to `take`, until it returns
+    /// `false`, which refuses that item. `.` and `..` come first.
+    ///
+    /// # Errors
+    /// [`Error::Io`] for a handle that is no open directory.
+    pub fn readdir(&self, handle: Handle, offset: u64, mut take: impl FnMut(Item<'_>) -> bool) -> Result<()> {
+        self.items(handle, offset, |item, _| Ok(take(item)))
+    }
+
+    /// Like [`Vfs::readdir`], with the attributes of each item. Each item that is taken, `.` and `..` apart, counts
+    /// one reference as [`Vfs::lookup`] does.
+    ///
+    /// # Errors
+    /// [`Error::Io`] for a handle that is no open directory.
+    pub fn readdirplus(
+        &self,
+        handle: Handle,
+        offset: u64,
+        mut take: impl FnMut(Item<'_>, &Attr) -> bool,
+    ) -> Result<()> {
+        self.items(handle, offset, |item, node| {
+            let attr = match node {
+                Some(node) => self.attr(node),
+                None => self.getattr(item.inode),
+            };
+            // A directory that was removed since the listing was made; its name is stale in the same way.
+            let Ok(attr) = attr else { return Ok(true) };
+            let taken = take(item, &attr);
+            if let (true, Some(node)) = (taken, node) {
+                lock(&self.table).remember(node);
+            }
+            Ok(taken)
+        })
+    }
+
+    /// Figures of the file system that holds the source.
+    #[must_use]
+    pub fn statfs(&self) -> FsFigures {
+        FsFigures::of(rustix::fs::statvfs(&self.config.source).ok())
+    }
+
+    /// Counters and gauges.
+    #[must_use]
+    pub fn stats(&self) -> VfsStats {
+        let (inodes, metadata_bytes) = lock(&self.table).sizes();
+        VfsStats {
+            open_files: self.handles.read().unwrap_or_else(PoisonError::into_inner).len() as u64,
+            reads: self.reads.load(Ordering::Relaxed),
+            read_bytes: self.read_bytes.load(Ordering::Relaxed),
+            inodes: inodes as u64,
+            metadata_bytes,
+        }
+    }
+
+    fn items(
+        &self,
+        handle: Handle,
+        offset: u64,
+        mut take: impl FnMut(Item<'_>, Option<&Arc<Node>>) -> Result<bool>,
+    ) -> Result<()> {
+        let open = self.handles.read().unwrap_or_else(PoisonError::into_inner).get(&handle).cloned();
+        let Some(Open::Directory(dir, listing)) = open else {
+            return Err(refuse("list", &self.config.source, Errno::BADF));
+        };
+        let mut position = offset;
+        loop {
+            let next = position.saturating_add(1);
+            let item = |name, inode, kind| Item { name, inode, kind, next };
+            let taken = match position {
+                0 => take(item(OsStr::new("."), dir.inode, Kind::Directory), None)?,
+                1 => take(item(OsStr::new(".."), dir.parent, Kind::Directory), None)?,
+                n => {
+                    let Some(entry) = usize::try_from(n - 2).ok().and_then(|n| listing.entry(n)) else {
+                        return Ok(());
+                    };
+                    take(item(&entry.name, entry.node.inode, entry.node.kind()), Some(&entry.node))?
+                }
+            };
+            if !taken {
+                return Ok(());
+            }
+            position = next;
+        }
+    }
+
+    fn keep(&self, open: Open) -> Handle {
+        let handle = Handle(self.next_handle.fetch_add(1, Ordering::Relaxed));
+        self.handles.write().unwrap_or_else(PoisonError::into_inner).insert(handle, open);
+        handle
+    }
+
+    fn node(&self, op: &'static str, inode: Inode) -> Result<Arc<Node>> {
+        // The kernel only names inodes that it was told of and has not forgotten.
+        lock(&self.table).get(inode).ok_or_else(|| refuse(op, &self.config.source, Errno::STALE))
+    }
+
+    fn directory(&self, op: &'static str, inode: Inode) -> Result<(Arc<Node>, Arc<Directory>)> {
+        let node = self.node(op, inode)?;
+        let Body::Directory(directory) = &node.body else {
+            return Err(refuse(op, &self.config.source, Errno::NOTDIR));
+        };
+        let directory = directory.clone();
+        Ok((node, directory))
+    }
+
+    /// The listing of a directory, scanned again when it may be out of date; `name` is what will be looked for in it.
+    fn current(&self, node: &Arc<Node>, directory: &Directory, name: Option<&OsStr>) -> Result<Arc<Listing>> {
+        if let Some(listing) = directory.listing().filter(|l| is_current(directory, l, name)) {
+            return Ok(listing);
+        }
+        let _turn = lock(&directory.turn);
+        // Somebody else may have scanned while this request waited for its turn.
+        let old = directory.listing();
+        if let Some(listing) = old.as_ref().filter(|l| is_current(directory, l, name)) {
+            return Ok(listing.clone());
+        }
+        let known = old.as_ref().map(|l| l.classes()).unwrap_or_default();
+        let remarked = old.as_ref().map(|l| l.remarks.clone()).unwrap_or_default();
+        let scan = scan::scan(&directory.place, &known, &remarked, self.config.exclude.as_deref())?;
+        Ok(lock(&self.table).publish(node, directory, scan))
+    }
+
+    fn attr(&self, node: &Node) -> Result<Attr> {
+        let nanos = |n: i64| u32::try_from(n).unwrap_or(0);
+        let common = |kind, size, mtime, ctime, mode, links| Attr {
+            inode: node.inode,
+            kind,
+            size,
+            mtime,
+            ctime,
+            mode,
+            links,
+            uid: self.config.uid,
+            gid: self.config.gid,
+        };
+        Ok(match &node.body {
+            Body::Directory(directory) => {
+                let (mtime, ctime) = match stat_dir(directory) {
+                    Ok(meta) => ((meta.mtime(), nanos(meta.mtime_nsec())), (meta.ctime(), nanos(meta.ctime_nsec()))),
+                    // The mount point itself always answers, or nobody could ask the mount what is wrong with it.
+                    Err(_) if node.inode == Inode::ROOT => ((0, 0), (0, 0)),
+                    Err(error) => return Err(error),
+                };
+                common(Kind::Directory, 0, mtime, ctime, 0o555, 2)
+            }
+            Body::File(file) => {
+                let of_source = (file.identity.mtime.0, nanos(file.identity.mtime.1));
+                let ctime = (file.identity.ctime.0, nanos(file.identity.ctime.1));
+                let (size, mtime) = match &file.container {
+                    Some(container) => (container.raw_len(), container.mtime()),
+                    None => (file.identity.len, of_source),
+                };
+                common(Kind::File, size, mtime, ctime, 0o444, 1)
+            }
+        })
+    }
+}
+
+fn stat_dir(directory: &Directory) -> Result<Metadata> {
+    let path = &directory.place.path;
+    let meta = std::fs::metadata(path).map_err(Error::io("stat", path))?;
+    if meta.is_dir() { Ok(meta) } else { Err(Error::io("list", path)(io::ErrorKind::NotADirectory.into())) }
+}
+
+/// Whether a listing still tells the truth, as far as a few calls of `stat` can say.
+fn is_current(directory: &Directory, listing: &Listing, name: Option<&OsStr>) -> bool {
+    let age = listing.taken.elapsed();
+    if !stat_dir(directory).is_ok_and(|meta| Stamp::of(&meta) == listing.stamp) {
+        return false;
+    }
+    if !listing.settled && age > UNSETTLED_AGE {
+        return false;
+    }
+    match name.and_then(|name| listing.find(name)) {
+        Some(entry) => entry.unchanged(directory),
+        None => age <= LISTING_AGE,
+    }
+}

@@ -1,0 +1,279 @@
+//! Inodes: which numbers exist, what they stand for, and when they go.
+//!
+//! An inode stands for one version of one thing. A file that is replaced gets a new number, so pages and attributes
+//! that the kernel keeps under the old one stay right for whoever has it open.
+//!
+//! An inode lives while a listing shows it or the kernel remembers it. Locks are taken in the order
+//! table, then a directory's listing; neither is held while the source is looked at.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Instant;
+
+use super::Inode;
+use super::attr::Kind;
+use super::lock;
+use super::open::OpenFile;
+use super::scan::{Class, Found, Place, Scan, Stamp};
+use crate::format::Container;
+use crate::source::Identity;
+
+/// What an inode number stands for. Immutable but for the caches inside.
+#[derive(Debug)]
+pub(super) struct Node {
+    pub(super) inode: Inode,
+    /// The directory that shows it; the root is its own.
+    pub(super) parent: Inode,
+    pub(super) body: Body,
+}
+
+#[derive(Debug)]
+pub(super) enum Body {
+    Directory(Arc<Directory>),
+    File(File),
+}
+
+/// A directory of the source.
+#[derive(Debug)]
+pub(super) struct Directory {
+    pub(super) place: Place,
+    /// The last scan with inodes.
+    listing: Mutex<Option<Arc<Listing>>>,
+    /// Held by the one request that scans. Those who wait here need its result; nobody else does.
+    pub(super) turn: Mutex<()>,
+}
+
+/// One version of a file of the source.
+#[derive(Debug)]
+pub(super) struct File {
+    pub(super) path: PathBuf,
+    pub(super) identity: Identity,
+    /// The container, when the original is shown; `None` for a file shown as it is.
+    pub(super) container: Option<Arc<Container>>,
+    /// The open file, shared by all who have it open.
+    pub(super) open: Mutex<Weak<OpenFile>>,
+}
+
+/// The names of a directory with their inodes, as of one scan.
+#[derive(Debug)]
+pub(super) struct Listing {
+    pub(super) stamp: Stamp,
+    pub(super) taken: Instant,
+    pub(super) settled: bool,
+    /// Sorted by name.
+    entries: Vec<Entry>,
+    pub(super) remarks: BTreeSet<String>,
+}
+
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) name: OsString,
+    /// The name in the source.
+    source: OsString,
+    class: Class,
+    pub(super) node: Arc<Node>,
+}
+
+impl Node {
+    pub(super) fn kind(&self) -> Kind {
+        match self.body {
+            Body::Directory(_) => Kind::Directory,
+            Body::File(_) => Kind::File,
+        }
+    }
+
+    pub(super) fn root(place: Place) -> Self {
+        Self { inode: Inode::ROOT, parent: Inode::ROOT, body: Body::Directory(Arc::new(Directory::new(place))) }
+    }
+}
+
+impl Directory {
+    fn new(place: Place) -> Self {
+        Self { place, listing: Mutex::new(None), turn: Mutex::new(()) }
+    }
+
+    pub(super) fn listing(&self) -> Option<Arc<Listing>> {
+        lock(&self.listing).clone()
+    }
+}
+
+impl Listing {
+    pub(super) fn find(&self, name: &OsStr) -> Option<&Entry> {
+        let at = self.entries.binary_search_by(|e| e.name.as_bytes().cmp(name.as_bytes())).ok()?;
+        self.entries.get(at)
+    }
+
+    /// The entry at a position, counted from 0.
+    pub(super) fn entry(&self, position: usize) -> Option<&Entry> {
+        self.entries.get(position)
+    }
+
+    /// The class of each source name, for the next scan.
+    pub(super) fn classes(&self) -> HashMap<&OsStr, &Class> {
+        self.entries.iter().map(|e| (e.source.as_os_str(), &e.class)).collect()
+    }
+}
+
+impl Entry {
+    /// Whether the source still holds what the inode stands for.
+    pub(super) fn unchanged(&self, directory: &Directory) -> bool {
+        use std::os::unix::fs::MetadataExt;
+        let Ok(meta) = std::fs::metadata(directory.place.path.join(&self.source)) else {
+            return false;
+        };
+        match &self.class {
+            Class::Directory(id) => meta.is_dir() && (meta.dev(), meta.ino()) == *id,
+            Class::Plain(identity) | Class::Container(identity, ..) => {
+                meta.is_file() && Identity::of(&meta) == *identity
+            }
+        }
+    }
+
+    /// Whether `found` is what this entry's inode stands for.
+    fn is(&self, found: &Found) -> bool {
+        match (&self.class, &found.class, &self.node.body) {
+            (Class::Directory(old), Class::Directory(new), Body::Directory(_)) => old == new,
+            (Class::Plain(old), Class::Plain(new), Body::File(_)) => old == new,
+            (Class::Container(old, ..), Class::Container(new, ..), Body::File(file)) => {
+                old == new && file.container.is_some() == found.decoded
+            }
+            _ => false,
+        }
+    }
+}
+
+/// All inodes that exist.
+#[derive(Debug)]
+pub(super) struct Table {
+    records: HashMap<Inode, Record>,
+    next: u64,
+}
+
+#[derive(Debug)]
+struct Record {
+    node: Arc<Node>,
+    /// How often the kernel was told of it, less what it forgot.
+    lookups: u64,
+    /// Whether the current listing of its directory shows it.
+    listed: bool,
+}
+
+impl Table {
+    pub(super) fn new(root: Arc<Node>) -> Self {
+        let record = Record { node: root, lookups: 1, listed: true };
+        Self { records: HashMap::from([(Inode::ROOT, record)]), next: Inode::ROOT.0 + 1 }
+    }
+
+    pub(super) fn get(&self, inode: Inode) -> Option<Arc<Node>> {
+        self.records.get(&inode).map(|r| r.node.clone())
+    }
+
+    /// The kernel is told of `node`. Also revives a node that left its listing a moment ago.
+    pub(super) fn remember(&mut self, node: &Arc<Node>) {
+        let fresh = || Record { node: node.clone(), lookups: 0, listed: false };
+        let record = self.records.entry(node.inode).or_insert_with(fresh);
+        record.lookups = record.lookups.saturating_add(1);
+    }
+
+    /// The kernel forgot `count` of what it was told.
+    pub(super) fn forget(&mut self, inode: Inode, count: u64) {
+        if let Some(record) = self.records.get_mut(&inode) {
+            record.lookups = record.lookups.saturating_sub(count);
+        }
+        self.drop_if_unused(inode);
+    }
+
+    /// Numbers of inodes, and bytes that their containers' metadata takes.
+    pub(super) fn sizes(&self) -> (usize, u64) {
+        let bytes = self.records.values().filter_map(|r| match &r.node.body {
+            Body::File(File { container: Some(container), .. }) => Some(container.memory()),
+            _ => None,
+        });
+        (self.records.len(), bytes.sum())
+    }
+
+    /// Replaces the listing of `dir` by `scan`. What has not changed keeps its inode.
+    pub(super) fn publish(&mut self, dir: &Node, directory: &Directory, scan: Scan) -> Arc<Listing> {
+        let old = directory.listing();
+        let before: HashMap<&OsStr, &Entry> =
+            old.iter().flat_map(|listing| &listing.entries).map(|entry| (entry.source.as_os_str(), entry)).collect();
+        let mut entries = Vec::with_capacity(scan.found.len());
+        for found in scan.found {
+            let node = match before.get(found.source.as_os_str()).filter(|entry| entry.is(&found)) {
+                Some(entry) => entry.node.clone(),
+                None => self.create(dir.inode, directory, &found),
+            };
+            entries.push(Entry { name: found.shown, source: found.source, class: found.class, node });
+        }
+        let kept: HashSet<Inode> = entries.iter().map(|e| e.node.inode).collect();
+        let listing = Arc::new(Listing {
+            stamp: scan.stamp,
+            taken: scan.taken,
+            settled: scan.settled,
+            entries,
+            remarks: scan.remarks,
+        });
+        *lock(&directory.listing) = Some(listing.clone());
+        for entry in old.iter().flat_map(|listing| &listing.entries) {
+            if !kept.contains(&entry.node.inode) {
+                self.unlist(entry.node.inode);
+            }
+        }
+        listing
+    }
+
+    fn create(&mut self, parent: Inode, directory: &Directory, found: &Found) -> Arc<Node> {
+        let path = directory.place.path.join(&found.source);
+        let file = |identity: Identity, container| {
+            Body::File(File { path: path.clone(), identity, container, open: Mutex::new(Weak::new()) })
+        };
+        let body = match &found.class {
+            Class::Directory(id) => {
+                let mut ancestors = directory.place.ancestors.clone();
+                ancestors.push(*id);
+                Body::Directory(Arc::new(Directory::new(Place { path, only: None, ancestors })))
+            }
+            Class::Plain(identity) => file(*identity, None),
+            Class::Container(identity, _, container) => file(*identity, found.decoded.then(|| container.clone())),
+        };
+        let inode = Inode(self.next);
+        self.next += 1;
+        let node = Arc::new(Node { inode, parent, body });
+        self.records.insert(inode, Record { node: node.clone(), lookups: 0, listed: true });
+        node
+    }
+
+    fn unlist(&mut self, inode: Inode) {
+        if let Some(record) = self.records.get_mut(&inode) {
+            record.listed = false;
+        }
+        self.drop_if_unused(inode);
+    }
+
+    /// Drops an inode that nobody knows, and what only its listing kept.
+    fn drop_if_unused(&mut self, inode: Inode) {
+        let mut doubtful = vec![inode];
+        while let Some(inode) = doubtful.pop() {
+            let unused = |r: &Record| r.lookups == 0 && !r.listed;
+            if !self.records.get(&inode).is_some_and(unused) {
+                continue;
+            }
+            let Some(record) = self.records.remove(&inode) else {
+                continue;
+            };
+            let Body::Directory(directory) = &record.node.body else {
+                continue;
+            };
+            let listing = lock(&directory.listing).take();
+            for entry in listing.iter().flat_map(|listing| &listing.entries) {
+                if let Some(child) = self.records.get_mut(&entry.node.inode) {
+                    child.listed = false;
+                    doubtful.push(entry.node.inode);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,522 @@
+//! The tree without a kernel.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bsfs::Error;
+use bsfs::engine::{Engine, EngineConfig};
+use bsfs::vfs::{Attr, Handle, Inode, Kind, Vfs, VfsConfig};
+use common::{Bench, ORIGINAL_MTIME, age, noise, pack, safetensors};
+
+fn tree_of(source: PathBuf, exclude: Option<PathBuf>) -> Vfs {
+    let engine = Engine::new(EngineConfig { memory: 8 << 20 });
+    Vfs::new(VfsConfig { source, uid: 7, gid: 8, exclude }, engine).unwrap()
+}
+
+fn tree(bench: &Bench) -> Vfs {
+    tree_of(bench.source(), None)
+}
+
+fn look(vfs: &Vfs, parent: Inode, name: impl AsRef<OsStr>) -> Option<Attr> {
+    vfs.lookup(parent, name.as_ref()).unwrap()
+}
+
+/// The names of a directory, `.` and `..` apart.
+fn list(vfs: &Vfs, dir: Inode) -> BTreeMap<OsString, (Inode, Kind)> {
+    let handle = vfs.opendir(dir).unwrap();
+    let mut found = BTreeMap::new();
+    vfs.readdir(handle, 0, |item| {
+        if item.name != "." && item.name != ".." {
+            assert!(found.insert(item.name.to_owned(), (item.inode, item.kind)).is_none(), "{:?} twice", item.name);
+        }
+        true
+    })
+    .unwrap();
+    vfs.release(handle);
+    found
+}
+
+fn names(vfs: &Vfs, dir: Inode) -> Vec<String> {
+    list(vfs, dir).into_keys().map(|name| name.to_string_lossy().into_owned()).collect()
+}
+
+/// Reads a whole file in pieces, through a handle of its own.
+fn contents(vfs: &Vfs, inode: Inode) -> Vec<u8> {
+    let handle = vfs.open(inode).unwrap();
+    let bytes = drain(vfs, handle);
+    vfs.release(handle);
+    bytes
+}
+
+fn drain(vfs: &Vfs, handle: Handle) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    loop {
+        let piece = vfs.read(handle, bytes.len() as u64, 100_000).unwrap();
+        if piece.is_empty() {
+            return bytes;
+        }
+        bytes.extend_from_slice(&piece);
+    }
+}
+
+/// Everything that is listed is found by name with the same inode and kind, and files have the size that reading
+/// gives.
+fn assert_agrees(vfs: &Vfs, dir: Inode) {
+    for (name, (inode, kind)) in list(vfs, dir) {
+        let attr = look(vfs, dir, &name).unwrap_or_else(|| panic!("{name:?} is listed and not found"));
+        assert_eq!((attr.inode, attr.kind), (inode, kind), "{name:?}");
+        match kind {
+            Kind::Directory => assert_agrees(vfs, inode),
+            Kind::File => assert_eq!(contents(vfs, inode).len() as u64, attr.size, "{name:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_container_is_shown_as_its_original_and_the_rest_as_it_is() {
+    let bench = Bench::new();
+    let original = safetensors(1, 300_000);
+    bench.packed("model.safetensors.bs", &original);
+    bench.plain("config.json", b"{}");
+    bench.packed("deep/er/part.safetensors.bs", b"not safetensors at all");
+    let vfs = tree(&bench);
+    assert_eq!(names(&vfs, Inode::ROOT), ["config.json", "deep", "model.safetensors"]);
+    assert_agrees(&vfs, Inode::ROOT);
+    let model = look(&vfs, Inode::ROOT, "model.safetensors").unwrap();
+    assert_eq!(contents(&vfs, model.inode), original);
+    let deep = look(&vfs, Inode::ROOT, "deep").unwrap();
+    let er = look(&vfs, deep.inode, "er").unwrap();
+    let part = look(&vfs, er.inode, "part.safetensors").unwrap();
+    assert_eq!(contents(&vfs, part.inode), b"not safetensors at all");
+    let config = look(&vfs, Inode::ROOT, "config.json").unwrap();
+    assert_eq!(contents(&vfs, config.inode), b"{}");
+}
+
+#[test]
+fn attributes_are_those_of_the_original() {
+    let bench = Bench::new();
+    bench.packed("m.safetensors.bs", &noise(2, 1000));
+    let path = bench.plain("c", b"12345");
+    let vfs = tree(&bench);
+    let model = look(&vfs, Inode::ROOT, "m.safetensors").unwrap();
+    assert_eq!((model.size, model.blocks(), model.mode, model.links), (1000, 2, 0o444, 1));
+    assert_eq!((model.mtime, model.uid, model.gid), ((ORIGINAL_MTIME, 0), 7, 8));
+    assert_eq!(vfs.getattr(model.inode).unwrap(), model);
+    let plain = look(&vfs, Inode::ROOT, "c").unwrap();
+    let modified = fs::metadata(path).unwrap().modified().unwrap().duration_since(std::time::UNIX_EPOCH).unwrap();
+    assert_eq!((plain.size, plain.mtime), (5, (modified.as_secs() as i64, modified.subsec_nanos())));
+    let root = vfs.getattr(Inode::ROOT).unwrap();
+    assert_eq!((root.kind, root.mode, root.links), (Kind::Directory, 0o555, 2));
+}
+
+#[test]
+fn every_range_reads_as_in_the_original() {
+    let bench = Bench::new();
+    let original = safetensors(3, 1_000_000);
+    bench.packed("m.safetensors.bs", &original);
+    bench.plain("plain.bin", &original);
+    let vfs = tree(&bench);
+    for name in ["m.safetensors", "plain.bin"] {
+        let handle = vfs.open(look(&vfs, Inode::ROOT, name).unwrap().inode).unwrap();
+        let len = original.len() as u64;
+        let mut ranges =
+            vec![(0, 1), (len - 1, 1), (len - 1, 4096), (len, 1), (len + 5, 4096), (u64::MAX - 9, 100), (0, 0)];
+        for pair in noise(4, 16 * 200).chunks(16) {
+            let number = |at: usize| u64::from_le_bytes(pair[at..at + 8].try_into().unwrap());
+            ranges.push((number(0) % (len + 100), number(8) % (1 << 20)));
+        }
+        for (offset, size) in ranges {
+            let start = offset.min(len) as usize;
+            let end = offset.saturating_add(size).min(len) as usize;
+            let read = vfs.read(handle, offset, size as u32).unwrap();
+            assert!(*read == original[start..end], "{name}: {size} bytes at {offset}");
+        }
+        vfs.release(handle);
+    }
+}
+
+#[test]
+fn a_plain_file_wins_and_the_container_stays_visible() {
+    let bench = Bench::new();
+    bench.packed("a.safetensors.bs", b"packed");
+    let plain = bench.plain("a.safetensors", b"plain");
+    let vfs = tree(&bench);
+    assert_eq!(names(&vfs, Inode::ROOT), ["a.safetensors", "a.safetensors.bs"]);
+    assert_agrees(&vfs, Inode::ROOT);
+    let shown = look(&vfs, Inode::ROOT, "a.safetensors").unwrap();
+    assert_eq!(contents(&vfs, shown.inode), b"plain");
+    let container = look(&vfs, Inode::ROOT, "a.safetensors.bs").unwrap();
+    assert_eq!(contents(&vfs, container.inode), fs::read(bench.source().join("a.safetensors.bs")).unwrap());
+    // The name is free again.
+    fs::remove_file(plain).unwrap();
+    age(&bench.source());
+    assert_eq!(names(&vfs, Inode::ROOT), ["a.safetensors"]);
+    let shown = look(&vfs, Inode::ROOT, "a.safetensors").unwrap();
+    assert_eq!(contents(&vfs, shown.inode), b"packed");
+}
+
+#[test]
+fn what_cannot_be_opened_is_shown_as_it_is() {
+    let bench = Bench::new();
+    let whole = fs::read(bench.packed("cut.safetensors.bs", &noise(5, 5000))).unwrap();
+    bench.plain("cut.safetensors.bs", &whole[..whole.len() / 2]);
+    bench.plain("empty.bs", b"");
+    bench.plain("text.bs", b"just text");
+    bench.plain("python.bs", b"BGSM and no more");
+    bench.plain(".bs", b"no name");
+    let vfs = tree(&bench);
+    assert_eq!(names(&vfs, Inode::ROOT), [".bs", "cut.safetensors.bs", "empty.bs", "python.bs", "text.bs"]);
+    assert_agrees(&vfs, Inode::ROOT);
+    assert!(look(&vfs, Inode::ROOT, "cut.safetensors").is_none());
+    let cut = look(&vfs, Inode::ROOT, "cut.safetensors.bs").unwrap();
+    assert_eq!(contents(&vfs, cut.inode), &whole[..whole.len() / 2]);
+}
+
+#[test]
+fn links_are_followed_and_judged_by_their_own_name() {
+    let bench = Bench::new();
+    let cache = bench.dir.join("cache");
+    fs::create_dir_all(cache.join("blobs")).unwrap();
+    let snapshot = cache.join("snapshots/0123abcd");
+    fs::create_dir_all(&snapshot).unwrap();
+    let original = noise(6, 20_000);
+    pack(&bench.original(&original), &cache.join("blobs/e3b0c442"));
+    fs::write(cache.join("blobs/44298fc1"), b"{}").unwrap();
+    symlink("../../blobs/e3b0c442", snapshot.join("model.safetensors.bs")).unwrap();
+    symlink("../../blobs/44298fc1", snapshot.join("config.json")).unwrap();
+    symlink("../../blobs/missing", snapshot.join("dangling.json")).unwrap();
+    age(&snapshot);
+    let vfs = tree_of(snapshot, None);
+    assert_eq!(names(&vfs, Inode::ROOT), ["config.json", "model.safetensors"]);
+    assert_agrees(&vfs, Inode::ROOT);
+    let model = look(&vfs, Inode::ROOT, "model.safetensors").unwrap();
+    assert_eq!(contents(&vfs, model.inode), original);
+
+    // Seen from above, the blob itself is as it is: its name says nothing of a container.
+    let vfs = tree_of(cache, None);
+    let blobs = look(&vfs, Inode::ROOT, "blobs").unwrap();
+    assert_eq!(names(&vfs, blobs.inode), ["44298fc1", "e3b0c442"]);
+}
+
+#[test]
+fn what_is_neither_file_nor_directory_and_endless_links_are_not_listed() {
+    let bench = Bench::new();
+    bench.plain("sub/file", b"x");
+    let source = bench.source();
+    let fifo = source.join("fifo");
+    assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let _socket = std::os::unix::net::UnixListener::bind(source.join("socket")).unwrap();
+    symlink("/dev/null", source.join("device")).unwrap();
+    symlink("self", source.join("self")).unwrap();
+    symlink(".", source.join("here")).unwrap();
+    symlink("..", source.join("sub/up")).unwrap();
+    symlink(&source, source.join("sub/absolute")).unwrap();
+    symlink("sub", source.join("beside")).unwrap();
+    let vfs = tree(&bench);
+    assert_eq!(names(&vfs, Inode::ROOT), ["beside", "sub"]);
+    for dir in ["sub", "beside"] {
+        assert_eq!(names(&vfs, look(&vfs, Inode::ROOT, dir).unwrap().inode), ["file"]);
+    }
+}
+
+#[test]
+fn names_are_bytes() {
+    let bench = Bench::new();
+    let name = OsStr::from_bytes(b"caf\xe9 \n.safetensors.bs");
+    pack(&bench.original(b"latin"), &bench.source().join("x.bs"));
+    fs::rename(bench.source().join("x.bs"), bench.source().join(name)).unwrap();
+    let vfs = tree(&bench);
+    assert_agrees(&vfs, Inode::ROOT);
+    let shown = look(&vfs, Inode::ROOT, OsStr::from_bytes(b"caf\xe9 \n.safetensors")).unwrap();
+    assert_eq!(contents(&vfs, shown.inode), b"latin");
+}
+
+#[test]
+fn one_file_as_the_source() {
+    let bench = Bench::new();
+    let path = bench.packed("one.safetensors.bs", b"one");
+    bench.plain("other", b"other");
+    let vfs = tree_of(path.clone(), None);
+    assert_eq!(names(&vfs, Inode::ROOT), ["one.safetensors"]);
+    assert!(look(&vfs, Inode::ROOT, "other").is_none());
+    assert_agrees(&vfs, Inode::ROOT);
+    bench.packed("one.safetensors.bs", b"another");
+    let shown = look(&vfs, Inode::ROOT, "one.safetensors").unwrap();
+    assert_eq!(contents(&vfs, shown.inode), b"another");
+    fs::remove_file(path).unwrap();
+    assert!(look(&vfs, Inode::ROOT, "one.safetensors").is_none());
+
+    let engine = Engine::new(EngineConfig { memory: 1 });
+    let refused = |name: &str| {
+        let config = VfsConfig { source: bench.source().join(name), uid: 0, gid: 0, exclude: None };
+        Vfs::new(config, engine.clone()).unwrap_err()
+    };
+    assert!(matches!(refused("other"), Error::Invalid { .. }));
+    assert!(matches!(refused("missing"), Error::Io { .. }));
+    bench.plain("broken.bs", b"broken, and long enough");
+    assert!(matches!(refused("broken.bs"), Error::NotAContainer { .. }));
+}
+
+#[test]
+fn a_replaced_file_is_a_new_inode_and_open_ones_keep_the_old_version() {
+    let bench = Bench::new();
+    let (old, new) = (noise(7, 50_000), noise(8, 60_000));
+    bench.packed("m.safetensors.bs", &old);
+    let vfs = tree(&bench);
+    let before = look(&vfs, Inode::ROOT, "m.safetensors").unwrap();
+    let handle = vfs.open(before.inode).unwrap();
+    bench.packed("m.safetensors.bs", &new);
+    assert!(matches!(vfs.open(before.inode), Err(Error::Changed { .. })), "the old inode is stale");
+    let after = look(&vfs, Inode::ROOT, "m.safetensors").unwrap();
+    assert_ne!(before.inode, after.inode);
+    assert_eq!(after.size, 60_000);
+    assert_eq!(contents(&vfs, after.inode), new);
+    assert_eq!(drain(&vfs, handle), old, "the open file goes on");
+    assert_eq!(vfs.getattr(before.inode).unwrap(), before);
+    vfs.release(handle);
+    assert!(matches!(vfs.open(before.inode), Err(Error::Changed { .. })));
+}
+
+#[test]
+fn a_file_rewritten_in_place_is_noticed_though_its_directory_has_not_changed() {
+    let bench = Bench::new();
+    let packed = bench.packed("m.safetensors.bs", b"first version");
+    let plain = bench.plain("c.json", b"one");
+    let vfs = tree(&bench);
+    let before = (look(&vfs, Inode::ROOT, "m.safetensors").unwrap(), look(&vfs, Inode::ROOT, "c.json").unwrap());
+    let other = bench.dir.join("other.bs");
+    pack(&bench.original(b"version two!!"), &other);
+    fs::write(&packed, fs::read(&other).unwrap()).unwrap();
+    fs::write(&plain, b"two").unwrap();
+    let after = (look(&vfs, Inode::ROOT, "m.safetensors").unwrap(), look(&vfs, Inode::ROOT, "c.json").unwrap());
+    assert_ne!((before.0.inode, before.1.inode), (after.0.inode, after.1.inode));
+    assert_eq!(contents(&vfs, after.0.inode), b"version two!!");
+    assert_eq!(contents(&vfs, after.1.inode), b"two");
+
+    // Broken in place: the name goes, the file is there under its own.
+    fs::write(&packed, b"broken").unwrap();
+    assert!(look(&vfs, Inode::ROOT, "m.safetensors").is_none());
+    assert_eq!(contents(&vfs, look(&vfs, Inode::ROOT, "m.safetensors.bs").unwrap().inode), b"broken");
+}
+
+#[test]
+fn a_removed_file_is_gone_and_open_ones_go_on() {
+    let bench = Bench::new();
+    let path = bench.packed("m.safetensors.bs", b"contents");
+    bench.plain("sub/file", b"x");
+    let vfs = tree(&bench);
+    let shown = look(&vfs, Inode::ROOT, "m.safetensors").unwrap();
+    let sub = look(&vfs, Inode::ROOT, "sub").unwrap();
+    let handle = vfs.open(shown.inode).unwrap();
+    fs::remove_file(path).unwrap();
+    assert!(matches!(vfs.open(shown.inode), Err(Error::Changed { .. })));
+    assert!(look(&vfs, Inode::ROOT, "m.safetensors").is_none());
+    assert_eq!(drain(&vfs, handle), b"contents");
+    vfs.release(handle);
+
+    fs::remove_dir_all(bench.source().join("sub")).unwrap();
+    assert!(vfs.lookup(sub.inode, OsStr::new("file")).is_err());
+    assert!(vfs.getattr(sub.inode).is_err());
+    assert!(names(&vfs, Inode::ROOT).is_empty());
+}
+
+#[test]
+fn what_has_not_changed_keeps_its_inode() {
+    let bench = Bench::new();
+    bench.packed("m.safetensors.bs", b"contents");
+    bench.plain("sub/file", b"x");
+    let vfs = tree(&bench);
+    let before = list(&vfs, Inode::ROOT);
+    let file = look(&vfs, before[OsStr::new("sub")].0, "file").unwrap();
+    for n in 0..3 {
+        bench.plain(&format!("new{n}"), b"n");
+        let now = list(&vfs, Inode::ROOT);
+        assert_eq!(now.len(), 3 + n);
+        for (name, found) in &before {
+            assert_eq!(now.get(name), Some(found), "{name:?}");
+        }
+    }
+    assert_eq!(look(&vfs, before[OsStr::new("sub")].0, "file").unwrap(), file);
+}
+
+#[test]
+fn inodes_live_while_they_are_listed_or_remembered() {
+    let bench = Bench::new();
+    bench.plain("sub/a", b"a");
+    bench.plain("sub/b", b"b");
+    let vfs = tree(&bench);
+    let sub = look(&vfs, Inode::ROOT, "sub").unwrap();
+    let a = look(&vfs, sub.inode, "a").unwrap();
+    assert_eq!(look(&vfs, sub.inode, "a").unwrap(), a);
+    assert_eq!(vfs.stats().inodes, 4);
+    vfs.forget(a.inode, 1);
+    vfs.forget(a.inode, 1);
+    assert_eq!(look(&vfs, sub.inode, "a").unwrap(), a, "listed still");
+    fs::remove_file(bench.source().join("sub/a")).unwrap();
+    age(&bench.source().join("sub"));
+    assert!(look(&vfs, sub.inode, "a").is_none());
+    assert_eq!(vfs.getattr(a.inode).unwrap(), a, "remembered still");
+    vfs.forget(a.inode, 1);
+    assert!(vfs.getattr(a.inode).is_err());
+    assert_eq!(vfs.stats().inodes, 3);
+    // A directory goes with all that only it kept.
+    fs::remove_dir_all(bench.source().join("sub")).unwrap();
+    age(&bench.source());
+    assert!(look(&vfs, Inode::ROOT, "sub").is_none());
+    vfs.forget(sub.inode, 1);
+    assert_eq!(vfs.stats().inodes, 1);
+    vfs.forget(Inode::ROOT, 1);
+    assert!(vfs.getattr(Inode::ROOT).is_ok());
+}
+
+#[test]
+fn a_directory_can_be_read_in_pieces_while_it_changes() {
+    let bench = Bench::new();
+    for n in 0..50 {
+        bench.plain(&format!("f{n:02}"), b"");
+    }
+    let vfs = tree(&bench);
+    let handle = vfs.opendir(Inode::ROOT).unwrap();
+    let mut seen = Vec::new();
+    let mut offset = 0;
+    loop {
+        let mut room = 7;
+        let mut next = offset;
+        let mut refused = false;
+        vfs.readdirplus(handle, offset, |item, attr| {
+            assert_eq!(item.inode, attr.inode);
+            if room == 0 {
+                refused = true;
+                return false;
+            }
+            room -= 1;
+            next = item.next;
+            seen.push(item.name.to_string_lossy().into_owned());
+            true
+        })
+        .unwrap();
+        if !refused {
+            break;
+        }
+        offset = next;
+        let _ = fs::remove_file(bench.source().join(format!("f{offset:02}")));
+    }
+    let mut expected = vec![".".to_owned(), "..".to_owned()];
+    expected.extend((0..50).map(|n| format!("f{n:02}")));
+    assert_eq!(seen, expected);
+    vfs.release(handle);
+    assert!(vfs.readdir(handle, 0, |_| true).is_err(), "the handle is closed");
+    assert!(names(&vfs, Inode::ROOT).len() < 50);
+}
+
+#[test]
+fn entries_with_attributes_count_as_lookups() {
+    let bench = Bench::new();
+    let path = bench.plain("file", b"x");
+    let vfs = tree(&bench);
+    let handle = vfs.opendir(Inode::ROOT).unwrap();
+    let mut inode = None;
+    vfs.readdirplus(handle, 2, |item, _| {
+        inode = Some(item.inode);
+        true
+    })
+    .unwrap();
+    vfs.release(handle);
+    let inode = inode.unwrap();
+    fs::remove_file(path).unwrap();
+    age(&bench.source());
+    assert!(names(&vfs, Inode::ROOT).is_empty());
+    assert!(vfs.getattr(inode).is_ok(), "the kernel was told of it");
+    vfs.forget(inode, 1);
+    assert!(vfs.getattr(inode).is_err());
+}
+
+#[test]
+fn the_mount_point_is_not_looked_at() {
+    let bench = Bench::new();
+    let mount_point = bench.source().join("sub/here");
+    fs::create_dir_all(mount_point.join("inside")).unwrap();
+    bench.plain("sub/file", b"x");
+    symlink("sub/here", bench.source().join("relative")).unwrap();
+    symlink(mount_point.join("inside"), bench.source().join("absolute")).unwrap();
+    symlink("sub/../sub/here/inside", bench.source().join("roundabout")).unwrap();
+    let vfs = tree_of(bench.source(), Some(mount_point));
+    assert_eq!(names(&vfs, Inode::ROOT), ["sub"]);
+    assert_eq!(names(&vfs, look(&vfs, Inode::ROOT, "sub").unwrap().inode), ["file"]);
+}
+
+#[test]
+fn a_thousand_containers() {
+    let bench = Bench::new();
+    for n in 0..1000 {
+        pack(&bench.original(&n.to_string().into_bytes()), &bench.source().join(format!("m{n:04}.safetensors.bs")));
+    }
+    age(&bench.source());
+    let vfs = tree(&bench);
+    let found = list(&vfs, Inode::ROOT);
+    assert_eq!(found.len(), 1000);
+    for n in [0, 1, 500, 999] {
+        let attr = look(&vfs, Inode::ROOT, format!("m{n:04}.safetensors")).unwrap();
+        assert_eq!(contents(&vfs, attr.inode), n.to_string().as_bytes());
+    }
+}
+
+#[test]
+fn many_threads_see_one_tree() {
+    let bench = Bench::new();
+    let original = safetensors(9, 500_000);
+    bench.packed("m.safetensors.bs", &original);
+    for n in 0..40 {
+        bench.packed(&format!("p{n}.safetensors.bs"), format!("contents {n}").as_bytes());
+    }
+    let vfs = Arc::new(tree(&bench));
+    let inodes: Vec<Vec<Inode>> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..16)
+            .map(|_| {
+                scope.spawn(|| {
+                    let model = look(&vfs, Inode::ROOT, "m.safetensors").unwrap();
+                    assert!(contents(&vfs, model.inode) == original);
+                    let mut all = vec![model.inode];
+                    for n in 0..40 {
+                        let attr = look(&vfs, Inode::ROOT, format!("p{n}.safetensors")).unwrap();
+                        assert_eq!(contents(&vfs, attr.inode), format!("contents {n}").as_bytes());
+                        all.push(attr.inode);
+                    }
+                    all
+                })
+            })
+            .collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    assert!(inodes.iter().all(|all| *all == inodes[0]));
+    let stats = vfs.stats();
+    assert_eq!((stats.open_files, stats.inodes), (0, 42));
+    assert!(stats.read_bytes >= 16 * original.len() as u64 && stats.reads > 16);
+    assert!(stats.metadata_bytes > 0);
+}
+
+#[test]
+fn wrong_numbers_are_errors() {
+    let bench = Bench::new();
+    let path = bench.plain("file", b"x");
+    let vfs = tree(&bench);
+    let file = look(&vfs, Inode::ROOT, "file").unwrap().inode;
+    assert!(vfs.getattr(Inode(99)).is_err());
+    assert!(vfs.lookup(file, OsStr::new("x")).is_err());
+    assert!(vfs.opendir(file).is_err());
+    assert!(vfs.open(Inode::ROOT).is_err());
+    assert!(vfs.read(Handle(99), 0, 1).is_err());
+    let dir = vfs.opendir(Inode::ROOT).unwrap();
+    assert!(vfs.read(dir, 0, 1).is_err());
+    vfs.release(dir);
+    vfs.release(dir);
+    assert!(vfs.statfs().block > 0);
+    assert!(Path::new(&path).exists());
+}
