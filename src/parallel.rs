@@ -120,7 +120,16 @@ mod tests {
         let mut items = 0..100;
         let mut taken = 0;
         let work = |i| if i == 5 { Err(Error::invalid("five")) } else { Ok(i) };
-        let result = ordered(&pool, 4, || Ok(items.next()), work, |_| Ok(taken += 1));
+        let result = ordered(
+            &pool,
+            4,
+            || Ok(items.next()),
+            work,
+            |_| {
+                taken += 1;
+                Ok(())
+            },
+        );
         assert!(matches!(result, Err(Error::Invalid { message }) if message == "five"));
         assert_eq!(taken, 5);
         let mut items = 0..100;

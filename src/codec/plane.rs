@@ -100,7 +100,7 @@ pub fn estimate(raw: &[u8], shape: Shape, scratch: &mut Scratch) -> u64 {
 enum Plan {
     Raw(u64),
     Constant,
-    Rans(rans::Model, u64),
+    Rans(Box<rans::Model>, u64),
 }
 
 impl Plan {
@@ -112,7 +112,7 @@ impl Plan {
             None => Self::Constant,
             Some(model) => {
                 let cost = model.cost(&counts) + 4;
-                if cost < raw { Self::Rans(model, cost) } else { Self::Raw(raw) }
+                if cost < raw { Self::Rans(Box::new(model), cost) } else { Self::Raw(raw) }
             }
         }
     }

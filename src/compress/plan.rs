@@ -136,7 +136,7 @@ fn span(raw_len: u64, elem: ElemType, row_elems: u64, nominal: u32) -> SpanSpec 
     // A row that ends inside a unit is of no use.
     let row = (row_elems / u64::from(unit_elems))
         .checked_mul(unit)
-        .filter(|&row| row > 0 && row <= nominal / 8 && row_elems % u64::from(unit_elems) == 0)
+        .filter(|&row| row > 0 && row <= nominal / 8 && row_elems.is_multiple_of(unit_elems.into()))
         .unwrap_or(unit);
     let most = nominal / row * row;
     let chunks = raw_len.div_ceil(most).max(1);

@@ -86,7 +86,7 @@ impl Header {
     #[must_use]
     pub fn json_len(first8: [u8; 8], file_len: u64) -> Option<u64> {
         let len = u64::from_le_bytes(first8);
-        (len <= MAX_HEADER && len >= 2 && len.checked_add(8)? <= file_len).then_some(len)
+        ((2..=MAX_HEADER).contains(&len) && len + 8 <= file_len).then_some(len)
     }
 
     /// Parses the JSON text of a header. `None` when it is no JSON object: the file is not safetensors.

@@ -223,5 +223,5 @@ fn tensors(tensors: &[TensorSpec]) -> Vec<u8> {
 
 /// At most 255 bytes of `text`, cut between characters.
 fn short_name(text: &str) -> &str {
-    text.get(..text.floor_char_boundary(255)).unwrap_or(text)
+    (0..=text.len().min(255)).rev().find_map(|len| text.get(..len)).unwrap_or_default()
 }
