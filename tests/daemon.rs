@@ -180,6 +180,10 @@ fn a_lazy_unmount_serves_what_is_open_until_it_is_closed() {
 
     // The place is free: another mount there does not mind the end of the first.
     let second = Mount::new(&bench, &[]);
+    signal(mount.pid, libc::SIGTERM);
+    let log = PathBuf::from(second.status().log_file.unwrap());
+    eventually("the signal is taken", || fs::read_to_string(&log).unwrap().contains("no longer mounted"));
+    assert!(is_mounted(&second.point) && is_running(mount.pid));
     drop(map);
     eventually("the daemon ends after the last close", || !is_running(mount.pid));
     assert!(is_mounted(&second.point) && is_running(second.pid));
@@ -277,6 +281,8 @@ fn a_mount_that_does_not_answer_in_time_is_given_up() {
     let point = bench.dir.join("second");
     fs::create_dir(&point).unwrap();
     signal(first.pid, libc::SIGSTOP);
+    let state = || fs::read_to_string(format!("/proc/{}/stat", first.pid)).unwrap();
+    eventually("the first daemon is stopped", || state().contains(") T "));
     let began = Instant::now();
     let source = first.path("sub");
     let output =
@@ -285,7 +291,7 @@ fn a_mount_that_does_not_answer_in_time_is_given_up() {
     signal(first.pid, libc::SIGCONT);
     assert_eq!(output.status.code(), Some(2));
     assert!(stderr(&output).contains("no answer within 1 s"), "{}", stderr(&output));
-    assert!(began.elapsed() < Duration::from_secs(9) && !is_mounted(&point));
+    assert!(began.elapsed() < Duration::from_secs(20) && !is_mounted(&point));
     assert!(state.contains("no answer"), "{state}");
     eventually("nothing is left of it", || {
         let children = fs::read_dir("/proc").unwrap().flatten().filter(|process| {

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use bsfs::Error;
 use bsfs::engine::{Engine, EngineConfig};
 use bsfs::vfs::{Attr, Handle, Inode, Kind, Vfs, VfsConfig};
-use common::{Bench, ORIGINAL_MTIME, age, noise, pack, safetensors};
+use common::{Bench, ORIGINAL_MTIME, age, eventually, noise, pack, safetensors};
 
 fn tree_of(source: PathBuf, exclude: Option<PathBuf>) -> Vfs {
     let engine = Engine::new(EngineConfig { memory: 8 << 20 });
@@ -304,6 +304,22 @@ fn a_file_rewritten_in_place_is_noticed_though_its_directory_has_not_changed() {
     fs::write(&packed, b"broken").unwrap();
     assert!(look(&vfs, Inode::ROOT, "m.safetensors").is_none());
     assert_eq!(contents(&vfs, look(&vfs, Inode::ROOT, "m.safetensors.bs").unwrap().inode), b"broken");
+}
+
+#[test]
+fn a_name_that_appears_without_a_change_of_its_directory_is_found_within_seconds() {
+    let bench = Bench::new();
+    symlink("../target", bench.source().join("link.json")).unwrap();
+    let packed = bench.plain("m.safetensors.bs", b"not yet a container");
+    let vfs = tree(&bench);
+    assert_eq!(names(&vfs, Inode::ROOT), ["m.safetensors.bs"]);
+    fs::write(bench.dir.join("target"), b"{}").unwrap();
+    let other = bench.dir.join("other");
+    pack(&bench.original(b"contents"), &other);
+    fs::write(packed, fs::read(other).unwrap()).unwrap();
+    let found = |name: &str| look(&vfs, Inode::ROOT, name).is_some();
+    eventually("both are found", || found("link.json") && found("m.safetensors"));
+    assert_eq!(names(&vfs, Inode::ROOT), ["link.json", "m.safetensors"]);
 }
 
 #[test]

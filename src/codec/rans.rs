@@ -253,27 +253,31 @@ pub fn encode(symbols: &[u8], model: &Model, out: &mut Vec<u8>) {
     }
 }
 
-/// One slot of a decode table.
-#[derive(Clone, Copy, Default)]
-struct Slot {
-    symbol: u8,
-    /// Frequency of the symbol.
-    freq: u16,
-    /// The slot's distance from the symbol's first.
-    bias: u16,
+/// A decode table: symbol in bits 0-7, frequency less one in 8-19, the slot's distance from the symbol's first in 20-31.
+type Table = [u32; SLOTS as usize];
+
+fn table(model: &Model) -> Box<Table> {
+    let mut table = Box::new([0; SLOTS as usize]);
+    let mut slots = table.iter_mut();
+    for (symbol, &freq) in (0_u32..).zip(&model.freq) {
+        for (bias, slot) in (0..u32::from(freq)).zip(&mut slots) {
+            *slot = symbol | (u32::from(freq) - 1) << 8 | bias << 20;
+        }
+    }
+    table
+}
+
+/// One step of a state: its symbol, and the state before it takes up a word.
+#[inline(always)]
+fn step(table: &Table, x: u32) -> (u8, u32) {
+    let slot = table[(x & (SLOTS - 1)) as usize];
+    (slot as u8, ((slot >> 8 & 0xfff) + 1) * (x >> TABLE_BITS) + (slot >> 20))
 }
 
 /// Decodes exactly `out.len()` symbols from all of `packed`.
 pub fn decode(packed: &[u8], out: &mut [u8]) -> Result<(), Damage> {
     let (model, rest) = Model::read(packed)?;
-    let mut table = [Slot::default(); SLOTS as usize];
-    let mut at = 0;
-    for (symbol, &freq) in (0..=255_u8).zip(&model.freq) {
-        for bias in 0..freq {
-            table[at] = Slot { symbol, freq, bias };
-            at += 1;
-        }
-    }
+    let table = table(&model);
     let (head, words) = rest.split_at_checked(4 * LANES).ok_or(Damage::new(
         "length of the coder's states",
         4 * LANES as u64,
@@ -289,21 +293,36 @@ pub fn decode(packed: &[u8], out: &mut [u8]) -> Result<(), Damage> {
     if words.len() % 2 != 0 {
         return Err(Damage::new("length of the coded words, even", words.len() as u64 + 1, words.len() as u64));
     }
-    let mut words = words.chunks_exact(2);
+    let (mut words, _) = words.as_chunks::<2>();
     let mut block_out = [0_u8; LANES];
     for block in out.chunks_mut(LANES) {
-        for (x, &place) in states.iter_mut().zip(&POSITION) {
-            let slot = table[(*x & (SLOTS - 1)) as usize];
-            block_out[place] = slot.symbol;
-            *x = u32::from(slot.freq) * (*x >> TABLE_BITS) + u32::from(slot.bias);
-            if *x < LOW {
-                let w = words.next().ok_or(Damage::new("coded words left", 1, 0))?;
-                *x = *x << 16 | u32::from(u16::from_le_bytes([w[0], w[1]]));
+        if let Some(window) = words.first_chunk::<LANES>() {
+            // A block takes at most a word a symbol, so these are enough, and no step has to ask.
+            let mut used = 0;
+            for (x, &place) in states.iter_mut().zip(&POSITION) {
+                let (symbol, next) = step(&table, *x);
+                block_out[place] = symbol;
+                let word = u32::from(u16::from_le_bytes(window[used % LANES]));
+                let low = next < LOW;
+                *x = if low { next << 16 | word } else { next };
+                used += usize::from(low);
+            }
+            words = &words[used..];
+        } else {
+            for (x, &place) in states.iter_mut().zip(&POSITION) {
+                let (symbol, next) = step(&table, *x);
+                block_out[place] = symbol;
+                *x = next;
+                if next < LOW {
+                    let (word, rest) = words.split_first().ok_or(Damage::new("coded words left", 1, 0))?;
+                    *x = next << 16 | u32::from(u16::from_le_bytes(*word));
+                    words = rest;
+                }
             }
         }
         block.copy_from_slice(&block_out[..block.len()]);
     }
-    if words.len() != 0 {
+    if !words.is_empty() {
         return Err(Damage::new("coded words left at the end", 0, words.len() as u64));
     }
     match states.iter().find(|&&x| x != LOW) {

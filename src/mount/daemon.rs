@@ -9,9 +9,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
@@ -39,7 +39,7 @@ pub enum Started {
 }
 
 /// Runs this program again with `arguments`, which must make it serve a mount at `mount_point` and call [`announce`],
-/// and waits until it has. It inherits standard error until then, for its messages.
+/// and waits until it has. What it writes to standard error until then goes to this process's own.
 ///
 /// # Errors
 /// [`Error::Mount`] when there is no answer within `timeout`; the process is ended then.
@@ -53,16 +53,24 @@ where
         .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
+        // Not inherited: a daemon that cannot be ended would keep whoever reads our standard error waiting.
+        .stderr(Stdio::piped())
         .spawn()
         .map_err(Error::io("start", PROGRAM))?;
+    let messages = child.stderr.take().map(|pipe| thread::spawn(move || forward(pipe)));
+    let all_said = || messages.map(JoinHandle::join);
     let line = child.stdout.take().map(first_line);
     match line.map(|line| line.recv_timeout(timeout)) {
-        Some(Ok(line)) if line.trim_end() == READY => Ok(Started::Ready(child.id())),
+        Some(Ok(line)) if line.trim_end() == READY => {
+            all_said();
+            Ok(Started::Ready(child.id()))
+        }
         // End of file: it has ended, or is about to.
         Some(Ok(_) | Err(mpsc::RecvTimeoutError::Disconnected)) | None => {
             let status = wait(&mut child, PARTING).map_err(Error::io("wait for the daemon", PROGRAM))?;
-            if status.is_none() {
-                end(&mut child);
+            match status {
+                Some(_) => _ = all_said(),
+                None => end(&mut child),
             }
             Ok(Started::Failed(status.and_then(|status| status.code())))
         }
@@ -89,6 +97,12 @@ fn first_line(output: ChildStdout) -> mpsc::Receiver<String> {
         }
     });
     receive
+}
+
+/// Passes messages on as they come, until the other end is closed.
+fn forward(mut pipe: ChildStderr) {
+    // A standard error that is closed is no reason to stop.
+    let _ = io::copy(&mut pipe, &mut io::stderr());
 }
 
 fn end(child: &mut Child) {

@@ -1,7 +1,7 @@
 //! The mount: the only room that knows fuser.
 //!
-//! [`serve`] mounts a [`Vfs`](crate::vfs::Vfs) and serves it in this process; [`start`] runs the program again as a
-//! daemon that does so; [`unmount`] ends a mount from outside; [`mounts`] lists them and asks each for its [`Status`].
+//! [`serve()`] mounts a [`Vfs`](crate::vfs::Vfs) and serves it in this process; [`start`] runs the program again as a
+//! daemon that does so; [`unmount()`] ends a mount from outside; [`mounts`] lists them and asks each for its [`Status`].
 
 mod adapter;
 mod attach;

@@ -1,0 +1,281 @@
+# shellcheck shell=bash
+# What the scripts share; source it first. It sets `set -euo pipefail` and a trap that undoes what the script began:
+# children, mounts and work directories, on success, on failure and on Ctrl-C alike.
+set -euo pipefail
+
+SCRIPTS=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+ROOT=$(dirname "$SCRIPTS")
+# Packages and files worth keeping between runs. Safe to delete at any time.
+CACHE=${BSFS_CACHE:-$HOME/.cache/bsfs-scripts}
+# BSFS names a ready program; without it the scripts build one from this checkout.
+BSFS_GIVEN=${BSFS:-}
+BSFS=${BSFS_GIVEN:-${CARGO_TARGET_DIR:-$ROOT/target}/release/bsfs}
+# The rust installer puts cargo where a shell that is no login shell does not look.
+[[ -d $HOME/.cargo/bin && :$PATH: != *:$HOME/.cargo/bin:* ]] && PATH=$PATH:$HOME/.cargo/bin
+# fusermount3 and modprobe live beyond the PATH of some users.
+PATH=$PATH:/usr/sbin:/sbin
+
+say() { printf '== %s\n' "$*" >&2; }
+die() { printf '%s: %s\n' "${0##*/}" "$*" >&2; exit 2; }
+have() { command -v "$1" >/dev/null 2>&1; }
+
+# help_wanted "$@": prints the comment at the top of the running script and ends it if -h or --help is among the words.
+help_wanted() {
+    local word
+    for word in "$@"; do
+        if [[ $word == -h || $word == --help ]]; then
+            awk 'NR == 1 { next } /^#/ { sub(/^# ?/, ""); print; next } { exit }' "$0"
+            exit 0
+        fi
+    done
+}
+
+# ---- undoing ----
+
+_mounts=() _dirs=() _child=
+
+_cleanup() {
+    local status=$? at
+    trap - EXIT
+    trap '' INT TERM HUP
+    if [[ -n $_child ]]; then
+        # `run` gives each child a process group of its own, so this reaches what the child started too.
+        kill -TERM -- "-$_child" 2>/dev/null || true
+        for ((at = 0; at < 50; at++)); do
+            kill -0 -- "-$_child" 2>/dev/null || break
+            sleep 0.1
+        done
+        kill -KILL -- "-$_child" 2>/dev/null || true
+    fi
+    for at in ${_mounts[@]+"${_mounts[@]}"}; do
+        unmount_lazily "$at"
+    done
+    for at in ${_dirs[@]+"${_dirs[@]}"}; do
+        # never across a mount that could not be taken away
+        rm -rf --one-file-system -- "$at" || true
+    done
+    exit "$status"
+}
+trap _cleanup EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+trap 'exit 129' HUP
+
+# run COMMAND...: runs it so that a signal to the script ends it at once. (A shell waits for a foreground command before
+# it runs a trap.) Standard input is empty.
+run() {
+    local status=0
+    setsid "$@" </dev/null &
+    _child=$!
+    wait "$_child" || status=$?
+    _child=
+    return "$status"
+}
+
+# work_dir VARIABLE: a new directory under TMPDIR that is removed at the end, put into VARIABLE.
+work_dir() {
+    local made
+    made=$(mktemp -d "${TMPDIR:-/tmp}/bsfs-${0##*/}.XXXXXX")
+    _dirs+=("$made")
+    printf -v "$1" %s "$made"
+}
+
+# keep_dir DIR: leaves a directory of work_dir in place after all.
+keep_dir() {
+    local at rest=()
+    for at in ${_dirs[@]+"${_dirs[@]}"}; do
+        [[ $at == "$1" ]] || rest+=("$at")
+    done
+    _dirs=(${rest[@]+"${rest[@]}"})
+}
+
+# ---- packages ----
+
+as_root() {
+    if ((EUID == 0)); then
+        "$@"
+    elif have sudo; then
+        # without a terminal nobody can type a password: then fail at once
+        if [[ -t 0 ]]; then sudo "$@"; else sudo -n "$@"; fi
+    else
+        return 127
+    fi
+}
+
+_missing() {
+    local what=${1%%=*}
+    case $what in
+        header:*) ! have cc || ! printf '#include <%s>\n' "${what#*:}" | cc -E - >/dev/null 2>&1 ;;
+        python:*) ! have python3 || ! python3 -c "import ${what#*:}" >/dev/null 2>&1 ;;
+        file:*) [[ ! -e ${what#*:} ]] ;;
+        *) ! have "$what" ;;
+    esac
+}
+
+_apt_updated=
+
+# need WHAT=PACKAGE...: installs the Debian package of each thing that is missing, and touches nothing when all are there.
+# WHAT is a command, header:NAME (a C header), python:MODULE (of the system's Python) or file:PATH.
+need() {
+    local item packages=() left=()
+    for item in "$@"; do
+        if _missing "$item"; then packages+=("${item#*=}"); fi
+    done
+    ((${#packages[@]})) || return 0
+    have apt-get || die "please install: ${packages[*]} (this script installs packages on Debian and Ubuntu only)"
+    say "installing ${packages[*]}"
+    local apt=(env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=300)
+    {
+        { [[ -n $_apt_updated ]] || as_root "${apt[@]}" update; } &&
+            as_root "${apt[@]}" install --no-install-recommends "${packages[@]}"
+    } >&2 || die "could not install; as root: apt-get install ${packages[*]}"
+    _apt_updated=1
+    for item in "$@"; do
+        if _missing "$item"; then left+=("${item%%=*}"); fi
+    done
+    ((${#left[@]} == 0)) || die "still missing after the installation: ${left[*]}"
+}
+
+# What a build needs beside the Rust toolchain: a C compiler for the C sources among the dependencies.
+need_build() {
+    need cc=gcc header:stdlib.h=libc6-dev file:/etc/ssl/certs/ca-certificates.crt=ca-certificates
+    have cargo || die "no cargo: install a Rust toolchain (1.89 or newer) first"
+}
+
+need_python() {
+    need python3=python3 python:venv=python3-venv python:ensurepip=python3-venv
+    python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || die "Python 3.11 or newer is needed"
+}
+
+# fusermount3, and a /dev/fuse that opens.
+need_fuse() {
+    need fusermount3=fuse3
+    if [[ ! -e /dev/fuse ]]; then
+        as_root modprobe fuse 2>/dev/null || true
+    fi
+    [[ -e /dev/fuse ]] || die "no /dev/fuse: load the kernel module (modprobe fuse), or start the container with --device /dev/fuse --cap-add SYS_ADMIN"
+    { : <>/dev/fuse; } 2>/dev/null || die "/dev/fuse cannot be opened: $(ls -l /dev/fuse)"
+}
+
+# build_bsfs: target/release/bsfs is up to date afterwards; with BSFS set, that program is taken as it is.
+build_bsfs() {
+    if [[ -n $BSFS_GIVEN ]]; then
+        [[ -x $BSFS ]] || die "BSFS=$BSFS is no program"
+        return 0
+    fi
+    need_build
+    say "building bsfs (release)"
+    run cargo build --release --quiet --manifest-path "$ROOT/Cargo.toml" --bin bsfs
+    [[ -x $BSFS ]] || die "the build left no $BSFS"
+}
+
+# _venv_key NAME: the directory of a virtual environment. Another content of its files, or another Python, is another one.
+_venv_key() {
+    local key
+    key=$({
+        python3 -c 'import sys; print(sys.version, sys.executable)'
+        cat "$SCRIPTS/readers/requirements-$1.txt"
+        cat "$SCRIPTS/readers/overrides-$1.txt" 2>/dev/null || true
+    } | sha256sum)
+    printf '%s/venv-%s-%s' "$CACHE" "$1" "${key:0:12}"
+}
+
+venv_ready() { [[ -e $(_venv_key "$1")/.ready ]]; }
+
+# venv NAME VARIABLE [uv]: puts the Python of a virtual environment with readers/requirements-NAME.txt into VARIABLE, made
+# now unless it is there. With `uv` the installer is uv: it keeps one copy of a package for several environments (torch is
+# 5 GB), and it obeys readers/overrides-NAME.txt.
+venv() {
+    local name=$1 variable=$2 tool=${3:-pip} at lock files
+    need_python
+    at=$(_venv_key "$name")
+    mkdir -p "$CACHE"
+    exec {lock}>"$CACHE/lock-$name"
+    flock "$lock"
+    if [[ ! -e $at/.ready ]]; then
+        say "installing the Python packages of readers/requirements-$name.txt"
+        # one without its stamp is the rest of an installation that was broken off
+        rm -rf -- "$at"
+        run python3 -m venv "$at" >&2
+        files=(-r "$SCRIPTS/readers/requirements-$name.txt")
+        if [[ $tool == uv ]]; then
+            local uv
+            venv uv uv
+            [[ -e $SCRIPTS/readers/overrides-$name.txt ]] && files+=(--override "$SCRIPTS/readers/overrides-$name.txt")
+            run env UV_CACHE_DIR="$CACHE/uv" "$uv" -m uv pip install --quiet --python "$at/bin/python" "${files[@]}" >&2
+        else
+            run "$at/bin/python" -m pip install --quiet --disable-pip-version-check "${files[@]}" >&2
+        fi
+        touch "$at/.ready"
+    fi
+    exec {lock}>&-
+    printf -v "$variable" %s "$at/bin/python"
+}
+
+# ---- mounts ----
+
+# mount_type DIR: the type in the mount table of what is mounted exactly there, or nothing.
+mount_type() {
+    local at
+    at=$(printf '%s' "$1" | sed 's/\\/\\134/g; s/ /\\040/g; s/\t/\\011/g')
+    at=$at awk '$2 == ENVIRON["at"] { kind = $3 } END { print kind }' /proc/self/mounts
+}
+
+# mount_bsfs SOURCE MOUNTPOINT [OPTION...]: mounts, and unmounts at the end of the script at the latest.
+mount_bsfs() {
+    local kind at
+    mkdir -p "$2"
+    at=$(cd "$2" && pwd -P)
+    _mounts+=("$at")
+    run "$BSFS" mount "$1" "$at" "${@:3}" >&2 || die "bsfs mount $1 failed"
+    kind=$(mount_type "$at")
+    [[ $kind == fuse* ]] || die "bsfs mount returned, but the mount table has no FUSE file system at $at"
+}
+
+unmount_bsfs() {
+    local at rest=() gone
+    gone=$(cd "$1" && pwd -P)
+    run "$BSFS" unmount "$gone" >&2 || die "bsfs unmount $1 failed"
+    [[ -z $(mount_type "$gone") ]] || die "bsfs unmount returned, but $1 is still mounted"
+    for at in "${_mounts[@]}"; do
+        [[ $at == "$gone" ]] || rest+=("$at")
+    done
+    _mounts=(${rest[@]+"${rest[@]}"})
+}
+
+# The way out after a failure: works with a dead daemon, and with readers that still hold the mount.
+unmount_lazily() {
+    [[ -n $(mount_type "$1") ]] || return 0
+    fusermount3 -u -z -- "$1" 2>/dev/null || as_root umount -l -- "$1" 2>/dev/null ||
+        printf '%s: %s is still mounted; unmount it with: fusermount3 -u -z %s\n' "${0##*/}" "$1" "$1" >&2
+}
+
+# ---- numbers and tables ----
+
+now() { date +%s.%N; }
+# since START [FORMAT]: seconds since START, a result of `now`.
+since() { awk -v a="$1" -v b="$(now)" -v form="${2:-%.2f}" 'BEGIN { printf form, b - a }'; }
+megabytes() { awk -v n="$1" 'BEGIN { printf "%.1f", n / 1e6 }'; }
+quotient() { awk -v a="$1" -v b="$2" -v form="${3:-%.3f}" 'BEGIN { if (b > 0) printf form, a / b; else printf "-" }'; }
+
+# safetensors_bytes DIR [SUFFIX]: the bytes of all weight files in a tree; links count as what they point to.
+safetensors_bytes() {
+    find -L "$1" -type f -name "*.safetensors${2:-}" -printf '%s\n' | awk '{ n += $1 } END { printf "%d", n }'
+}
+
+# table: tab-separated lines from standard input, the first of them the titles, as a Markdown table. Columns of numbers are
+# set to the right.
+table() {
+    awk -F '\t' '
+        { for (i = 1; i <= NF; i++) { cell[NR, i] = $i; if (length($i) > w[i]) w[i] = length($i)
+              if (NR > 1 && $i !~ /^[<>=]*[ ]?[-+]?[0-9.]*( ?[%x]| s| MB| GB\/s)?$/) text[i] = 1 }
+          if (NF > n) n = NF }
+        END { for (r = 1; r <= NR; r++) {
+                  line = "|"
+                  for (i = 1; i <= n; i++) line = line sprintf(text[i] ? " %-" w[i] "s |" : " %" w[i] "s |", cell[r, i])
+                  print line
+                  if (r == 1) { line = "|"
+                      for (i = 1; i <= n; i++) { bar = sprintf("%" w[i] "s", ""); gsub(/ /, "-", bar)
+                          line = line (text[i] ? " " bar " |" : " " substr(bar, 2) ": |") }
+                      print line } } }'
+}
