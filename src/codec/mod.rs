@@ -14,6 +14,7 @@ pub(crate) mod rans;
 mod select;
 mod zstd;
 
+pub(crate) use self::zstd::is_one_frame;
 pub use select::{Mode, Numbers, encode};
 
 use crate::error::Damage;

@@ -54,11 +54,12 @@ impl Mode {
         }
     }
 
-    const fn zstd_level(self) -> i32 {
+    /// Levels to try. A higher one is not always smaller.
+    const fn zstd_levels(self) -> &'static [i32] {
         match self {
-            Self::Balanced => 3,
-            Self::Inference => 1,
-            Self::Storage => 19,
+            Self::Balanced => &[3],
+            Self::Inference => &[1],
+            Self::Storage => &[1, 3, 19],
         }
     }
 }
@@ -86,10 +87,12 @@ pub fn encode(numbers: Numbers, mode: Mode, raw: &[u8], out: &mut Vec<u8>, scrat
         best = Codec::Raw;
     }
     if zstd_may_win(numbers, raw, out.len(), scratch) {
-        let mut packed = Vec::new();
-        if zstd::encode(raw, mode.zstd_level(), &mut packed, &mut scratch.zstd) && packed.len() < out.len() {
-            *out = packed;
-            best = Codec::Zstd;
+        for &level in mode.zstd_levels() {
+            let mut packed = Vec::new();
+            if zstd::encode(raw, level, &mut packed, &mut scratch.zstd) && packed.len() < out.len() {
+                *out = packed;
+                best = Codec::Zstd;
+            }
         }
     }
     best

@@ -137,6 +137,31 @@ fn weights(len: usize) -> Vec<u8> {
 }
 
 #[test]
+fn a_chunk_is_one_zstd_frame_and_nothing_else() {
+    let (codec, one) = check(Numbers::Unknown, &b"again and again ".repeat(20));
+    assert_eq!(codec, Codec::Zstd);
+    let skippable = [0x50, 0x2a, 0x4d, 0x18, 2, 0, 0, 0, 1, 2];
+    let empty = ::zstd::bulk::compress(b"", 1).unwrap();
+    for other in [[&one[..], &skippable].concat(), [&skippable[..], &one].concat(), [&one[..], &empty].concat()] {
+        assert!(unpack(codec, &other, 320).is_err());
+    }
+}
+
+#[test]
+fn storage_is_never_larger_than_balanced() {
+    let text: Vec<u8> =
+        (0..20_000_u32).flat_map(|i| format!("token {} {}\n", i % 977, i * i % 1013).into_bytes()).collect();
+    let mut sizes = [Mode::Storage, Mode::Balanced, Mode::Inference].map(|mode| {
+        let mut packed = Vec::new();
+        encode(Numbers::Unknown, mode, &text, &mut packed, &mut Scratch::default());
+        packed.len()
+    });
+    assert!(sizes[0] <= sizes[1] && sizes[0] <= sizes[2], "{sizes:?}");
+    sizes.sort_unstable();
+    assert!(sizes[2] < text.len() / 2);
+}
+
+#[test]
 fn ids_are_fixed() {
     let ids: Vec<_> = Codec::ALL.iter().map(|c| (c.id(), c.name())).collect();
     assert_eq!(ids, [(0, "raw"), (1, "constant"), (2, "zstd"), (3, "planes")]);

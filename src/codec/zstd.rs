@@ -1,7 +1,7 @@
 //! One zstd frame, without checksum (the chunk has its own) and without content size (the index has it).
 
 use zstd::bulk::{Compressor, Decompressor};
-use zstd::zstd_safe::CParameter;
+use zstd::zstd_safe::{CParameter, MAGICNUMBER};
 
 use crate::error::Damage;
 
@@ -39,11 +39,20 @@ pub fn encode(raw: &[u8], level: i32, out: &mut Vec<u8>, scratch: &mut Scratch) 
     }
 }
 
+/// Whether `packed` is one zstd frame and nothing else: no skippable frame, no second one, no byte behind it.
+pub fn is_one_frame(packed: &[u8]) -> bool {
+    packed.starts_with(&MAGICNUMBER.to_le_bytes())
+        && zstd::zstd_safe::find_frame_compressed_size(packed).is_ok_and(|len| len == packed.len())
+}
+
 /// Inflates the frame in `packed` to exactly `out`.
 pub fn decode(packed: &[u8], out: &mut [u8], scratch: &mut Scratch) -> Result<(), Damage> {
     let broken = Damage::new("zstd frame that inflates to the raw length", out.len() as u64, 0);
     if scratch.decompressor.is_none() {
         scratch.decompressor = Decompressor::new().ok();
+    }
+    if !is_one_frame(packed) {
+        return Err(broken);
     }
     let decompressor = scratch.decompressor.as_mut().ok_or(broken)?;
     match decompressor.decompress_to_buffer(packed, out) {

@@ -1,5 +1,6 @@
 //! From the packed index to a [`Container`]: every check of the specification, in its order.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -58,6 +59,9 @@ fn required<'a>(body: Option<&'a [u8]>, name: &str, path: &Path) -> Result<Curso
 
 /// Inflates to exactly `len` bytes, or says how many there were (0 for a broken frame).
 fn inflate(packed: &[u8], len: usize) -> Result<Vec<u8>, usize> {
+    if !crate::codec::is_one_frame(packed) {
+        return Err(0);
+    }
     // One byte more than stated, so that a longer index shows.
     let mut raw = Vec::with_capacity(len + 1);
     let got = zstd::bulk::Decompressor::new()
@@ -77,6 +81,7 @@ struct Sections<'a> {
 
 fn sections<'a>(raw: &'a [u8], path: &Path) -> Result<Sections<'a>> {
     let mut found = Sections::default();
+    let mut seen = BTreeSet::new();
     let mut cursor = Cursor::new(raw);
     while !cursor.is_empty() {
         let mut read = || {
@@ -86,6 +91,9 @@ fn sections<'a>(raw: &'a [u8], path: &Path) -> Result<Sections<'a>> {
         let Some((id, flags, body)) = read() else {
             return Err(Error::corrupt(path, "index", "a section reaches beyond its end"));
         };
+        if !seen.insert(id) {
+            return Err(Error::corrupt(path, "index", format!("section {id} occurs twice")));
+        }
         let slot = match id {
             section::FILE => &mut found.file,
             section::SPANS => &mut found.spans,
@@ -98,9 +106,7 @@ fn sections<'a>(raw: &'a [u8], path: &Path) -> Result<Sections<'a>> {
                 return Err(Error::Unsupported { path: path.into(), what });
             }
         };
-        if slot.replace(body).is_some() {
-            return Err(Error::corrupt(path, "index", format!("section {id} occurs twice")));
-        }
+        *slot = Some(body);
     }
     Ok(found)
 }

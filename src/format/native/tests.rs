@@ -163,6 +163,8 @@ fn versions_flags_and_sections_to_come_are_named_or_skipped() {
     assert!(open(&with_index(&bytes, |index| index.extend(section(77, 0)))).is_ok());
     let text = open(&with_index(&bytes, |index| index.extend(section(77, 1)))).unwrap_err().to_string();
     assert!(text.contains("index section 77"), "{text}");
+    let twice = [section(77, 0), section(77, 0)].concat();
+    assert!(open(&with_index(&bytes, |index| index.extend(twice))).is_err());
     let text = open(&with_index(&bytes, |index| index.extend(section(1, 1)))).unwrap_err().to_string();
     assert!(text.contains("section 1 occurs twice"), "{text}");
 }
