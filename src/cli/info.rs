@@ -83,7 +83,11 @@ pub fn run(args: &InfoArgs) -> Result<ExitCode> {
     let mut infos = Vec::new();
     for file in &files {
         match open(file) {
-            Ok((_, container)) => infos.push((info(file, &container, args.tensors), tensors(&container))),
+            Ok((_, container)) => {
+                let rows = tensors(&container);
+                let listed = (args.tensors && args.json).then(|| rows.clone());
+                infos.push((info(file, &container, listed), rows));
+            }
             Err(error) if files.len() == 1 => return Err(error),
             Err(error) => {
                 say(&error.to_string());
@@ -110,7 +114,7 @@ pub fn run(args: &InfoArgs) -> Result<ExitCode> {
     Ok(exit.into())
 }
 
-fn info(file: &Path, c: &Container, list: bool) -> Info {
+fn info(file: &Path, c: &Container, tensors: Option<Vec<TensorRow>>) -> Info {
     let (mut dtypes, mut codecs) = (Sums::default(), BTreeMap::<u16, CodecRow>::new());
     for span in c.spans() {
         let elem = span.elem.name().unwrap_or("unknown");
@@ -151,7 +155,7 @@ fn info(file: &Path, c: &Container, list: bool) -> Info {
         dtypes: dtypes.rows().into_iter().filter(|row| row.dtype != "header").collect(),
         codecs: codecs.into_values().collect(),
         tensor_count: c.tensors().len(),
-        tensors: list.then(|| tensors(c)),
+        tensors,
     }
 }
 

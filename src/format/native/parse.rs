@@ -255,7 +255,7 @@ fn tensors(mut c: Cursor<'_>, file_len: u64) -> Result<Vec<Tensor>, Broken> {
         let mut dtypes = Vec::new();
         for _ in 0..names {
             let len = c.u8()?;
-            dtypes.push(Arc::<str>::from(std::str::from_utf8(c.bytes(usize::from(len))?).ok()?));
+            dtypes.push(c.bytes(usize::from(len))?);
         }
         let name_len = c.column::<4>(n)?.map(|len| u32::from_le_bytes(len) as usize);
         let total = name_len.clone().try_fold(0_usize, usize::checked_add)?;
@@ -264,6 +264,11 @@ fn tensors(mut c: Cursor<'_>, file_len: u64) -> Result<Vec<Tensor>, Broken> {
         Some((raw_offset.zip(raw_len).zip(dtype.zip(ndim)).zip(name_len.zip(digest)), dims, dtypes, names))
     };
     let (columns, mut dims, dtypes, mut names) = read().ok_or_else(short)?;
+    let dtypes = dtypes
+        .into_iter()
+        .map(|name| std::str::from_utf8(name).map(Arc::<str>::from))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|_| Broken("a dtype's name is not UTF-8".into()))?;
     let mut tensors: Vec<Tensor> = Vec::with_capacity(n);
     let mut end = 0;
     for (i, (((raw_offset, raw_len), (dtype, ndim)), (name_len, digest))) in columns.enumerate() {
