@@ -79,16 +79,16 @@ fn main() {
     println!("kind       ratio      encode       decode       memcpy  decode / memcpy");
     if let Some(path) = std::env::args().skip(1).find(|argument| !argument.starts_with('-')) {
         let raw = std::fs::read(&path).expect("a file to read");
-        bench("as BF16", Numbers::Floats { log2_width: 1 }, &raw);
+        bench("as BF16", Numbers::Bf16 { row: 0 }, &raw);
         return;
     }
     let values = weights(8 << 20);
     let bf16: Vec<u8> = values.iter().flat_map(|x| ((x.to_bits() >> 16) as u16).to_le_bytes()).collect();
     let f32s: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
     let bytes: Vec<u8> = values.iter().map(|x| (x * 2000.0) as i8 as u8).collect();
-    bench("BF16", Numbers::Floats { log2_width: 1 }, &bf16);
-    bench("F32", Numbers::Floats { log2_width: 2 }, &f32s);
+    bench("BF16", Numbers::Bf16 { row: 0 }, &bf16);
+    bench("F32", Numbers::F32, &f32s);
     bench("I8", Numbers::Integers { log2_width: 0 }, &bytes);
     bench("unknown", Numbers::Unknown, &f32s);
-    bench("zeros", Numbers::Floats { log2_width: 1 }, &vec![0; 16 << 20]);
+    bench("zeros", Numbers::Bf16 { row: 0 }, &vec![0; 16 << 20]);
 }

@@ -16,7 +16,7 @@
 //! let stop = AtomicBool::new(false);
 //! let options = compress::Options {
 //!     mode: Mode::Balanced,
-//!     chunk_len: compress::DEFAULT_CHUNK_LEN,
+//!     chunk_len: None,
 //!     force: false,
 //!     stop: &stop,
 //! };

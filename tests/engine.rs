@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use bsfs::codec::Mode;
-use bsfs::compress::{DEFAULT_CHUNK_LEN, Options, compress};
+use bsfs::compress::{Options, compress};
 use bsfs::engine::{Engine, EngineConfig, Image, verify};
 use bsfs::error::Error;
 use bsfs::format::{ChunkId, Container};
@@ -43,7 +43,7 @@ fn sample() -> (Vec<u8>, Vec<u8>) {
     let (input, output) = (dir.path().join("m.safetensors"), dir.path().join("m.safetensors.bs"));
     std::fs::write(&input, &raw).unwrap();
     let stop = AtomicBool::new(false);
-    let options = Options { mode: Mode::Balanced, chunk_len: 64 << 10, force: false, stop: &stop };
+    let options = Options { mode: Mode::Balanced, chunk_len: Some(64 << 10), force: false, stop: &stop };
     let pool = bsfs::parallel::pool(2).unwrap();
     compress(&pool, &input, &output, &options, &()).unwrap();
     (raw, std::fs::read(&output).unwrap())
@@ -179,7 +179,7 @@ fn the_same_file_gives_the_same_container_whatever_the_threads() {
     for threads in [1, 2, 5] {
         let pool = bsfs::parallel::pool(threads).unwrap();
         let output = dir.path().join(format!("{threads}.bs"));
-        for chunk_len in [64 << 10, DEFAULT_CHUNK_LEN] {
+        for chunk_len in [Some(64 << 10), None] {
             let options = Options { mode: Mode::Balanced, chunk_len, force: true, stop: &stop };
             compress(&pool, &input, &output, &options, &()).unwrap();
             containers.push(std::fs::read(&output).unwrap());

@@ -8,16 +8,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
-use bsfs::codec::Codec;
+use bsfs::codec::{Codec, Mode};
 use bsfs::engine;
 use bsfs::format::Container;
 use bsfs::parallel;
 use bsfs::source::{FileSource, MemorySource};
 
 mod common;
-use common::{noise, pack};
+use common::{noise, pack_as};
 
-/// Originals by name. Never change one; add new ones.
+/// Originals by name. Never change one; add new ones. What follows a dot in a name is the mode.
 fn originals() -> Vec<(&'static str, Vec<u8>)> {
     let floats = |seed, bytes: usize, width: usize| -> Vec<u8> {
         let top = [0x3b, 0x3c, 0xbc, 0x3d];
@@ -45,7 +45,56 @@ fn originals() -> Vec<(&'static str, Vec<u8>)> {
         ("empty", Vec::new()),
         ("text", b"plain text, many times. ".repeat(500)),
         ("noise", noise(9, 3000)),
+        ("weights", weights()),
+        ("weights.inference", weights()),
+        ("weights.storage", weights()),
     ]
+}
+
+/// Floats of every width whose scale differs from row to row, with zeros, an infinity and a NaN among them, so that classes,
+/// groups, escapes and exceptions occur; and the same F32 behind an odd number of bytes of no type.
+fn weights() -> Vec<u8> {
+    const ROWS: usize = 260; // of F16, so that the tensor has a span of its own
+    const COUNT: usize = 128 * 70 + 37;
+    // Whole columns lean one way.
+    let sign = |i: usize, byte: u8| (i % 128 / 3 % 2) as u32 ^ u32::from(byte & 7 == 0);
+    // Integers alone: the same on every machine.
+    let bits = |i: usize, byte: &[u8]| -> u32 {
+        let exponent = 118 - byte[0].trailing_zeros() - byte[1].trailing_zeros() / 3 + (i / 128 % 5) as u32;
+        match i % 1500 {
+            3 => 0,
+            700 => 0x7f80_0000,
+            1100 => 0xffc0_0001,
+            _ => {
+                let mantissa = u32::from(byte[3]) << 15 | u32::from(byte[2]) << 7 | u32::from(byte[0]) >> 1;
+                sign(i, byte[1]) << 31 | exponent << 23 | mantissa
+            }
+        }
+    };
+    let f32s: Vec<u32> = noise(17, ROWS * 128 * 4).chunks_exact(4).enumerate().map(|(i, b)| bits(i, b)).collect();
+    let bf16 = f32s.iter().take(COUNT).flat_map(|x| ((x >> 16) as u16).to_le_bytes()).collect();
+    let half = |x: &u32| ((x >> 16 & 0x8000) | ((x >> 23 & 255).clamp(101, 127) - 101) << 10 | x >> 13 & 0x3ff) as u16;
+    let f16 = f32s.iter().flat_map(|x| half(x).to_le_bytes()).collect();
+    let f8 = f32s.iter().take(COUNT).map(|x| (half(x) >> 8) as u8).collect();
+    let f32 = |from: usize| -> Vec<u8> { f32s[from..from + COUNT].iter().flat_map(|x| x.to_le_bytes()).collect() };
+    let upcast = f32s.iter().take(COUNT).flat_map(|x| (x & 0xffff_e000).to_le_bytes()).collect();
+    let parts: [(&str, &str, String, Vec<u8>); 6] = [
+        ("bf16", "BF16", format!("{COUNT}"), bf16),
+        ("f16", "F16", format!("{ROWS},128"), f16),
+        ("f8", "F8_E5M2", format!("{COUNT}"), f8),
+        ("f32", "F32", format!("{COUNT}"), f32(0)),
+        ("upcast", "F32", format!("{COUNT}"), upcast),
+        ("odd", "Q9", "1".to_owned(), [&[1, 2, 3], &f32(5)[..]].concat()),
+    ];
+    let (mut header, mut data) = (String::from("{"), Vec::new());
+    for (name, dtype, shape, bytes) in &parts {
+        let end = data.len() + bytes.len();
+        let at = format!(r#""data_offsets":[{},{end}]"#, data.len());
+        header += &format!(r#""{name}":{{"dtype":"{dtype}","shape":[{shape}],{at}}},"#);
+        data.extend_from_slice(bytes);
+    }
+    let header = header.trim_end_matches(',').to_owned() + "}";
+    [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &data].concat()
 }
 
 fn directory() -> PathBuf {
@@ -65,7 +114,12 @@ fn containers_of_every_release_are_read() {
                 fs::write(&from, raw).unwrap();
                 let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_700_000_000);
                 fs::File::options().write(true).open(&from).unwrap().set_modified(time).unwrap();
-                pack(&from, &to);
+                let mode = match name.split_once('.') {
+                    Some((_, "inference")) => Mode::Inference,
+                    Some((_, "storage")) => Mode::Storage,
+                    _ => Mode::Balanced,
+                };
+                pack_as(mode, &from, &to);
             }
         }
     }

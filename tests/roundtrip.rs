@@ -6,17 +6,17 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use bsfs::codec::Mode;
-use bsfs::compress::{DEFAULT_CHUNK_LEN, Options, Report, compress};
+use bsfs::codec::{Mode, PAD};
+use bsfs::compress::{Options, Report, compress, encode_in_memory};
 use bsfs::engine;
-use bsfs::format::Container;
+use bsfs::format::{Container, Piece};
 use bsfs::parallel;
-use bsfs::source::{FileSource, ReadAt};
+use bsfs::source::{FileSource, MemorySource, ReadAt};
 
 mod common;
 use common::noise;
 
-fn run(input: &Path, output: &Path, mode: Mode, chunk_len: u32) -> Report {
+fn run(input: &Path, output: &Path, mode: Mode, chunk_len: Option<u32>) -> Report {
     let stop = AtomicBool::new(false);
     let options = Options { mode, chunk_len, force: true, stop: &stop };
     compress(&parallel::pool(2).unwrap(), input, output, &options, &()).unwrap()
@@ -28,9 +28,12 @@ fn check(what: &str, raw: &[u8]) -> Container {
     let (input, output) = (dir.path().join("m.safetensors"), dir.path().join("m.safetensors.bs"));
     fs::write(&input, raw).unwrap();
     let mut kept = None;
-    for (mode, chunk_len) in
-        [(Mode::Storage, 64 << 10), (Mode::Inference, 4 << 20), (Mode::Balanced, DEFAULT_CHUNK_LEN)]
-    {
+    for (mode, chunk_len) in [
+        (Mode::Storage, Some(64 << 10)),
+        (Mode::Inference, Some(4 << 20)),
+        (Mode::Balanced, None),
+        (Mode::Storage, None),
+    ] {
         let report = run(&input, &output, mode, chunk_len);
         assert_eq!(report.raw_bytes, raw.len() as u64);
         let source = FileSource::open(&output).unwrap();
@@ -54,6 +57,47 @@ fn check(what: &str, raw: &[u8]) -> Container {
 
 fn safetensors(header: &str, data: &[u8]) -> Vec<u8> {
     [&(header.len() as u64).to_le_bytes(), header.as_bytes(), data].concat()
+}
+
+#[test]
+fn a_container_in_memory_is_the_one_that_is_written_and_decodes_in_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let (input, output) = (dir.path().join("m.safetensors"), dir.path().join("m.safetensors.bs"));
+    let header = r#"{"a":{"dtype":"BF16","shape":[90000],"data_offsets":[0,180000]},
+        "b":{"dtype":"U8","shape":[99],"data_offsets":[180000,180099]},
+        "c":{"dtype":"BF16","shape":[40000],"data_offsets":[180100,260100]}}"#;
+    let raw = safetensors(header, &noise(9, 260_100));
+    fs::write(&input, &raw).unwrap();
+    run(&input, &output, Mode::Balanced, Some(64 << 10));
+    let mtime = FileSource::open(&input).unwrap().identity().mtime;
+    let stop = AtomicBool::new(false);
+    let options = Options { mode: Mode::Balanced, chunk_len: Some(64 << 10), force: false, stop: &stop };
+    let (pool, source) = (parallel::pool(2).unwrap(), MemorySource::new(&input, raw.clone()));
+    let made = encode_in_memory(&pool, &source, (mtime.0, mtime.1 as u32), &options, &()).unwrap();
+    assert!(made.container == fs::read(&output).unwrap());
+    let dtypes: Vec<_> = made.dtypes.iter().map(|row| row.dtype).collect();
+    assert_eq!(dtypes, ["BF16", "U8", "bytes"]);
+    assert!(made.seconds >= made.dtypes.iter().map(|row| row.seconds).sum());
+
+    let container = Container::open(&MemorySource::new("packed", made.container.clone())).unwrap();
+    let mut packed = [&made.container[..], &[0; PAD]].concat();
+    for piece in container.pieces() {
+        let Piece::Chunk(chunk) = piece else { continue };
+        let start = chunk.raw_offset as usize;
+        let expected = &raw[start..start + chunk.raw_len as usize];
+        let mut out = vec![0; expected.len()];
+        engine::decode_into(&container, &packed, &chunk, &mut out).unwrap();
+        assert!(out == expected);
+        assert!(engine::decode_into(&container, &packed, &chunk, &mut out[1..]).is_err());
+        let at = chunk.packed_offset as usize;
+        assert!(engine::decode_into(&container, &packed[..at + 1], &chunk, &mut out).is_err());
+        packed[at + chunk.packed_len as usize / 2] ^= 4;
+        let damaged = engine::decode_into(&container, &packed, &chunk, &mut out);
+        assert!(matches!(damaged, Err(bsfs::Error::Chunk { raw_offset, .. }) if raw_offset == chunk.raw_offset));
+    }
+    options.stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    let stopped = encode_in_memory(&pool, &source, (0, 0), &options, &());
+    assert!(matches!(stopped, Err(bsfs::Error::Interrupted)));
 }
 
 #[test]
@@ -183,7 +227,7 @@ fn a_sparse_file_over_four_gibibytes() {
     file.seek(SeekFrom::End(-300_000)).unwrap();
     file.write_all(&end).unwrap();
 
-    let report = run(&input, &output, Mode::Balanced, 4 << 20);
+    let report = run(&input, &output, Mode::Balanced, Some(4 << 20));
     assert!(report.packed_bytes < 400_000);
     let source = std::sync::Arc::new(FileSource::open(&output).unwrap());
     let container = std::sync::Arc::new(Container::open(&*source).unwrap());
@@ -208,7 +252,7 @@ fn the_same_tensor_gives_the_same_payload_in_any_file() {
         );
         let (input, output) = (dir.path().join("m"), dir.path().join("m.bs"));
         fs::write(&input, safetensors(&header, &[&noise(9, before)[..], &weights].concat())).unwrap();
-        run(&input, &output, Mode::Balanced, DEFAULT_CHUNK_LEN);
+        run(&input, &output, Mode::Balanced, None);
         let source = FileSource::open(&output).unwrap();
         let container = Container::open(&source).unwrap();
         let span = container.spans().iter().find(|s| s.raw_len == 1_400_000).unwrap();
@@ -227,7 +271,7 @@ fn the_input_is_left_alone_and_a_changing_one_is_refused() {
     let (input, output) = (dir.path().join("m"), dir.path().join("m.bs"));
     fs::write(&input, noise(1, 3_000_000)).unwrap();
     let before = fs::metadata(&input).unwrap();
-    run(&input, &output, Mode::Balanced, DEFAULT_CHUNK_LEN);
+    run(&input, &output, Mode::Balanced, None);
     let after = fs::metadata(&input).unwrap();
     assert_eq!((before.ino(), before.mtime(), before.mtime_nsec()), (after.ino(), after.mtime(), after.mtime_nsec()));
     assert_eq!(fs::read(&input).unwrap(), noise(1, 3_000_000));
@@ -242,7 +286,7 @@ fn the_input_is_left_alone_and_a_changing_one_is_refused() {
     }
     let meddler = Meddler(fs::File::options().write(true).open(&input).unwrap());
     let stop = AtomicBool::new(false);
-    let options = Options { mode: Mode::Balanced, chunk_len: 64 << 10, force: true, stop: &stop };
+    let options = Options { mode: Mode::Balanced, chunk_len: Some(64 << 10), force: true, stop: &stop };
     let kept = fs::read(&output).unwrap();
     let result = compress(&parallel::pool(1).unwrap(), &input, &output, &options, &meddler);
     assert!(matches!(result, Err(bsfs::Error::Changed { .. })), "{result:?}");

@@ -36,14 +36,19 @@ MAX_LITERALS = MIB
 FILE, SPANS, CHUNKS, LITERALS, TENSORS = 1, 2, 3, 4, 5
 SECTIONS = {FILE: "FILE", SPANS: "SPANS", CHUNKS: "CHUNKS", LITERALS: "LITERALS", TENSORS: "TENSORS"}
 
-RAW, CONSTANT, ZSTD, PLANES = 0, 1, 2, 3
+RAW, CONSTANT, ZSTD, PLANES, CLASSES, EXPONENTS, GRID = 0, 1, 2, 3, 4, 5, 6
 PLANE_RAW, PLANE_CONSTANT, PLANE_RANS = 0, 1, 2
+TOP_BYTE, BF16 = 0, 1
 
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 LANES = 64
-SLOT_BITS = 12
-SLOTS = 1 << SLOT_BITS
-STATE_LOW = 1 << 16
+TILE = 512
+PLANE_BITS, CLASS_BITS, EXPONENT_BITS = 12, 11, 7
+MAX_CLASSES = 8
+RANKS = 32
+MAX_BASE = 482
+MAX_EXPONENTS = 16
+MAX_GROUPS, MAX_TABLES = 16, 64
 
 
 class ContainerError(Exception):
@@ -166,81 +171,121 @@ def inflate(packed, raw_len, what):
     return b"".join(parts)
 
 
-def frequencies(fields, what):
-    """The table of a rANS stream: symbols, ascending, and their frequencies."""
-    count = fields.number(1) + 1
-    if count <= 32:
-        symbols = np.frombuffer(fields.take(count), dtype=np.uint8)
-        check(bool(np.all(symbols[1:] > symbols[:-1])), f"{what}: symbols are not ascending")
-    else:
-        bitmap = np.frombuffer(fields.take(32), dtype=np.uint8)
-        symbols = np.flatnonzero(np.unpackbits(bitmap, bitorder="little")).astype(np.uint8)
-        check(len(symbols) == count, f"{what}: {len(symbols)} symbols, not {count}")
-    frequency = []
-    for _ in range(count):
-        less_one = fields.number(1)
-        if less_one >= 128:
-            high = fields.number(1)
-            check(high < 32, f"{what}: a frequency is too long")
-            less_one += 128 * (high - 1)
-        frequency.append(less_one + 1)
-    check(sum(frequency) == SLOTS, f"{what}: frequencies sum to {sum(frequency)}")
-    return symbols, np.array(frequency)
+class Slots(NamedTuple):
+    """What each slot of one or more tables means; slot s of table k is entry (k << bits) + s."""
+
+    bits: int
+    symbol: np.ndarray
+    factor: np.ndarray
+    offset: np.ndarray
+
+    @classmethod
+    def ascending(cls, bits, tables):
+        """Of frequencies by symbol; symbols take their slots in ascending order."""
+        symbol, factor, offset = [], [], []
+        for frequency in tables:
+            frequency = np.asarray(frequency)
+            owner = np.repeat(np.arange(len(frequency)), frequency)
+            start = np.cumsum(frequency) - frequency
+            symbol.append(owner)
+            factor.append(frequency[owner])
+            offset.append(np.arange(1 << bits) - start[owner])
+        return cls.of(bits, symbol, factor, offset)
+
+    @classmethod
+    def of(cls, bits, symbol, factor, offset):
+        return cls(
+            bits,
+            np.concatenate(symbol).astype(np.uint8),
+            np.concatenate(factor).astype(np.uint32),
+            np.concatenate(offset).astype(np.uint32),
+        )
 
 
 # Where the symbol of each state lies in its block.
 PLACE = np.array([16 * (t % 16 // 4) + 4 * (t // 16) + t % 16 % 4 for t in range(LANES)])
 
 
-def decode_rans(streams, count, what):
-    """Planes of `count` bytes from their streams, all at once: each step takes 64 bytes of every plane."""
-    rows = len(streams)
-    symbol_of = np.empty((rows, SLOTS), dtype=np.uint8)
-    factor = np.empty((rows, SLOTS), dtype=np.uint32)
-    summand = np.empty((rows, SLOTS), dtype=np.uint32)
-    x = np.empty((rows, LANES), dtype=np.uint32)
+def in_place(symbols):
+    """Blocks of symbols in the order of numbers, from the order of states, one behind the other."""
+    blocks = np.empty_like(symbols)
+    blocks[..., PLACE] = symbols
+    return blocks.ravel()
+
+
+def decode_states(streams, slots, blocks, first, what, word_size=2):
+    """Symbols of each stream, `blocks` rows of 64 in the order of states. All streams at once.
+
+    A stream is 64 states and words of half their size. The first entry of the table of every state is `first(block)`:
+    a number, or an array that fits streams × 64.
+    """
+    low = 1 << 8 * word_size
+    x = np.empty((len(streams), LANES), dtype=np.uint32)
     words = []
     for row, stream in enumerate(streams):
-        fields = Fields(stream, f"{what}, rANS stream {row}")
-        symbols, frequency = frequencies(fields, fields.what)
-        owner = np.repeat(np.arange(len(symbols)), frequency)
-        start = np.cumsum(frequency) - frequency
-        symbol_of[row] = symbols[owner]
-        factor[row] = frequency[owner]
-        summand[row] = np.arange(SLOTS) - start[owner]
-        x[row] = np.frombuffer(fields.take(4 * LANES), dtype="<u4")
-        check(bool(np.all(x[row] >= STATE_LOW)), f"{fields.what}: a state is too small")
-        check(fields.left() % 2 == 0, f"{fields.what}: half a word")
-        words.append(np.frombuffer(fields.take(fields.left()), dtype="<u2").astype(np.uint32))
+        fields = Fields(stream, f"{what}, stream {row}")
+        x[row] = np.frombuffer(fields.take(2 * word_size * LANES), dtype=f"<u{2 * word_size}")
+        check(bool(np.all(x[row] >= low)), f"{fields.what}: a state is too small")
+        check(fields.left() % word_size == 0, f"{fields.what}: half a word")
+        words.append(np.frombuffer(fields.take(fields.left()), dtype=f"<u{word_size}").astype(np.uint32))
 
     ends = np.cumsum([len(w) for w in words])
     next_word = ends - [len(w) for w in words]
     # Beyond the words of a stream come those of the next, then zeros: what is read there shows at the end.
     words = np.concatenate([*words, np.zeros(1, dtype=np.uint32)])
-    table = (np.arange(rows) * SLOTS)[:, None]
-    factor, summand = factor.ravel(), summand.ravel()
-    blocks = -(-count // LANES)
-    slots = np.empty((rows, blocks, LANES), dtype=np.uint16)
+    mask, bits, shift = np.uint32((1 << slots.bits) - 1), np.uint32(slots.bits), np.uint32(8 * word_size)
+    entries = np.empty((len(streams), blocks, LANES), dtype=np.uint32)
     for block in range(blocks):
-        slot = x & (SLOTS - 1)
-        slots[:, block] = slot
-        slot = slot + table
-        x = factor[slot] * (x >> SLOT_BITS) + summand[slot]
-        small = x < STATE_LOW
+        entry = (x & mask) + first(block)
+        entries[:, block] = entry
+        x = slots.factor[entry] * (x >> bits) + slots.offset[entry]
+        small = x < low
         taken = np.cumsum(small, axis=1)
         word = words.take(taken + (next_word[:, None] - 1), mode="clip")
-        x = np.where(small, (x << 16) | word, x)
+        x = np.where(small, (x << shift) | word, x)
         next_word = next_word + taken[:, -1]
-    for row in range(rows):
-        check(next_word[row] == ends[row], f"{what}, rANS stream {row}: words left over or missing")
-    check(bool(np.all(x == STATE_LOW)), f"{what}: rANS states do not end where they began")
+    for row in range(len(streams)):
+        check(next_word[row] == ends[row], f"{what}, stream {row}: words left over or missing")
+    check(bool(np.all(x == low)), f"{what}: states do not end where they began")
+    return slots.symbol[entries]
 
-    planes = []
-    for row in range(rows):
-        plane = np.empty((blocks, LANES), dtype=np.uint8)
-        plane[:, PLACE] = symbol_of[row][slots[row]]
-        planes.append(plane.ravel()[:count])
-    return planes
+
+# Codec 3
+
+
+def plane_frequencies(fields, what):
+    """The table of a plane: the frequency of each byte."""
+    count = fields.number(1) + 1
+    if count <= 32:
+        symbols = np.frombuffer(fields.take(count), dtype=np.uint8)
+        check(bool(np.all(symbols[1:] > symbols[:-1])), f"{what}: symbols are not ascending")
+    else:
+        bitmap = np.frombuffer(fields.take(32), dtype=np.uint8)
+        symbols = np.flatnonzero(np.unpackbits(bitmap, bitorder="little"))
+        check(len(symbols) == count, f"{what}: {len(symbols)} symbols, not {count}")
+    frequency = [0] * 256
+    for symbol in symbols.tolist():
+        less_one = fields.number(1)
+        if less_one >= 128:
+            high = fields.number(1)
+            check(high < 32, f"{what}: a frequency is too long")
+            less_one += 128 * (high - 1)
+        frequency[symbol] = less_one + 1
+    check(sum(frequency) == 1 << PLANE_BITS, f"{what}: frequencies sum to {sum(frequency)}")
+    return frequency
+
+
+def decode_rans(streams, count, what):
+    """Planes of `count` bytes from their streams, all at once: each step takes 64 bytes of every plane."""
+    tables, rest = [], []
+    for row, stream in enumerate(streams):
+        fields = Fields(stream, f"{what}, rANS stream {row}")
+        tables.append(plane_frequencies(fields, fields.what))
+        rest.append(fields.take(fields.left()))
+    slots = Slots.ascending(PLANE_BITS, tables)
+    first = (np.arange(len(streams), dtype=np.uint32) << PLANE_BITS)[:, None]
+    symbols = decode_states(rest, slots, -(-count // LANES), lambda block: first, what)
+    return [in_place(plane)[:count] for plane in symbols]
 
 
 def decode_planes(packed, raw_len, what):
@@ -283,6 +328,296 @@ def decode_planes(packed, raw_len, what):
     return numbers.tobytes() + tail
 
 
+# Codecs 4, 5 and 6
+
+
+class Bits:
+    """Fields of bits, the lowest first."""
+
+    def __init__(self, data, what):
+        self.data = data
+        self.at = 0
+        self.what = what
+
+    def number(self, bits):
+        check(self.at + bits <= 8 * len(self.data), f"{self.what}: the bits end too early")
+        here = int.from_bytes(self.data[self.at // 8:self.at // 8 + 4], "little")
+        value = here >> self.at % 8 & ((1 << bits) - 1)
+        self.at += bits
+        return value
+
+
+def table_of_bits(bits, live, log2_slots, what):
+    """Frequencies that sum to 2^log2_slots, of the symbols that `live` lists among 32 or 256."""
+    implied = bits.number((len(live) - 1).bit_length())
+    check(live[implied], f"{what}: the implied symbol {implied} does not occur")
+    frequency = [0] * len(live)
+    length = 0
+    for symbol in range(len(live)):
+        if not live[symbol] or symbol == implied:
+            continue
+        if bits.number(1):
+            if not bits.number(1):
+                length += -1 if bits.number(1) else 1
+            elif not bits.number(1):
+                length += -2 if bits.number(1) else 2
+            else:
+                length = bits.number(4)
+        check(0 <= length <= 12, f"{what}: a frequency of {length} bits")
+        if length == 0:
+            continue
+        kept = min(length - 1, 4)
+        frequency[symbol] = ((1 << kept) + bits.number(kept)) << (length - 1 - kept)
+    check(sum(frequency) < 1 << log2_slots, f"{what}: the stored frequencies sum to {sum(frequency)}")
+    frequency[implied] = (1 << log2_slots) - sum(frequency)
+    return frequency
+
+
+def take_ids(fields, count, below, what):
+    """Numbers below `below`, in the fewest bits that hold them."""
+    width = (below - 1).bit_length()
+    data = np.frombuffer(fields.take(-(-count * width // 8)), dtype=np.uint8)
+    if not width:
+        return np.zeros(count, dtype=np.uint32)
+    bits = np.unpackbits(data, bitorder="little")[:count * width].reshape(count, width)
+    ids = (bits.astype(np.uint32) << np.arange(width, dtype=np.uint32)).sum(axis=1, dtype=np.uint32)
+    check(bool(np.all(ids < below)), f"{what}: an id of {below} or more")
+    return ids
+
+
+class Numbers:
+    """How the bytes of a chunk are divided, and its head and tail once they are read."""
+
+    def __init__(self, fields, raw_len, widths):
+        grain = fields.number(1)
+        self.width = 1 << (grain & 3)
+        skip = grain >> 2
+        check(self.width in widths and skip < self.width, f"{fields.what}: grain {grain:#04x}")
+        self._head_len = min(skip, raw_len)
+        self.count = (raw_len - self._head_len) // self.width
+        self._tail_len = raw_len - self._head_len - self.count * self.width
+        self.blocks = -(-self.count // LANES)
+
+    def take_ends(self, fields):
+        self._head = fields.take(self._head_len)
+        self._tail = fields.take(self._tail_len)
+
+    def tiles(self):
+        """The numbers in each tile."""
+        return [min(TILE, self.count - at) for at in range(0, self.count, TILE)]
+
+    def join(self, body):
+        return self._head + body.tobytes() + self._tail
+
+
+def group_len(n, bits):
+    """Bytes of a tile of n numbers, of each of which three, six or seven bits are stored."""
+    return min(n, bits * LANES)
+
+
+def ungroup(data, n, bits):
+    """The numbers of `bits` bits of a tile of n, which `data` holds."""
+    if n < bits * LANES:
+        return data & ((1 << bits) - 1)
+    rows = data.reshape(bits, LANES)
+    out = np.empty((8, LANES), dtype=np.uint8)
+    if bits == 7:
+        out[:7] = rows & 0x7F
+        out[7] = sum((rows[k] >> 7) << k for k in range(7))
+    elif bits == 6:
+        out[:6] = rows & 0x3F
+        for h in range(2):
+            out[6 + h] = sum((rows[3 * h + k] >> 6) << 2 * k for k in range(3))
+    else:
+        out[0:6:2] = rows & 7
+        out[1:6:2] = rows >> 3 & 7
+        six = sum((rows[k] >> 6) << 2 * k for k in range(3))
+        out[6] = six & 7
+        out[7] = six >> 3
+    return out.ravel()[:n]
+
+
+def take_groups(fields, numbers, bits):
+    """Groups of bits, tile by tile."""
+    tiles = [ungroup(np.frombuffer(fields.take(group_len(n, bits)), dtype=np.uint8), n, bits) for n in numbers.tiles()]
+    return np.concatenate(tiles) if tiles else np.empty(0, dtype=np.uint8)
+
+
+def take_low_halves(fields, numbers):
+    tiles = numbers.tiles()
+    # All values of two bits are modes.
+    modes = take_ids(fields, len(tiles), 4, fields.what)
+    low = np.zeros(numbers.count, dtype="<u2")
+    at = 0
+    for mode, n in zip(modes.tolist(), tiles, strict=True):
+        if mode == 0:
+            low[at:at + n] = np.frombuffer(fields.take(2 * n), dtype="<u2")
+        elif mode == 1:
+            low[at:at + n] = np.frombuffer(fields.take(n), dtype=np.uint8).astype(np.uint16) << 8
+        elif mode == 2:
+            data = np.frombuffer(fields.take(group_len(n, 3)), dtype=np.uint8)
+            low[at:at + n] = ungroup(data, n, 3).astype(np.uint16) << 13
+        at += n
+    return low
+
+
+def with_low_halves(words, low):
+    if low is None:
+        return words.astype("<u2")
+    return (words.astype("<u4") << 16) | low
+
+
+def put_escapes(words, escaped, escapes, what):
+    """Words that are stored whole, in the places that `escaped` marks."""
+    check(np.count_nonzero(escaped) == len(escapes), f"{what}: escapes left over or missing")
+    words[escaped] = escapes
+
+
+def alias_slots(tables):
+    """Slots of classes: 32 buckets of 64, each shared by at most two ranks."""
+    symbols, factors, offsets = [], [], []
+    for frequency in tables:
+        left = list(frequency)
+        split, other, bias = [64] * RANKS, [0] * RANKS, [0] * RANKS
+        small = [r for r in range(RANKS) if left[r] < 64]
+        large = [r for r in range(RANKS) if left[r] >= 64]
+        while small and large:
+            s, donor = small.pop(), large[-1]
+            split[s], other[s] = left[s], donor
+            left[donor] -= 64 - left[s]
+            bias[s] = left[donor] - left[s]
+            if left[donor] < 64:
+                small.append(large.pop())
+        slot = np.arange(1 << CLASS_BITS)
+        bucket, place = slot % RANKS, slot // RANKS
+        own = place < np.array(split)[bucket]
+        owner = np.where(own, bucket, np.array(other)[bucket])
+        symbols.append(owner)
+        factors.append(np.array(frequency)[owner])
+        offsets.append(np.where(own, place, place + np.array(bias)[bucket]))
+    return Slots.of(CLASS_BITS, symbols, factors, offsets)
+
+
+def decode_classes(packed, raw_len, what):
+    fields = Fields(packed, what)
+    numbers = Numbers(fields, raw_len, (1, 2, 4))
+    classes = fields.number(1) + 1
+    check(classes <= MAX_CLASSES, f"{what}: {classes} classes")
+    base = fields.number(2)
+    check(base <= MAX_BASE, f"{what}: a window at {base}")
+    words_len = fields.number(4)
+    escape_count = fields.number(4)
+    bits = Bits(fields.take(fields.number(2)), what)
+    tables = [table_of_bits(bits, [True] * RANKS, CLASS_BITS, what) for _ in range(classes)]
+    check(all(t[0] for t in tables), f"{what}: a class in which rank 0 has no slot")
+    numbers.take_ends(fields)
+    class_of = take_ids(fields, len(numbers.tiles()), classes, what)
+    residual = take_groups(fields, numbers, 3 if numbers.width == 1 else 7)
+    low = take_low_halves(fields, numbers) if numbers.width == 4 else None
+    escapes = np.frombuffer(fields.take(2 * escape_count), dtype="<u2")
+    stream = fields.take(fields.left())
+    check(len(stream) == 4 * LANES + words_len, f"{what}: states and words of {len(stream)} bytes")
+
+    first = (class_of << CLASS_BITS).tolist()
+    ranks = decode_states([stream], alias_slots(tables), numbers.blocks, lambda block: first[block // 8], what)
+    ranks = in_place(ranks)[:numbers.count]
+    if numbers.width == 1:
+        check(escape_count == 0, f"{what}: escapes, which bytes have not")
+        return numbers.join(ranks << 2 | (residual & 3) | (residual & 4) << 5)
+    symbol_of = np.array([0, 0, *range(base, base + RANKS - 2)], dtype=np.uint16)
+    residual = residual.astype(np.uint16)
+    words = symbol_of[ranks] << 6 | (residual & 0x3F) | (residual & 0x40) << 9
+    put_escapes(words, ranks == 0, escapes, what)
+    return numbers.join(with_low_halves(words, low))
+
+
+def decode_exponents(packed, raw_len, what):
+    fields = Fields(packed, what)
+    numbers = Numbers(fields, raw_len, (2, 4))
+    used = fields.number(1) + 1
+    check(used <= MAX_EXPONENTS, f"{what}: {used} exponents")
+    pairs = [(fields.number(1), fields.number(1)) for _ in range(used)]
+    frequency = [f for _, f in pairs]
+    check(all(frequency) and sum(frequency) == 1 << EXPONENT_BITS, f"{what}: slots of exponents: {frequency}")
+    words_len = fields.number(4)
+    exceptions_len = fields.number(4)
+    numbers.take_ends(fields)
+    residual = np.frombuffer(fields.take(numbers.count), dtype=np.uint8).astype(np.uint16)
+    low = take_low_halves(fields, numbers) if numbers.width == 4 else None
+    exceptions = fields.take(exceptions_len)
+    stream = fields.take(fields.left())
+    check(len(stream) == 2 * LANES + words_len, f"{what}: states and bytes of {len(stream)} bytes")
+
+    slots = Slots.ascending(EXPONENT_BITS, [frequency])
+    ranks = decode_states([stream], slots, numbers.blocks, lambda block: np.uint32(0), what, word_size=1)
+    exponents = np.array([e for e, _ in pairs], dtype=np.uint16)[ranks.ravel()[:numbers.count]]
+    at = 0
+    exceptions = iter(exceptions)
+    for since in exceptions:
+        at += since
+        if since == 255:
+            continue
+        exponent = next(exceptions, None)
+        check(exponent is not None, f"{what}: half an exception")
+        check(at < numbers.count, f"{what}: an exception at number {at} of {numbers.count}")
+        exponents[at] = exponent
+        at += 1
+    words = exponents << 7 | (residual & 0x7F) | (residual & 0x80) << 8
+    return numbers.join(with_low_halves(words, low))
+
+
+def decode_grid(packed, raw_len, what):
+    fields = Fields(packed, what)
+    numbers = Numbers(fields, raw_len, (1, 2))
+    how = fields.number(1)
+    layout, log2_slots = how & 1, 10 + (how >> 1)
+    check(log2_slots <= 12 and (layout == TOP_BYTE or numbers.width == 2), f"{what}: layout and slots {how:#04x}")
+    row_groups = fields.number(1) + 1
+    column_groups = fields.number(1) + 1
+    check(row_groups <= MAX_GROUPS and column_groups <= MAX_GROUPS and row_groups * column_groups <= MAX_TABLES,
+          f"{what}: {row_groups} × {column_groups} groups")
+    row_blocks = fields.number(2)
+    check(row_blocks >= 1, f"{what}: rows without numbers")
+    base = fields.number(2)
+    words_len = fields.number(4)
+    escapes_len = fields.number(4)
+    bits = Bits(fields.take(fields.number(4)), what)
+    live = [bool(bits.number(1)) for _ in range(256)]
+    tables = [table_of_bits(bits, live, log2_slots, what) for _ in range(row_groups * column_groups)]
+    numbers.take_ends(fields)
+    columns = take_ids(fields, row_blocks * LANES, column_groups, what)
+    rows = take_ids(fields, -(-numbers.blocks // row_blocks), row_groups, what)
+    if layout == BF16:
+        residual = take_groups(fields, numbers, 6)
+    else:
+        residual = np.frombuffer(fields.take(numbers.count * (numbers.width - 1)), dtype=np.uint8)
+    check(escapes_len % 2 == 0, f"{what}: half an escape")
+    escapes = np.frombuffer(fields.take(escapes_len), dtype="<u2")
+    stream = fields.take(fields.left())
+    check(len(stream) == 4 * LANES + words_len, f"{what}: states and words of {len(stream)} bytes")
+
+    columns = columns.reshape(row_blocks, LANES)[:, PLACE] << log2_slots
+    rows = (rows * np.uint32(column_groups)) << log2_slots
+    symbols = decode_states(
+        [stream],
+        Slots.ascending(log2_slots, tables),
+        numbers.blocks,
+        lambda block: columns[block % row_blocks] + rows[block // row_blocks],
+        what,
+    )
+    symbols = in_place(symbols)[:numbers.count]
+    if layout == BF16:
+        residual = residual.astype(np.uint16)
+        words = (symbols.astype(np.uint16) + np.uint16((base - 1) % 1024)) % 1024 << 5
+        words |= (residual & 0x1F) | (residual & 0x20) << 10
+        put_escapes(words, symbols == 0, escapes, what)
+        return numbers.join(words.astype("<u2"))
+    check(escapes_len == 0, f"{what}: escapes, which this layout has not")
+    if numbers.width == 1:
+        return numbers.join(symbols)
+    return numbers.join((symbols.astype("<u2") << 8) | residual)
+
+
 def decode(codec, packed, raw_len, what):
     if codec == RAW:
         check(len(packed) == raw_len, f"{what}: {len(packed)} bytes, not {raw_len}")
@@ -294,6 +629,12 @@ def decode(codec, packed, raw_len, what):
         return inflate(packed, raw_len, what)
     if codec == PLANES:
         return decode_planes(packed, raw_len, what)
+    if codec == CLASSES:
+        return decode_classes(packed, raw_len, what)
+    if codec == EXPONENTS:
+        return decode_exponents(packed, raw_len, what)
+    if codec == GRID:
+        return decode_grid(packed, raw_len, what)
     raise Unsupported(f"{what}: unknown codec {codec}")
 
 

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use bsfs::codec::Mode;
-use bsfs::compress::{self, DEFAULT_CHUNK_LEN, Entry, MAX_CHUNK_LEN, MIN_CHUNK_LEN, Options, Report, Sums, ratio};
+use bsfs::compress::{self, Entry, MAX_CHUNK_LEN, MIN_CHUNK_LEN, Options, Report, Sums, ratio};
 use bsfs::parallel;
 use bsfs::sink::AtomicFile;
 use bsfs::{Error, Result};
@@ -44,7 +44,8 @@ pub struct CompressArgs {
     /// The fastest load
     #[arg(long, help_heading = "What to optimise")]
     pub inference: bool,
-    /// Bytes of the original in a chunk, the unit of random access: 64K to 4M [default: 512K]
+    /// Bytes of the original in a chunk, the unit of random access: 64K to 4M [default: 512K;
+    /// 1M for F16, 2M with --storage]
     #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "What to optimise")]
     pub chunk_size: Option<u64>,
     /// Threads that compress [default: one for each core]
@@ -64,11 +65,11 @@ impl CompressArgs {
         }
     }
 
-    fn chunk_len(&self) -> Result<u32> {
-        let Some(size) = self.chunk_size else { return Ok(DEFAULT_CHUNK_LEN) };
+    fn chunk_len(&self) -> Result<Option<u32>> {
+        let Some(size) = self.chunk_size else { return Ok(None) };
         let allowed = u64::from(MIN_CHUNK_LEN)..=u64::from(MAX_CHUNK_LEN);
         match u32::try_from(size) {
-            Ok(len) if allowed.contains(&size) => Ok(len),
+            Ok(len) if allowed.contains(&size) => Ok(Some(len)),
             _ => Err(Error::invalid(format!("--chunk-size {size}: expected 64K to 4M"))),
         }
     }

@@ -8,16 +8,30 @@
 //! from the stream, runs loops by the raw length alone, and writes exactly the output it was given or fails. Whether
 //! the result is *right* only the chunk's checksum tells.
 
+mod bits;
+mod classes;
+mod cluster;
 mod constant;
+mod exponents;
+mod grid;
+mod groups;
+mod halves;
 mod plane;
-pub(crate) mod rans;
+mod rans;
 mod select;
+#[allow(unsafe_code, reason = "vector loads and stores; every block says why it is sound")]
+mod simd;
+mod sniff;
+mod tables;
+mod wire;
 mod zstd;
 
 pub(crate) use self::zstd::is_one_frame;
 pub use select::{Mode, Numbers, encode};
+pub use simd::Kernel;
 
 use crate::error::Damage;
+use simd::{Chosen, Words};
 
 /// Bytes that must be readable behind the packed bytes of a chunk, so that wide loads need no test at the end.
 pub const PAD: usize = 256;
@@ -34,11 +48,18 @@ pub enum Codec {
     Zstd,
     /// Byte planes of the numbers, each raw, constant or entropy coded.
     Planes,
+    /// Floats, exponent and top bits of the mantissa entropy coded with a table for each class of tiles.
+    Classes,
+    /// Floats, the exponents coded with one small table.
+    Exponents,
+    /// Floats, the top bits entropy coded with a table for each pair of row group and column group.
+    Grid,
 }
 
 impl Codec {
     /// Every codec of this release.
-    pub const ALL: [Self; 4] = [Self::Raw, Self::Constant, Self::Zstd, Self::Planes];
+    pub const ALL: [Self; 7] =
+        [Self::Raw, Self::Constant, Self::Zstd, Self::Planes, Self::Classes, Self::Exponents, Self::Grid];
 
     /// The codec's number on disk.
     #[must_use]
@@ -48,6 +69,9 @@ impl Codec {
             Self::Constant => 1,
             Self::Zstd => 2,
             Self::Planes => 3,
+            Self::Classes => 4,
+            Self::Exponents => 5,
+            Self::Grid => 6,
         }
     }
 
@@ -65,6 +89,20 @@ impl Codec {
             Self::Constant => "constant",
             Self::Zstd => "zstd",
             Self::Planes => "planes",
+            Self::Classes => "classes",
+            Self::Exponents => "exponents",
+            Self::Grid => "grid",
+        }
+    }
+
+    /// The number of tables among which the numbers of a chunk choose, from its first bytes (4 are enough); `None` for a
+    /// codec without such a choice.
+    #[must_use]
+    pub fn classes(self, first: &[u8]) -> Option<u16> {
+        match self {
+            Self::Classes => classes::class_count(first),
+            Self::Grid => grid::class_count(first),
+            Self::Raw | Self::Constant | Self::Zstd | Self::Planes | Self::Exponents => None,
         }
     }
 }
@@ -72,31 +110,76 @@ impl Codec {
 /// The packed bytes of one chunk, with [`PAD`] readable bytes behind them.
 #[derive(Debug, Clone, Copy)]
 pub struct Packed<'a> {
-    bytes: &'a [u8],
+    padded: &'a [u8],
+    len: usize,
 }
 
 impl<'a> Packed<'a> {
     /// The first `len` bytes of `buf`; `None` unless `buf` holds [`PAD`] bytes more.
     #[must_use]
     pub fn new(buf: &'a [u8], len: usize) -> Option<Self> {
-        if buf.len() < len.checked_add(PAD)? {
-            return None;
-        }
-        Some(Self { bytes: buf.get(..len)? })
+        Some(Self { padded: buf.get(..len.checked_add(PAD)?)?, len })
     }
 
     /// The packed bytes, without the padding.
     #[must_use]
     pub fn bytes(self) -> &'a [u8] {
-        self.bytes
+        self.padded.get(..self.len).unwrap_or_default()
+    }
+
+    /// The last `len` bytes.
+    fn last(self, len: usize) -> Option<Words<'a>> {
+        self.words(self.len.checked_sub(len)?, len)
+    }
+
+    /// `len` bytes from `at` on.
+    fn words(self, at: usize, len: usize) -> Option<Words<'a>> {
+        Words::new(self.padded.get(at..)?, len)
     }
 }
 
-/// Memory and contexts that encoding and decoding reuse from chunk to chunk. One per thread.
-#[derive(Default)]
+/// Memory and contexts that encoding and decoding reuse from chunk to chunk, and the kernel that they run on. One per
+/// thread.
 pub struct Scratch {
+    kernel: Chosen,
     planes: plane::Scratch,
+    classes: classes::Scratch,
+    exponents: exponents::Scratch,
+    grid: grid::Scratch,
     zstd: zstd::Scratch,
+    spare: Vec<u8>,
+}
+
+impl Default for Scratch {
+    fn default() -> Self {
+        Self::on(Chosen::best())
+    }
+}
+
+impl Scratch {
+    /// With this kernel instead of [`Kernel::detect`]'s; `None` when the machine has no such kernel.
+    #[must_use]
+    pub fn with_kernel(kernel: Kernel) -> Option<Self> {
+        Chosen::new(kernel).map(Self::on)
+    }
+
+    fn on(kernel: Chosen) -> Self {
+        Self {
+            kernel,
+            planes: plane::Scratch::default(),
+            classes: classes::Scratch::default(),
+            exponents: exponents::Scratch::default(),
+            grid: grid::Scratch::default(),
+            zstd: zstd::Scratch::default(),
+            spare: Vec::new(),
+        }
+    }
+
+    /// The kernel in use.
+    #[must_use]
+    pub fn kernel(&self) -> Kernel {
+        self.kernel.kernel()
+    }
 }
 
 impl std::fmt::Debug for Scratch {
@@ -121,7 +204,10 @@ pub fn decode(codec: Codec, packed: Packed<'_>, out: &mut [u8], scratch: &mut Sc
         }
         Codec::Constant => constant::decode(bytes, out),
         Codec::Zstd => zstd::decode(bytes, out, &mut scratch.zstd),
-        Codec::Planes => plane::decode(bytes, out, &mut scratch.planes),
+        Codec::Planes => plane::decode(scratch.kernel, packed, out, &mut scratch.planes),
+        Codec::Classes => classes::decode(scratch.kernel, packed, out),
+        Codec::Exponents => exponents::decode(scratch.kernel, packed, out),
+        Codec::Grid => grid::decode(scratch.kernel, packed, out, &mut scratch.grid),
     }
 }
 

@@ -7,7 +7,8 @@
 
 #![expect(clippy::indexing_slicing, reason = "indices are bounded by a number's width, at most 8")]
 
-use super::rans;
+use super::simd::Chosen;
+use super::{Packed, cluster, rans};
 use crate::error::Damage;
 
 /// How the bytes of a chunk are split.
@@ -42,6 +43,7 @@ const MODE_RANS: u8 = 2;
 #[derive(Default)]
 pub struct Scratch {
     planes: [Vec<u8>; 8],
+    words: Vec<u16>,
 }
 
 /// Splits the whole numbers of `raw` into `planes[..width]`; gives the bytes behind them.
@@ -89,11 +91,30 @@ fn merge<const W: usize>(planes: [&[u8]; W], rotate: bool, out: &mut [u8]) {
     }
 }
 
-/// The expected packed length of `raw` split so, in bytes. Counts every byte; codes nothing.
-pub fn estimate(raw: &[u8], shape: Shape, scratch: &mut Scratch) -> u64 {
+/// The bits of `raw` split so, each plane coded with a table of its own that costs nothing.
+pub fn entropy(raw: &[u8], shape: Shape, scratch: &mut Scratch) -> u64 {
     let tail = split(raw, shape, &mut scratch.planes);
-    let header = 1 + shape.width() + tail.len();
-    header as u64 + scratch.planes[..shape.width()].iter().map(|plane| Plan::of(plane).cost()).sum::<u64>()
+    let planes = &scratch.planes[..shape.width()];
+    8 * tail.len() as u64 + planes.iter().map(|plane| plane_entropy(plane)).sum::<u64>()
+}
+
+/// The plane of least entropy.
+pub fn least(raw: &[u8], shape: Shape, scratch: &mut Scratch) -> usize {
+    split(raw, shape, &mut scratch.planes);
+    (0..shape.width()).min_by_key(|&k| plane_entropy(&scratch.planes[k])).unwrap_or(0)
+}
+
+fn plane_entropy(plane: &[u8]) -> u64 {
+    cluster::entropy(&rans::count(plane)) >> 16
+}
+
+/// The bits of symbols below 512, coded with a table that costs nothing.
+pub fn entropy_of(symbols: impl Iterator<Item = usize>) -> u64 {
+    let mut counts = [0_u32; 512];
+    for symbol in symbols {
+        counts[symbol % 512] += 1;
+    }
+    cluster::entropy(&counts) >> 16
 }
 
 /// How one plane is best stored.
@@ -125,11 +146,15 @@ impl Plan {
     }
 }
 
-/// The packed bytes of `raw` in `out` (replaced).
-pub fn encode(raw: &[u8], shape: Shape, out: &mut Vec<u8>, scratch: &mut Scratch) {
+/// The packed bytes of `raw` in `out` (replaced); `false` when they would not be fewer than `limit`, which is mostly known
+/// before anything is coded.
+pub fn encode(raw: &[u8], shape: Shape, limit: usize, out: &mut Vec<u8>, scratch: &mut Scratch) -> bool {
     let tail = split(raw, shape, &mut scratch.planes);
     let planes = &scratch.planes[..shape.width()];
     let plans: Vec<Plan> = planes.iter().map(|plane| Plan::of(plane)).collect();
+    if 1 + shape.width() as u64 + tail.len() as u64 + plans.iter().map(Plan::cost).sum::<u64>() > limit as u64 {
+        return false;
+    }
     out.clear();
     out.push(shape.to_byte());
     let mut length_at = Vec::new();
@@ -152,7 +177,7 @@ pub fn encode(raw: &[u8], shape: Shape, out: &mut Vec<u8>, scratch: &mut Scratch
             Plan::Constant => out.extend_from_slice(&plane[..1]),
             Plan::Rans(model, _) => {
                 let start = out.len();
-                rans::encode(plane, model, out);
+                rans::encode(plane, model, &mut scratch.words, out);
                 let len = (out.len() - start) as u32;
                 if let Some(at) = length_at.next() {
                     out[at..at + 4].copy_from_slice(&len.to_le_bytes());
@@ -160,10 +185,12 @@ pub fn encode(raw: &[u8], shape: Shape, out: &mut Vec<u8>, scratch: &mut Scratch
             }
         }
     }
+    out.len() < limit
 }
 
 /// Decodes the planes in `packed` to exactly `out`.
-pub fn decode(packed: &[u8], out: &mut [u8], scratch: &mut Scratch) -> Result<(), Damage> {
+pub fn decode(kernel: Chosen, whole: Packed<'_>, out: &mut [u8], scratch: &mut Scratch) -> Result<(), Damage> {
+    let packed = whole.bytes();
     let short = |need: usize, have: usize| Damage::new("length of the planes", need as u64, have as u64);
     let (&byte, mut rest) = packed.split_first().ok_or(short(1, 0))?;
     let shape = Shape::from_byte(byte).ok_or(Damage::new("shape of the planes, below", 8, u64::from(byte)))?;
@@ -188,14 +215,17 @@ pub fn decode(packed: &[u8], out: &mut [u8], scratch: &mut Scratch) -> Result<()
     let tail_len = out.len() - n * width;
     let (tail, mut rest) = rest.split_at_checked(tail_len).ok_or(short(tail_len, rest.len()))?;
     let mut stored: [&[u8]; 8] = [&[]; 8];
-    for ((_, len), slot) in lens.iter().zip(&mut stored).take(width) {
+    let mut starts = [0; 8];
+    for (((_, len), slot), start) in lens.iter().zip(&mut stored).zip(&mut starts).take(width) {
+        *start = packed.len() - rest.len();
         (*slot, rest) = rest.split_at_checked(*len).ok_or(short(*len, rest.len()))?;
     }
     if !rest.is_empty() {
         return Err(Damage::new("bytes behind the planes", 0, rest.len() as u64));
     }
 
-    for (((mode, _), bytes), plane) in lens.iter().zip(stored).zip(&mut scratch.planes).take(width) {
+    for ((((mode, _), bytes), start), plane) in lens.iter().zip(stored).zip(starts).zip(&mut scratch.planes).take(width)
+    {
         match *mode {
             MODE_RAW => {}
             MODE_CONSTANT => {
@@ -203,8 +233,7 @@ pub fn decode(packed: &[u8], out: &mut [u8], scratch: &mut Scratch) -> Result<()
                 plane.resize(n, bytes[0]);
             }
             _ => {
-                plane.resize(n, 0);
-                rans::decode(bytes, plane)?;
+                rans::decode(kernel, whole, start..start + bytes.len(), n, plane)?;
             }
         }
     }

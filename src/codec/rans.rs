@@ -1,38 +1,22 @@
 //! The entropy coder for byte symbols: 64 interleaved rANS states, one table of 4096 slots.
 //!
-//! Scalar, and the definition of the bitstream. Written out in [`crate::format::native`], section "rANS".
+//! Written out in [`crate::format::native`], section "rANS".
 //!
-//! Why these numbers. 64 states fill four vectors of sixteen 32-bit lanes, and [`POSITION`] is the order in which
-//! saturating in-lane packs of four such vectors give natural order, so that a vector decoder needs no permutation.
-//! States of 32 bits over [2^16, 2^32) with words of 16 bits renormalise at most once a symbol, without a loop.
+//! Why these numbers. 64 states fill four vectors of sixteen 32-bit lanes. States of 32 bits over [2^16, 2^32) with words of 16 bits renormalise at most once a symbol, without a loop.
 //! Tables of 2^12 slots lose less than 0.1 % against exact counts, and as 4-byte entries lie in the first-level cache.
 
 #![expect(clippy::indexing_slicing, reason = "indices are masked or bounded by the table's and the block's size")]
 
+use super::Packed;
+use super::simd::{BLOCK, Chosen, LOW, POSITION, Segment, States};
+use super::tables::{self, log2_q16};
+use super::wire::{put_states, put_words};
 use crate::error::Damage;
 
-/// States, and symbols in a block.
-pub const LANES: usize = 64;
 /// log2 of the slots of a table.
 pub const TABLE_BITS: u32 = 12;
 /// Slots of a table: the sum of all frequencies.
-pub const SLOTS: u32 = 1 << TABLE_BITS;
-/// Every state starts here when encoding, and so must end here when decoding.
-const LOW: u32 = 1 << 16;
-
-/// State `t` codes the symbol at this place of each block of 64.
-pub const POSITION: [usize; LANES] = positions();
-
-const fn positions() -> [usize; LANES] {
-    let mut p = [0; LANES];
-    let mut t = 0;
-    while t < LANES {
-        let (group, lane) = (t / 16, t % 16);
-        p[t] = 16 * (lane / 4) + 4 * group + lane % 4;
-        t += 1;
-    }
-    p
-}
+const SLOTS: u32 = 1 << TABLE_BITS;
 
 /// How often each byte occurs.
 pub type Counts = [u32; 256];
@@ -110,7 +94,7 @@ impl Model {
             .map(|(&c, &f)| u64::from(c) * (u64::from(TABLE_BITS << 16) - u64::from(log2_q16(u32::from(f)))))
             .sum();
         // A state takes 4 bytes, and holds one byte's worth of symbols on average.
-        self.header_len() as u64 + 3 * LANES as u64 + (bits >> 19)
+        self.header_len() as u64 + 3 * BLOCK as u64 + (bits >> 19)
     }
 
     fn header_len(&self) -> usize {
@@ -186,163 +170,143 @@ impl Model {
         }
         Ok((Self { freq }, rest))
     }
+}
 
+/// What coding a symbol looks up.
+#[derive(Debug, Clone, Copy, Default)]
+struct Coded {
+    /// 2^64 / frequency, rounded up: the high half of a product is an exact quotient of 32 bits. For a frequency of 1 it is
+    /// one too little, which `start` makes up for.
+    reciprocal: u64,
+    /// The largest state that need not give off a word first.
+    most: u32,
+    start: u16,
+    /// The slots of all other symbols.
+    others: u16,
+}
+
+/// An encoder's table.
+#[derive(Debug, Clone)]
+pub struct Coder {
+    symbols: [Coded; 256],
     /// The symbol of highest frequency, the lowest of equals: it fills up the last block.
-    fn filler(&self) -> u8 {
-        (0..=255_u8).rev().max_by_key(|&s| self.freq[usize::from(s)]).unwrap_or(0)
+    filler: u8,
+}
+
+impl Coder {
+    /// Of frequencies that sum to 2^`bits`, 10 to 12.
+    pub fn new(freqs: &[u16; 256], bits: u32) -> Self {
+        let starts = tables::starts(freqs);
+        let coded = |s: usize| {
+            let (freq, start, slots) = (u64::from(freqs[s]), starts[s] as u16, 1_u64 << bits);
+            let most = ((freq << (32 - bits)) - u64::from(freq > 0)) as u32;
+            let others = (slots - freq) as u16;
+            match freq {
+                0 => Coded::default(),
+                1 => Coded { reciprocal: u64::MAX, most, start: start + others, others },
+                _ => Coded { reciprocal: u64::MAX / freq + 1, most, start, others },
+            }
+        };
+        let filler = (0..=255_u8).rev().max_by_key(|&s| freqs[usize::from(s)]).unwrap_or(0);
+        Self { symbols: std::array::from_fn(coded), filler }
+    }
+
+    /// The state behind `x` once `symbol` is coded; `word` is where its lower half goes if it must, and `used` counts it.
+    #[inline(always)]
+    fn step(&self, x: u32, symbol: u8, word: &mut u16, used: &mut usize) -> u32 {
+        let coded = &self.symbols[usize::from(symbol)];
+        // The word is written in any case and counts only if it is used: no branch.
+        *word = x as u16;
+        let full = x > coded.most;
+        *used += usize::from(full);
+        let x = if full { x >> 16 } else { x };
+        let quotient = ((u128::from(x) * u128::from(coded.reciprocal)) >> 64) as u32;
+        x.wrapping_add(coded.start.into()).wrapping_add(quotient.wrapping_mul(coded.others.into()))
     }
 }
 
-/// log2(x) in 1/65536, rounded down; x in 1..=4096. Integers only, for the same choice on every machine.
-fn log2_q16(x: u32) -> u32 {
-    let whole = x.max(1).ilog2();
-    // The mantissa in [2^31, 2^32), squared once for each bit of the fraction.
-    let mut m = u64::from(x.max(1)) << (31 - whole);
-    let mut fraction = 0;
-    for _ in 0..16 {
-        m = (m * m) >> 31;
-        fraction <<= 1;
-        if m >= 1 << 32 {
-            m >>= 1;
-            fraction |= 1;
+/// Codes one block of symbols, blocks being coded from the last to the first: `coder(i)` is the one for place i. `words`
+/// gets what states give off, the last to be decoded first; places behind the block's end are filled up.
+#[inline(always)]
+pub fn encode_block<'a>(block: &[u8], states: &mut States, words: &mut Vec<u16>, coder: impl Fn(usize) -> &'a Coder) {
+    let mut space = [0; BLOCK];
+    let block: &[u8; BLOCK] = block.try_into().unwrap_or_else(|_| {
+        for (place, to) in space.iter_mut().enumerate() {
+            *to = block.get(place).copied().unwrap_or(coder(place).filler);
         }
+        &space
+    });
+    let mut given = [0; 2 * BLOCK];
+    let mut used = 0;
+    for t in (0..BLOCK).rev() {
+        let place = POSITION[t];
+        // Masked, so that no bound is tested: it stays below 64.
+        let word = &mut given[used % (2 * BLOCK)];
+        states.0[t] = coder(place).step(states.0[t], block[place], word, &mut used);
     }
-    whole << 16 | fraction
+    words.extend_from_slice(&given[..used]);
+}
+
+/// Appends states and words.
+pub fn write_streams(states: &States, words: &[u16], out: &mut Vec<u8>) {
+    put_states(states, out);
+    put_words(words.iter().rev(), out);
 }
 
 /// Appends `symbols`, coded with `model`, in which each of them must occur.
-pub fn encode(symbols: &[u8], model: &Model, out: &mut Vec<u8>) {
+pub fn encode(symbols: &[u8], model: &Model, words: &mut Vec<u16>, out: &mut Vec<u8>) {
     model.write(out);
-    let mut start = [0_u32; 256];
-    let mut sum = 0;
-    for (s, &f) in start.iter_mut().zip(&model.freq) {
-        *s = sum;
-        sum += u32::from(f);
+    let coder = Coder::new(&model.freq, TABLE_BITS);
+    let mut states = States([LOW; BLOCK]);
+    words.clear();
+    for block in symbols.chunks(BLOCK).rev() {
+        encode_block(block, &mut states, words, |_| &coder);
     }
-    let mut states = [LOW; LANES];
-    // Coding runs from the last symbol to the first, so words come out in the reverse of their order.
-    let mut words: Vec<u16> = Vec::with_capacity(symbols.len() / 2 + LANES);
-    let mut put = |t: usize, symbol: u8| {
-        let s = usize::from(symbol);
-        let f = u32::from(model.freq[s]);
-        let mut x = states[t];
-        if u64::from(x) >= u64::from(f) << (32 - TABLE_BITS) {
-            words.push(x as u16);
-            x >>= 16;
-        }
-        states[t] = ((x / f) << TABLE_BITS) + x % f + start[s];
-    };
-    let blocks = symbols.chunks_exact(LANES);
-    let tail = blocks.remainder();
-    if !tail.is_empty() {
-        let filler = model.filler();
-        for t in (0..LANES).rev() {
-            put(t, tail.get(POSITION[t]).copied().unwrap_or(filler));
-        }
-    }
-    for block in blocks.rev() {
-        for t in (0..LANES).rev() {
-            put(t, block[POSITION[t]]);
-        }
-    }
-    for x in states {
-        out.extend_from_slice(&x.to_le_bytes());
-    }
-    for w in words.iter().rev() {
-        out.extend_from_slice(&w.to_le_bytes());
-    }
+    write_streams(&states, words, out);
 }
 
-/// A decode table: symbol in bits 0-7, frequency less one in 8-19, the slot's distance from the symbol's first in 20-31.
-type Table = [u32; SLOTS as usize];
-
-fn table(model: &Model) -> Box<Table> {
-    let mut table = Box::new([0; SLOTS as usize]);
-    let mut slots = table.iter_mut();
-    for (symbol, &freq) in (0_u32..).zip(&model.freq) {
-        for (bias, slot) in (0..u32::from(freq)).zip(&mut slots) {
-            *slot = symbol | (u32::from(freq) - 1) << 8 | bias << 20;
-        }
+/// Decodes exactly `n` symbols from all of `range` in `packed` into `out` (replaced).
+pub fn decode(
+    kernel: Chosen,
+    packed: Packed<'_>,
+    range: std::ops::Range<usize>,
+    n: usize,
+    out: &mut Vec<u8>,
+) -> Result<(), Damage> {
+    let end = range.end;
+    let (model, rest) = Model::read(packed.bytes().get(range).unwrap_or_default())?;
+    let (mut states, rest) = States::read(rest)?;
+    let mut words = packed.words(end - rest.len(), rest.len()).ok_or(Damage::new("padding behind a chunk", 1, 0))?;
+    let mut table = [0; SLOTS as usize];
+    tables::fill_slots(&model.freq, &mut table);
+    let segment = Segment::plain(&table, TABLE_BITS).ok_or(Damage::new("slots of a table", SLOTS.into(), 0))?;
+    // The last block is decoded in full.
+    out.resize(n.next_multiple_of(BLOCK), 0);
+    if !kernel.symbols(TABLE_BITS, &segment, &mut states, &mut words, out.as_chunks_mut().0) {
+        return Err(Damage::new("coded words left", 1, 0));
     }
-    table
-}
-
-/// One step of a state: its symbol, and the state before it takes up a word.
-#[inline(always)]
-fn step(table: &Table, x: u32) -> (u8, u32) {
-    let slot = table[(x & (SLOTS - 1)) as usize];
-    (slot as u8, ((slot >> 8 & 0xfff) + 1) * (x >> TABLE_BITS) + (slot >> 20))
-}
-
-/// Decodes exactly `out.len()` symbols from all of `packed`.
-pub fn decode(packed: &[u8], out: &mut [u8]) -> Result<(), Damage> {
-    let (model, rest) = Model::read(packed)?;
-    let table = table(&model);
-    let (head, words) = rest.split_at_checked(4 * LANES).ok_or(Damage::new(
-        "length of the coder's states",
-        4 * LANES as u64,
-        rest.len() as u64,
-    ))?;
-    let mut states = [0_u32; LANES];
-    for (x, bytes) in states.iter_mut().zip(head.chunks_exact(4)) {
-        *x = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
-        if *x < LOW {
-            return Err(Damage::new("a coder's state, at least", u64::from(LOW), u64::from(*x)));
-        }
-    }
-    if words.len() % 2 != 0 {
-        return Err(Damage::new("length of the coded words, even", words.len() as u64 + 1, words.len() as u64));
-    }
-    let (mut words, _) = words.as_chunks::<2>();
-    let mut block_out = [0_u8; LANES];
-    for block in out.chunks_mut(LANES) {
-        if let Some(window) = words.first_chunk::<LANES>() {
-            // A block takes at most a word a symbol, so these are enough, and no step has to ask.
-            let mut used = 0;
-            for (x, &place) in states.iter_mut().zip(&POSITION) {
-                let (symbol, next) = step(&table, *x);
-                block_out[place] = symbol;
-                let word = u32::from(u16::from_le_bytes(window[used % LANES]));
-                let low = next < LOW;
-                *x = if low { next << 16 | word } else { next };
-                used += usize::from(low);
-            }
-            words = &words[used..];
-        } else {
-            for (x, &place) in states.iter_mut().zip(&POSITION) {
-                let (symbol, next) = step(&table, *x);
-                block_out[place] = symbol;
-                *x = next;
-                if next < LOW {
-                    let (word, rest) = words.split_first().ok_or(Damage::new("coded words left", 1, 0))?;
-                    *x = next << 16 | u32::from(u16::from_le_bytes(*word));
-                    words = rest;
-                }
-            }
-        }
-        block.copy_from_slice(&block_out[..block.len()]);
-    }
-    if !words.is_empty() {
-        return Err(Damage::new("coded words left at the end", 0, words.len() as u64));
-    }
-    match states.iter().find(|&&x| x != LOW) {
-        None => Ok(()),
-        Some(&x) => Err(Damage::new("a coder's state at the end", u64::from(LOW), u64::from(x))),
-    }
+    out.truncate(n);
+    words.finish()?;
+    states.finish()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn unpack(packed: &[u8], n: usize) -> Result<Vec<u8>, Damage> {
+        let padded = [packed, &[0; super::super::PAD]].concat();
+        let mut out = Vec::new();
+        let kernel = Chosen::new(super::super::Kernel::Scalar).unwrap();
+        decode(kernel, Packed::new(&padded, packed.len()).unwrap(), 0..packed.len(), n, &mut out).map(|()| out)
+    }
+
     fn round_trip(symbols: &[u8]) -> usize {
         let counts = count(symbols);
         let Some(model) = Model::from_counts(&counts) else { return 0 };
         let mut packed = Vec::new();
-        encode(symbols, &model, &mut packed);
-        let mut back = vec![0; symbols.len()];
-        decode(&packed, &mut back).unwrap();
-        assert!(back == symbols);
+        encode(symbols, &model, &mut Vec::new(), &mut packed);
+        assert!(unpack(&packed, symbols.len()).unwrap() == symbols);
         let estimate = model.cost(&counts);
         // Slack: 63 filler symbols, and a byte a state up or down.
         assert!(estimate.abs_diff(packed.len() as u64) <= 64 + 63 + estimate / 100, "{estimate} {}", packed.len());
@@ -383,28 +347,16 @@ mod tests {
         let symbols: Vec<u8> = (0..1000_u32).map(|i| (i * i % 37 % 11) as u8).collect();
         let model = Model::from_counts(&count(&symbols)).unwrap();
         let mut packed = Vec::new();
-        encode(&symbols, &model, &mut packed);
-        let mut out = vec![0; symbols.len()];
+        encode(&symbols, &model, &mut Vec::new(), &mut packed);
         for len in 0..packed.len() {
-            assert!(decode(&packed[..len], &mut out).is_err(), "truncated to {len}");
+            assert!(unpack(&packed[..len], symbols.len()).is_err(), "truncated to {len}");
         }
         let mut noticed = 0;
         for bit in 0..packed.len() * 8 {
             packed[bit / 8] ^= 1 << (bit % 8);
-            noticed += usize::from(decode(&packed, &mut out).is_err());
+            noticed += usize::from(unpack(&packed, symbols.len()).is_err());
             packed[bit / 8] ^= 1 << (bit % 8);
         }
         assert!(noticed > packed.len() * 8 * 9 / 10);
-    }
-
-    #[test]
-    fn log2_is_exact_for_powers_and_monotonic() {
-        for k in 0..=12 {
-            assert_eq!(log2_q16(1 << k), k << 16);
-        }
-        for x in 1..4096 {
-            assert!(log2_q16(x) < log2_q16(x + 1));
-        }
-        assert_eq!(log2_q16(3), 103_872); // 1.58496 * 65536, rounded down
     }
 }

@@ -1,7 +1,11 @@
-//! The choice of a codec for one chunk: the smallest of a few candidates, ties to the faster decoder.
+//! The choice of a codec for one chunk: the one that packs it smallest among a few that a look at a sample has left, ties to
+//! the faster decoder.
 
-use super::plane::{self, Shape};
-use super::{Codec, Scratch, constant, zstd};
+use super::grid::{self, Layout};
+use super::plane;
+use super::sniff::{self, Guess};
+use super::wire::Grain;
+use super::{Codec, Scratch, classes, constant, exponents, zstd};
 
 /// What the numbers in a chunk are, as far as a codec cares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -13,11 +17,22 @@ pub enum Numbers {
         /// log2 of the bytes of a number.
         log2_width: u8,
     },
-    /// Floats of 2, 4 or 8 bytes (log2: 1 to 3).
-    Floats {
-        /// log2 of the bytes of a number.
-        log2_width: u8,
+    /// Floats of one byte with a sign: E4M3, E5M2.
+    F8,
+    /// F16 floats.
+    F16 {
+        /// Numbers in a row, if the chunk begins with one; else 0.
+        row: u32,
     },
+    /// BF16 floats.
+    Bf16 {
+        /// Numbers in a row, if the chunk begins with one; else 0.
+        row: u32,
+    },
+    /// F32 floats.
+    F32,
+    /// F64 floats.
+    F64,
 }
 
 /// What the user asked to optimise.
@@ -62,82 +77,154 @@ impl Mode {
             Self::Storage => &[1, 3, 19],
         }
     }
+
+    /// Groups of rows and of columns to try for F16, and log2 of the slots of a table.
+    const fn f16(self) -> (&'static [(usize, usize)], u32) {
+        match self {
+            Self::Balanced => (&[(1, 1), (8, 1), (4, 4), (2, 8)], 11),
+            Self::Inference => (&[(1, 1), (8, 1)], 11),
+            Self::Storage => (&[(1, 1), (4, 1), (8, 1), (4, 4), (2, 16), (4, 8), (8, 4), (8, 8), (4, 16)], 12),
+        }
+    }
 }
 
-/// Bytes of a chunk on which zstd is tried before it may see the whole of a chunk of floats: it seldom pays there, and
-/// is the slowest step.
-const SAMPLE: usize = 32 << 10;
+/// Groups of rows and of columns to try for BF16 and for bytes where size counts most.
+const STORAGE: &[(usize, usize)] = &[(1, 1), (4, 1), (8, 1), (16, 1), (4, 4), (8, 4), (4, 8), (8, 8)];
 
 /// Encodes `raw` into `out` (replaced) with the codec that packs it smallest, and says which.
 ///
 /// `out` is never longer than `raw`, and not longer than 8 bytes when `raw` repeats a unit of at most 8.
-/// The same `numbers`, `mode` and `raw` always give the same bytes.
+/// The same `numbers`, `mode` and `raw` always give the same bytes, whatever the kernel.
 pub fn encode(numbers: Numbers, mode: Mode, raw: &[u8], out: &mut Vec<u8>, scratch: &mut Scratch) -> Codec {
     out.clear();
     if let Some(unit) = constant::unit(raw) {
         out.extend_from_slice(unit);
         return Codec::Constant;
     }
-    let shape = best_shape(numbers, raw, scratch);
-    plane::encode(raw, shape, out, &mut scratch.planes);
-    let mut best = Codec::Planes;
-    if out.len() >= raw.len() {
-        out.clear();
-        out.extend_from_slice(raw);
-        best = Codec::Raw;
+    let mut best = Best { codec: Codec::Raw, len: raw.len(), out, mode, raw };
+    let guess = sniff::look(numbers, raw, &mut scratch.planes);
+    match numbers {
+        Numbers::Bf16 { row } => best.bf16(Grain::of(1), row, scratch),
+        Numbers::F16 { row } => best.f16(Grain::of(1), row, scratch),
+        Numbers::F32 => best.wide(Grain::of(2), scratch),
+        Numbers::F8 => {
+            best.classes(Grain::of(0), scratch);
+            if mode == Mode::Storage {
+                best.grid(Grain::of(0), Layout::TopByte, 0, (STORAGE, 12), scratch);
+            }
+        }
+        Numbers::Integers { log2_width: 0 } if mode == Mode::Storage => {
+            best.grid(Grain::of(0), Layout::TopByte, 0, (STORAGE, 12), scratch);
+        }
+        Numbers::Unknown => match guess.like {
+            Some((Numbers::F32, grain)) => best.wide(grain, scratch),
+            Some((Numbers::Bf16 { row }, grain)) => best.bf16(grain, row, scratch),
+            Some((Numbers::F16 { row }, grain)) => best.f16(grain, row, scratch),
+            _ => {}
+        },
+        Numbers::Integers { .. } | Numbers::F64 => {}
     }
-    if zstd_may_win(numbers, raw, out.len(), scratch) {
-        for &level in mode.zstd_levels() {
-            let mut packed = Vec::new();
-            if zstd::encode(raw, level, &mut packed, &mut scratch.zstd) && packed.len() < out.len() {
-                *out = packed;
-                best = Codec::Zstd;
+    best.planes(&guess, scratch);
+    best.zstd(&guess, scratch);
+    if best.codec == Codec::Raw {
+        best.out.extend_from_slice(raw);
+    }
+    best.codec
+}
+
+/// The smallest so far.
+struct Best<'a> {
+    codec: Codec,
+    /// Length of the packed bytes; `out` has none for [`Codec::Raw`].
+    len: usize,
+    out: &'a mut Vec<u8>,
+    mode: Mode,
+    raw: &'a [u8],
+}
+
+impl Best<'_> {
+    /// Takes what `encode` writes if it is smaller. `encode` gets a limit and says whether it is.
+    fn offer(&mut self, codec: Codec, spare: &mut Vec<u8>, encode: impl FnOnce(usize, &mut Vec<u8>) -> bool) {
+        if encode(self.len, spare) && spare.len() < self.len {
+            std::mem::swap(self.out, spare);
+            self.codec = codec;
+            self.len = self.out.len();
+        }
+    }
+
+    fn bf16(&mut self, grain: Grain, row: u32, scratch: &mut Scratch) {
+        match self.mode {
+            Mode::Inference => self.exponents(grain, scratch),
+            Mode::Balanced => self.classes(grain, scratch),
+            Mode::Storage => {
+                self.classes(grain, scratch);
+                self.grid(grain, Layout::Bf16, row, (STORAGE, 12), scratch);
             }
         }
     }
-    best
-}
 
-/// The split with the smallest estimate, the first of equals.
-fn best_shape(numbers: Numbers, raw: &[u8], scratch: &mut Scratch) -> Shape {
-    let shape = |log2_width, rotate| Shape { log2_width, rotate };
-    let candidates: &[Shape] = match numbers {
-        Numbers::Integers { log2_width } => &[shape(log2_width, false)],
-        // The sign of F16 weights can lean one way by column: then the top byte is better off with it.
-        Numbers::Floats { log2_width: 1 } => &[shape(1, true), shape(1, false)],
-        Numbers::Floats { log2_width } => &[shape(log2_width, true)],
-        Numbers::Unknown => &[
-            shape(0, false),
-            shape(1, true),
-            shape(2, true),
-            shape(3, true),
-            shape(1, false),
-            shape(2, false),
-            shape(3, false),
-        ],
-    };
-    let mut candidates = candidates.iter().copied();
-    let first = candidates.next().unwrap_or(shape(0, false));
-    if candidates.len() == 0 {
-        return first;
-    }
-    let mut best = (plane::estimate(raw, first, &mut scratch.planes), first);
-    for shape in candidates {
-        let cost = plane::estimate(raw, shape, &mut scratch.planes);
-        if cost < best.0 {
-            best = (cost, shape);
+    fn f16(&mut self, grain: Grain, row: u32, scratch: &mut Scratch) {
+        self.grid(grain, Layout::TopByte, row, self.mode.f16(), scratch);
+        if self.mode == Mode::Storage {
+            // Larger tables cost more than they gain where there are few numbers for each.
+            self.grid(grain, Layout::TopByte, row, Mode::Balanced.f16(), scratch);
         }
     }
-    best.1
-}
 
-/// Whether the whole chunk should be given to zstd, `packed_len` being the best so far.
-fn zstd_may_win(numbers: Numbers, raw: &[u8], packed_len: usize, scratch: &mut Scratch) -> bool {
-    if !matches!(numbers, Numbers::Floats { .. }) || raw.len() <= SAMPLE {
-        return true;
+    /// Floats of which the high half is a BF16 word.
+    fn wide(&mut self, grain: Grain, scratch: &mut Scratch) {
+        match self.mode {
+            Mode::Inference => self.exponents(grain, scratch),
+            Mode::Balanced | Mode::Storage => self.classes(grain, scratch),
+        }
     }
-    let middle = raw.len() / 2 - SAMPLE / 2;
-    let Some(sample) = raw.get(middle..middle + SAMPLE) else { return true };
-    let mut packed = Vec::new();
-    zstd::encode(sample, 1, &mut packed, &mut scratch.zstd) && packed.len() * raw.len() <= packed_len * SAMPLE
+
+    fn classes(&mut self, grain: Grain, scratch: &mut Scratch) {
+        let (kernel, raw, space) = (scratch.kernel, self.raw, &mut scratch.classes);
+        self.offer(Codec::Classes, &mut scratch.spare, |limit, out| {
+            classes::encode(kernel, grain, raw, limit, out, space)
+        });
+    }
+
+    fn exponents(&mut self, grain: Grain, scratch: &mut Scratch) {
+        let (kernel, raw, space) = (scratch.kernel, self.raw, &mut scratch.exponents);
+        self.offer(Codec::Exponents, &mut scratch.spare, |limit, out| {
+            exponents::encode(kernel, grain, raw, limit, out, space)
+        });
+    }
+
+    fn grid(
+        &mut self,
+        grain: Grain,
+        layout: Layout,
+        row: u32,
+        (shapes, bits): (&[(usize, usize)], u32),
+        scratch: &mut Scratch,
+    ) {
+        let plan = grid::Plan { grain, layout, row: row as usize, bits, shapes };
+        let (kernel, raw, space) = (scratch.kernel, self.raw, &mut scratch.grid);
+        self.offer(Codec::Grid, &mut scratch.spare, |limit, out| grid::encode(kernel, &plan, raw, limit, out, space));
+    }
+
+    /// Tries planes unless what there is is about as small as a sample of them.
+    fn planes(&mut self, guess: &Guess, scratch: &mut Scratch) {
+        let promised = guess.bits_per_kib * self.raw.len() as u64 / 8192;
+        // A sample tells a codec that models little from one that models more only when they are far apart.
+        if self.codec == Codec::Raw || promised < self.len as u64 * 31 / 32 {
+            let (raw, space) = (self.raw, &mut scratch.planes);
+            self.offer(Codec::Planes, &mut scratch.spare, |limit, out| {
+                plane::encode(raw, guess.shape, limit, out, space)
+            });
+        }
+    }
+
+    fn zstd(&mut self, guess: &Guess, scratch: &mut Scratch) {
+        if !guess.repeats {
+            return;
+        }
+        for &level in self.mode.zstd_levels() {
+            let (raw, space) = (self.raw, &mut scratch.zstd);
+            self.offer(Codec::Zstd, &mut scratch.spare, |_, out| zstd::encode(raw, level, out, space));
+        }
+    }
 }

@@ -18,6 +18,13 @@ pub struct Digests {
     pub ranges: Vec<[u8; 32]>,
 }
 
+/// The digests of bytes that are all in memory; `ranges` as for [`Digester::start`].
+pub fn digests(ranges: Vec<(u64, u64)>, bytes: &[u8]) -> Digests {
+    let mut state = State::new(ranges);
+    state.update(bytes);
+    state.finish()
+}
+
 /// A thread that hashes what it is sent.
 pub struct Digester {
     send: SyncSender<Arc<Vec<u8>>>,
@@ -121,6 +128,7 @@ mod tests {
         let ranges = vec![(0, 0), (3, 10), (13, 0), (13, 200), (213, 1), (230, 26), (256, 0)];
         let expected: Vec<_> =
             ranges.iter().map(|&(o, n)| *blake3::hash(&bytes[o as usize..(o + n) as usize]).as_bytes()).collect();
+        assert_eq!(digests(ranges.clone(), &bytes).ranges, expected);
         for step in [1, 7, 13, 256] {
             let d = Digester::start(ranges.clone(), 2).unwrap();
             bytes.chunks(step).for_each(|piece| d.update(Arc::new(piece.to_vec())));

@@ -4,11 +4,13 @@
 //! Every chunk is decoded back and compared before it is written, while its raw bytes are still at hand.
 
 mod digest;
+mod memory;
 mod pipeline;
 mod plan;
 mod report;
 mod tree;
 
+pub use memory::{DtypeSeconds, InMemory, encode_in_memory};
 pub use pipeline::compress;
 pub use report::{DtypeReport, Report, Sums, ratio};
 pub use tree::{Entry, Tree, walk};
@@ -29,8 +31,9 @@ pub const MAX_CHUNK_LEN: u32 = 4 << 20;
 pub struct Options<'a> {
     /// What to optimise.
     pub mode: Mode,
-    /// Raw length of a chunk, bytes; [`MIN_CHUNK_LEN`] to [`MAX_CHUNK_LEN`].
-    pub chunk_len: u32,
+    /// Raw length of a chunk, bytes; [`MIN_CHUNK_LEN`] to [`MAX_CHUNK_LEN`]. `None`: [`DEFAULT_CHUNK_LEN`], twice as
+    /// long for F16, four times as long in [`Mode::Storage`].
+    pub chunk_len: Option<u32>,
     /// Whether an existing output is replaced.
     pub force: bool,
     /// Set to stop at the next chunk with [`Error::Interrupted`](crate::Error::Interrupted).

@@ -1,17 +1,17 @@
 //! One file: read, hash, encode, prove, write.
 
 use std::cell::RefCell;
-use std::io::Write;
+use std::io::{self, Seek, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use super::digest::Digester;
+use super::digest::{Digester, Digests};
 use super::plan::{self, Plan};
 use super::report::{Report, Sums, ratio};
-use super::{Options, Progress};
+use super::{DEFAULT_CHUNK_LEN, Options, Progress};
 use crate::codec::{self, Codec, Mode, Numbers, PAD, Packed, Scratch};
 use crate::error::{Error, Result};
 use crate::format::checksum::{checksum, hex};
@@ -32,10 +32,16 @@ struct Job {
 /// What it gives back.
 struct Done {
     raw: Arc<Vec<u8>>,
-    packed: Vec<u8>,
-    codec: Codec,
-    checksum: u64,
+    encoded: Encoded,
     span: usize,
+}
+
+/// A chunk that has been shown to decode back.
+pub(super) struct Encoded {
+    pub(super) packed: Vec<u8>,
+    pub(super) codec: Codec,
+    /// XXH3 of the raw bytes.
+    pub(super) checksum: u64,
 }
 
 /// Compresses the file `input` to the container `output`. The input is only read.
@@ -60,12 +66,12 @@ pub fn compress(
     // First of all, so that an output that cannot be written fails now and not after hours.
     let file = AtomicFile::create(output, options.force)?;
     source.advise_sequential();
-    let plan = plan::plan(&source, options.chunk_len)?;
+    let plan = plan::plan(&source, options.chunk_len, options.mode)?;
     let refused = Error::io("write", output);
     let mut writer = Writer::new(std::io::BufWriter::with_capacity(1 << 20, file)).map_err(refused)?;
 
     let window = 2 * pool.current_num_threads() + 2;
-    let digester = Digester::start(plan.tensors.iter().map(|t| (t.offset, t.len)).collect(), window)?;
+    let digester = Digester::start(ranges(&plan), window)?;
     let mut feed = Feed::new(&source, &plan, &digester);
     let mut sums = Sums::default();
     parallel::ordered(
@@ -77,10 +83,14 @@ pub fn compress(
             }
             feed.next()
         },
-        |job: Job| encode_and_prove(input, options.mode, job),
+        |job: Job| {
+            let encoded = encode_and_prove(input, options.mode, job.numbers, job.raw_offset, &job.raw)?;
+            Ok(Done { raw: job.raw, encoded, span: job.span })
+        },
         |done: Done| {
-            writer.chunk(&done.packed, done.codec, done.checksum).map_err(Error::io("write", output))?;
-            let (raw, packed) = (done.raw.len() as u64, done.packed.len() as u64);
+            let Encoded { packed, codec, checksum } = done.encoded;
+            writer.chunk(&packed, codec, checksum).map_err(Error::io("write", output))?;
+            let (raw, packed) = (done.raw.len() as u64, packed.len() as u64);
             let elem = plan.spans.get(done.span).map_or(crate::tensor::ElemType::BYTES, |span| span.elem);
             sums.add(elem.name().unwrap_or("unknown"), raw, packed);
             progress.advance(raw, packed);
@@ -92,11 +102,11 @@ pub fn compress(
     if !source.unchanged()? {
         return Err(Error::Changed { path: input.into() });
     }
-    let info = file_info(&source, &plan, options, digests.sha256);
-    let tensors: Vec<TensorSpec> =
-        plan.tensors.iter().zip(digests.ranges).map(|(t, digest)| tensor(t, digest)).collect();
-    let finish = Finish { file: &info, spans: &plan.spans, literals: &literals, tensors: &tensors };
-    let (out, packed_bytes) = writer.finish(&finish).map_err(Error::io("write", output))?;
+    let sha256 = hex(&digests.sha256);
+    let (seconds, nanoseconds) = source.identity().mtime;
+    let mtime = (seconds, u32::try_from(nanoseconds).unwrap_or(0));
+    let (out, packed_bytes) =
+        finish(writer, input, mtime, options, &plan, &literals, digests).map_err(Error::io("write", output))?;
     let mut file = out.into_inner().map_err(|e| Error::io("write", output)(e.into_error()))?;
     file.flush().map_err(Error::io("write", output))?;
     file.publish()?;
@@ -107,16 +117,18 @@ pub fn compress(
         packed_bytes,
         ratio: ratio(source.len(), packed_bytes),
         seconds: started.elapsed().as_secs_f64(),
-        sha256: hex(&digests.sha256),
+        sha256,
         dtypes: sums.rows(),
     })
 }
 
 /// Refuses an input that is a container already.
-fn check_input(source: &FileSource) -> Result<()> {
+pub(super) fn check_input(source: &dyn ReadAt) -> Result<()> {
     let mut first = [0; 8];
-    let len = source.read_at(0, &mut first)?;
-    match sniff(first.get(..len).unwrap_or_default()) {
+    let len = source.len().min(first.len() as u64) as usize;
+    let first = first.get_mut(..len).unwrap_or_default();
+    source.read_exact_at(0, first)?;
+    match sniff(first) {
         Sniff::Other => Ok(()),
         Sniff::Native => Err(Error::invalid(format!(
             "{}: is a bsfs container already; decompress it first",
@@ -135,17 +147,33 @@ fn same_file(source: &FileSource, output: &Path) -> bool {
     std::fs::metadata(output).is_ok_and(|meta| (meta.dev(), meta.ino()) == (id.dev, id.ino))
 }
 
-fn file_info(source: &FileSource, plan: &Plan, options: &Options<'_>, sha256: [u8; 32]) -> FileInfo {
-    let (seconds, nanoseconds) = source.identity().mtime;
-    FileInfo {
+/// The ranges of a file whose digests its container holds.
+pub(super) fn ranges(plan: &Plan) -> Vec<(u64, u64)> {
+    plan.tensors.iter().map(|t| (t.offset, t.len)).collect()
+}
+
+/// Writes index and header behind the chunks of the file `input`; gives the container's length, bytes.
+pub(super) fn finish<W: Write + Seek>(
+    writer: Writer<W>,
+    input: &Path,
+    mtime: (i64, u32),
+    options: &Options<'_>,
+    plan: &Plan,
+    literals: &[u8],
+    digests: Digests,
+) -> io::Result<(W, u64)> {
+    let info = FileInfo {
         kind: plan.kind,
         mode: options.mode.id(),
-        chunk_len: options.chunk_len,
-        mtime: (seconds, u32::try_from(nanoseconds).unwrap_or(0)),
-        sha256,
-        name: source.path().file_name().unwrap_or_default().as_bytes().to_vec(),
+        chunk_len: options.chunk_len.unwrap_or(DEFAULT_CHUNK_LEN),
+        mtime,
+        sha256: digests.sha256,
+        name: input.file_name().unwrap_or_default().as_bytes().to_vec(),
         writer: concat!("bsfs ", env!("CARGO_PKG_VERSION")).to_owned(),
-    }
+    };
+    let tensors: Vec<TensorSpec> =
+        plan.tensors.iter().zip(digests.ranges).map(|(t, digest)| tensor(t, digest)).collect();
+    writer.finish(&Finish { file: &info, spans: &plan.spans, literals, tensors: &tensors })
 }
 
 fn tensor(t: &crate::tensor::TensorInfo, digest: [u8; 32]) -> TensorSpec {
@@ -193,7 +221,7 @@ impl<'a> Feed<'a> {
                 self.literals.extend_from_slice(&raw);
                 continue;
             }
-            return Ok(Some(Job { raw, raw_offset, numbers: plan::numbers(span.elem), span: self.span }));
+            return Ok(Some(Job { raw, raw_offset, numbers: plan::numbers(span), span: self.span }));
         }
         Ok(None)
     }
@@ -221,23 +249,28 @@ impl<'a> Feed<'a> {
 }
 
 thread_local! {
-    static WORKER: RefCell<(Scratch, Vec<u8>)> = RefCell::default();
+    /// Scratch, packed bytes, decoded bytes: fresh pages for each chunk would cost a tenth of the time.
+    static WORKER: RefCell<(Scratch, Vec<u8>, Vec<u8>)> = RefCell::default();
 }
 
-fn encode_and_prove(input: &Path, mode: Mode, job: Job) -> Result<Done> {
-    WORKER.with_borrow_mut(|(scratch, back)| {
-        let mut packed = Vec::new();
-        let codec = codec::encode(job.numbers, mode, &job.raw, &mut packed, scratch);
+/// Encodes a chunk, decodes it back and compares. `input` and `raw_offset` are for the message when it differs.
+pub(super) fn encode_and_prove(
+    input: &Path,
+    mode: Mode,
+    numbers: Numbers,
+    raw_offset: u64,
+    raw: &[u8],
+) -> Result<Encoded> {
+    WORKER.with_borrow_mut(|(scratch, packed, back)| {
+        let codec = codec::encode(numbers, mode, raw, packed, scratch);
         let len = packed.len();
         packed.resize(len + PAD, 0);
-        back.resize(job.raw.len(), 0);
-        let decoded = Packed::new(&packed, len).map(|p| codec::decode(codec, p, back, scratch));
-        if decoded != Some(Ok(())) || *back != *job.raw {
-            let (path, raw_offset) = (input.to_path_buf(), job.raw_offset);
-            return Err(Error::NotLossless { path, raw_offset, codec: codec.name() });
+        back.resize(raw.len(), 0);
+        let decoded = Packed::new(packed, len).map(|p| codec::decode(codec, p, back, scratch));
+        if decoded != Some(Ok(())) || *back != *raw {
+            return Err(Error::NotLossless { path: input.into(), raw_offset, codec: codec.name() });
         }
-        packed.truncate(len);
-        let checksum = checksum(&job.raw);
-        Ok(Done { raw: job.raw, packed, codec, checksum, span: job.span })
+        let packed = packed.get(..len).unwrap_or_default().to_vec();
+        Ok(Encoded { packed, codec, checksum: checksum(raw) })
     })
 }

@@ -2,7 +2,8 @@
 
 use std::io::Read;
 
-use crate::codec::Numbers;
+use super::DEFAULT_CHUNK_LEN;
+use crate::codec::{Mode, Numbers};
 use crate::error::Result;
 use crate::format::native::{Kind, MAX_LITERALS, SpanSpec};
 use crate::source::ReadAt;
@@ -11,6 +12,26 @@ use crate::tensor::{ElemType, Header, TensorInfo};
 /// Tensors shorter than this share a span with neighbours of their type. Longer ones have a span of their own, so
 /// that their packed bytes are the same in any file. Stated in the format's specification.
 pub const OWN_SPAN: u64 = 64 << 10;
+
+/// What the nominal length of chunks follows from.
+#[derive(Debug, Clone, Copy)]
+struct ChunkLen {
+    asked: Option<u32>,
+    mode: Mode,
+}
+
+impl ChunkLen {
+    /// Raw length of a chunk, bytes. Tables of groups of rows and columns take about a kilobyte a chunk, which pays in
+    /// longer ones; see ARCHITECTURE.md for the measurement.
+    fn nominal(self, elem: ElemType) -> u32 {
+        let longer = match (self.mode, elem.name()) {
+            (Mode::Storage, _) => 4,
+            (_, Some("F16")) => 2,
+            _ => 1,
+        };
+        self.asked.unwrap_or(DEFAULT_CHUNK_LEN * longer)
+    }
+}
 
 /// What will become of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,15 +44,16 @@ pub struct Plan {
     pub tensors: Vec<TensorInfo>,
 }
 
-/// Reads what a parser needs of the file, and plans. `chunk_len` is the nominal raw length of a chunk, bytes.
+/// Reads what a parser needs of the file, and plans. `chunk_len` is the nominal raw length of a chunk, bytes; without it the
+/// length that suits the type and the mode.
 ///
 /// # Errors
 /// Those of the source. A file that no parser knows is no error.
-pub fn plan(source: &dyn ReadAt, chunk_len: u32) -> Result<Plan> {
+pub fn plan(source: &dyn ReadAt, chunk_len: Option<u32>, mode: Mode) -> Result<Plan> {
     let header = read_header(source)?;
     let kind = if header.is_some() { Kind::SAFETENSORS } else { Kind::PLAIN };
     let (data_start, tensors) = header.map_or((0, Vec::new()), |h| (h.data_start, h.tensors));
-    let spans = spans(source.len(), data_start, &tensors, chunk_len);
+    let spans = spans(source.len(), data_start, &tensors, ChunkLen { asked: chunk_len, mode });
     Ok(Plan { kind, spans, tensors })
 }
 
@@ -84,7 +106,7 @@ impl Read for Positioned<'_> {
 }
 
 /// Spans that cover a file of `len` bytes whose tensors, in order of offset, start behind `data_start`.
-fn spans(len: u64, data_start: u64, tensors: &[TensorInfo], chunk_len: u32) -> Vec<SpanSpec> {
+fn spans(len: u64, data_start: u64, tensors: &[TensorInfo], chunk_len: ChunkLen) -> Vec<SpanSpec> {
     let mut spans: Vec<SpanSpec> = Vec::new();
     if data_start > 0 {
         let mut prologue = span(data_start, ElemType::BYTES, 0, chunk_len);
@@ -129,10 +151,10 @@ fn spans(len: u64, data_start: u64, tensors: &[TensorInfo], chunk_len: u32) -> V
 
 /// A span with chunks of nearly equal length: whole rows where eight of them fit a chunk, else whole units, and not
 /// above the nominal length unless one unit is.
-fn span(raw_len: u64, elem: ElemType, row_elems: u64, nominal: u32) -> SpanSpec {
+fn span(raw_len: u64, elem: ElemType, row_elems: u64, chunk_len: ChunkLen) -> SpanSpec {
     let (unit_bytes, unit_elems) = elem.unit();
     let unit = u64::from(unit_bytes);
-    let nominal = u64::from(nominal).max(unit);
+    let nominal = u64::from(chunk_len.nominal(elem)).max(unit);
     // A row that ends inside a unit is of no use.
     let row = (row_elems / u64::from(unit_elems))
         .checked_mul(unit)
@@ -144,12 +166,21 @@ fn span(raw_len: u64, elem: ElemType, row_elems: u64, nominal: u32) -> SpanSpec 
     SpanSpec { raw_len, elem, row_elems, chunk_len: even.min(most) as u32 }
 }
 
-/// What a codec should take the bytes of an element type for.
-pub fn numbers(elem: ElemType) -> Numbers {
-    match elem.name() {
-        Some("F64") => Numbers::Floats { log2_width: 3 },
-        Some("F32" | "C64") => Numbers::Floats { log2_width: 2 },
-        Some("F16" | "BF16") => Numbers::Floats { log2_width: 1 },
+/// What a codec should take the bytes of a span for.
+pub fn numbers(span: &SpanSpec) -> Numbers {
+    let (unit_bytes, _) = span.elem.unit();
+    let whole_rows = span.row_elems > 0
+        && span
+            .row_elems
+            .checked_mul(unit_bytes.into())
+            .is_some_and(|row| u64::from(span.chunk_len).is_multiple_of(row));
+    let row = if whole_rows { u32::try_from(span.row_elems).unwrap_or(0) } else { 0 };
+    match span.elem.name() {
+        Some("F64") => Numbers::F64,
+        Some("F32" | "C64") => Numbers::F32,
+        Some("F16") => Numbers::F16 { row },
+        Some("BF16") => Numbers::Bf16 { row },
+        Some("F8_E4M3" | "F8_E5M2" | "F8_E4M3FNUZ" | "F8_E5M2FNUZ") => Numbers::F8,
         Some("I64" | "U64") => Numbers::Integers { log2_width: 3 },
         Some("I32" | "U32") => Numbers::Integers { log2_width: 2 },
         Some("I16" | "U16") => Numbers::Integers { log2_width: 1 },
@@ -167,7 +198,7 @@ mod tests {
         let mut bytes = (json.len() as u64).to_le_bytes().to_vec();
         bytes.extend(json.as_bytes());
         bytes.resize(bytes.len() + data, 1);
-        let plan = plan(&MemorySource::new("m", bytes.clone()), 512 << 10).unwrap();
+        let plan = plan(&MemorySource::new("m", bytes.clone()), None, Mode::Balanced).unwrap();
         assert_eq!(plan.spans.iter().map(|s| s.raw_len).sum::<u64>(), bytes.len() as u64);
         assert!(plan.spans.iter().all(|s| s.raw_len > 0));
         plan
@@ -200,7 +231,7 @@ mod tests {
     #[test]
     fn what_is_no_safetensors_is_plain_bytes() {
         for bytes in [vec![], vec![1, 2, 3], b"\x05\0\0\0\0\0\0\0hello".to_vec(), vec![0xff; 4000]] {
-            let plan = plan(&MemorySource::new("m", bytes.clone()), 1 << 16).unwrap();
+            let plan = plan(&MemorySource::new("m", bytes.clone()), Some(1 << 16), Mode::Balanced).unwrap();
             assert_eq!((plan.kind, plan.tensors.len()), (Kind::PLAIN, 0));
             assert_eq!(plan.spans.len(), usize::from(!bytes.is_empty()));
         }
@@ -212,7 +243,8 @@ mod tests {
             let unit = u64::from(ElemType(elem).unit().0);
             for raw_len in [1, unit * 7, unit * 70_000, unit * 1_000_003] {
                 for row in [0, 1, 5, 4096, 1 << 40, u64::MAX] {
-                    let s = span(raw_len, ElemType(elem), row, 65_536);
+                    let chunk_len = ChunkLen { asked: Some(65_536), mode: Mode::Storage };
+                    let s = span(raw_len, ElemType(elem), row, chunk_len);
                     assert!(s.chunk_len > 0 && s.chunk_len <= 65_536);
                     assert_eq!(u64::from(s.chunk_len) % unit, 0, "{s:?}");
                 }

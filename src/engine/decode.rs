@@ -1,8 +1,9 @@
-//! One chunk from its source: read, decoded, checked.
+//! One chunk: its packed bytes read from a source or found in memory, decoded, checked.
 
 use std::cell::RefCell;
+use std::path::Path;
 
-use crate::codec::{self, PAD, Packed, Scratch};
+use crate::codec::{self, Codec, PAD, Packed, Scratch};
 use crate::error::{Damage, Error, Result};
 use crate::format::checksum::checksum;
 use crate::format::{Chunk, Container};
@@ -18,22 +19,14 @@ thread_local! {
 /// [`Error::Chunk`] for damage, after a second try from the source; [`Error::Unsupported`] for an unknown codec;
 /// those of the source.
 pub fn chunk(container: &Container, source: &dyn ReadAt, chunk: &Chunk) -> Result<Vec<u8>> {
-    let codec = chunk.codec().ok_or_else(|| Error::Unsupported {
-        path: source.path().into(),
-        what: format!("codec {} of the chunk at offset {}", chunk.codec_id, chunk.raw_offset),
-    })?;
+    let codec = codec_of(source.path(), chunk)?;
     // Both lengths are bounded by the checked index, not by the packed bytes.
     let len = chunk.packed_len as usize;
     let mut packed = vec![0; len + PAD];
     let mut raw = vec![0; chunk.raw_len as usize];
     let mut attempt = || -> Result<Result<(), Damage>> {
         source.read_exact_at(chunk.packed_offset, packed.get_mut(..len).unwrap_or_default())?;
-        let Some(packed) = Packed::new(&packed, len) else { return Ok(Err(Damage::new("padding", 0, 0))) };
-        let decoded = SCRATCH.with_borrow_mut(|scratch| codec::decode(codec, packed, &mut raw, scratch));
-        Ok(decoded.and_then(|()| match checksum(&raw) {
-            sum if sum == chunk.checksum => Ok(()),
-            sum => Err(Damage::new("checksum", chunk.checksum, sum)),
-        }))
+        Ok(unpack(codec, &packed, chunk, &mut raw))
     };
     // A second read tells a fault on the way (memory, cable, cache) from damage on the disk.
     let result = match attempt()? {
@@ -43,14 +36,46 @@ pub fn chunk(container: &Container, source: &dyn ReadAt, chunk: &Chunk) -> Resul
             attempt()?
         }
     };
-    match result {
-        Ok(()) => Ok(raw),
-        Err(damage) => Err(Error::Chunk {
-            path: source.path().into(),
-            tensor: container.tensor_at(chunk.raw_offset).map(|t| t.name.clone()).unwrap_or_default(),
-            raw_offset: chunk.raw_offset,
-            packed_offset: chunk.packed_offset,
-            damage,
-        }),
+    result.map(|()| raw).map_err(|damage| damaged(container, source.path(), chunk, damage))
+}
+
+/// Decodes a chunk of a container that lies in memory into `raw`, without a copy of its packed bytes.
+///
+/// `bytes` are the container's, with [`PAD`] bytes more behind them; the length of `raw` is the chunk's `raw_len`. What
+/// was written has passed its checksum when this returns `Ok`, and is anything otherwise.
+///
+/// # Errors
+/// [`Error::Chunk`] for damage, and for lengths other than these; [`Error::Unsupported`] for an unknown codec.
+pub fn decode_into(container: &Container, bytes: &[u8], chunk: &Chunk, raw: &mut [u8]) -> Result<()> {
+    let codec = codec_of(container.path(), chunk)?;
+    let start = usize::try_from(chunk.packed_offset).unwrap_or(usize::MAX);
+    let packed = bytes.get(start..).unwrap_or_default();
+    unpack(codec, packed, chunk, raw).map_err(|damage| damaged(container, container.path(), chunk, damage))
+}
+
+/// From the packed bytes at the front of `padded` to raw bytes that have passed their checksum.
+fn unpack(codec: Codec, padded: &[u8], chunk: &Chunk, raw: &mut [u8]) -> Result<(), Damage> {
+    let packed = Packed::new(padded, chunk.packed_len as usize).ok_or(Damage::new("padding", 0, 0))?;
+    SCRATCH.with_borrow_mut(|scratch| codec::decode(codec, packed, raw, scratch))?;
+    match checksum(raw) {
+        sum if sum == chunk.checksum => Ok(()),
+        sum => Err(Damage::new("checksum", chunk.checksum, sum)),
+    }
+}
+
+fn codec_of(path: &Path, chunk: &Chunk) -> Result<Codec> {
+    chunk.codec().ok_or_else(|| Error::Unsupported {
+        path: path.into(),
+        what: format!("codec {} of the chunk at offset {}", chunk.codec_id, chunk.raw_offset),
+    })
+}
+
+fn damaged(container: &Container, path: &Path, chunk: &Chunk, damage: Damage) -> Error {
+    Error::Chunk {
+        path: path.into(),
+        tensor: container.tensor_at(chunk.raw_offset).map(|t| t.name.clone()).unwrap_or_default(),
+        raw_offset: chunk.raw_offset,
+        packed_offset: chunk.packed_offset,
+        damage,
     }
 }

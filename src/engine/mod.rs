@@ -10,6 +10,7 @@ mod memory;
 mod scan;
 mod stats;
 
+pub use decode::decode_into;
 pub use image::{Bytes, Image};
 pub use scan::{Verified, scan, verify};
 pub use stats::Stats;

@@ -12,13 +12,13 @@ pub const ORIGINAL_MTIME: i64 = 1_700_000_000;
 
 /// Makes a container of the file `input` at `output`.
 pub fn pack(input: &Path, output: &Path) {
+    pack_as(bsfs::codec::Mode::Balanced, input, output);
+}
+
+/// The same in another mode.
+pub fn pack_as(mode: bsfs::codec::Mode, input: &Path, output: &Path) {
     let stop = std::sync::atomic::AtomicBool::new(false);
-    let options = bsfs::compress::Options {
-        mode: bsfs::codec::Mode::Balanced,
-        chunk_len: bsfs::compress::DEFAULT_CHUNK_LEN,
-        force: true,
-        stop: &stop,
-    };
+    let options = bsfs::compress::Options { mode, chunk_len: None, force: true, stop: &stop };
     let pool = bsfs::parallel::pool(1).unwrap();
     bsfs::compress::compress(&pool, input, output, &options, &()).unwrap();
 }

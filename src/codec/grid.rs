@@ -1,0 +1,519 @@
+//! Numbers whose top bits are entropy coded with a table for each pair of row group and column group: F16 (the top byte:
+//! sign, exponent, two bits of mantissa) and, where size counts most, BF16 (exponent and two bits of mantissa).
+//!
+//! Rows of weights differ in scale, and columns of some in sign. Where numbers have no rows, runs of 512 take their
+//! place. Written out in [`crate::format::native`], section "grid".
+
+use super::Packed;
+use super::bits::{BitReader, BitWriter};
+use super::cluster::{class_bits, log2};
+use super::groups;
+use super::halves::group_len;
+use super::rans::{self, Coder};
+use super::simd::{BLOCK, Chosen, Columns, FEATURES, Histogram, LOW, Segment, States, TILE};
+use super::tables;
+use super::wire::{Fields, Grain};
+use crate::error::Damage;
+
+/// Widths of numbers that this codec has: 1 and 2 bytes.
+const WIDTHS: u8 = 0b011;
+/// Groups of rows, and of columns, at most.
+const GROUPS: usize = 16;
+/// Tables of a chunk, at most.
+const TABLES: usize = 64;
+/// Symbols of a table.
+const SYMBOLS: usize = 256;
+/// Numbers in a row where there are no rows.
+const RUN: usize = 512;
+/// Bytes of six bits of each number of a tile.
+const SIX: usize = 6 * BLOCK;
+/// Symbols of BF16 that are not stored whole.
+const WINDOW: u16 = 255;
+/// Bits that a table is taken to cost for each of its symbols that occur, and besides.
+const BITS_PER_SYMBOL: u64 = 6;
+const BITS_PER_TABLE: u64 = 32;
+
+/// Which bits of a number are coded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    /// The top byte. What is below it is stored as it is.
+    TopByte = 0,
+    /// Exponent and two bits of mantissa of a BF16 word, in a window of 255; other words are stored whole.
+    Bf16 = 1,
+}
+
+/// How a chunk is to be coded.
+#[derive(Debug, Clone, Copy)]
+pub struct Plan<'a> {
+    /// Width and phase of the numbers.
+    pub grain: Grain,
+    /// Which bits are coded.
+    pub layout: Layout,
+    /// Numbers in a row; 0 or no multiple of 64 for none.
+    pub row: usize,
+    /// log2 of a table's slots: 11 or 12; 10 instead of 11 where there are more than four groups of columns, so that the tables of a
+    /// row fit the first-level cache.
+    pub bits: u32,
+    /// Numbers of groups of rows and of columns to choose from.
+    pub shapes: &'a [(usize, usize)],
+}
+
+/// Memory that is used again.
+#[derive(Default)]
+pub struct Scratch {
+    symbols: Vec<u8>,
+    residual: Vec<u8>,
+    escapes: Vec<u8>,
+    words: Vec<u16>,
+    tables: Vec<u32>,
+}
+
+/// Rows and columns in groups.
+#[derive(Debug, Clone, Default)]
+struct Grouping {
+    rows: Vec<u8>,
+    columns: Vec<u8>,
+    /// Groups of rows, and of columns.
+    shape: (usize, usize),
+}
+
+/// How often each symbol occurs in each pair of groups.
+type Counts = Vec<[u32; SYMBOLS]>;
+
+impl Grouping {
+    /// Counts the symbols of every `step`-th row.
+    fn count(&self, symbols: &[u8], step: usize) -> Counts {
+        let mut counts = vec![[0; SYMBOLS]; self.shape.0 * self.shape.1];
+        let width = self.columns.len();
+        for (row, &group) in symbols.chunks(width).zip(&self.rows).step_by(step) {
+            let from = usize::from(group) * self.shape.1;
+            let Some(tables) = counts.get_mut(from..from + self.shape.1) else { continue };
+            for (&symbol, &column) in row.iter().zip(&self.columns) {
+                if let Some(c) = tables.get_mut(usize::from(column)).and_then(|t| t.get_mut(usize::from(symbol))) {
+                    *c += 1;
+                }
+            }
+        }
+        counts
+    }
+
+    /// Bits of the numbers of the groups.
+    fn id_bits(&self) -> u64 {
+        let (rows, columns) = self.shape;
+        self.rows.len() as u64 * u64::from(class_bits(rows))
+            + self.columns.len() as u64 * u64::from(class_bits(columns))
+    }
+}
+
+/// Expected bits of symbols so counted, tables included; what was counted is a `step`-th of all.
+fn cost(counts: &Counts, step: usize) -> u64 {
+    counts
+        .iter()
+        .map(|table| {
+            let total: u32 = table.iter().sum();
+            let live = table.iter().filter(|&&c| c > 0).count() as u64;
+            let each: u64 = table.iter().filter(|&&c| c > 0).map(|&c| u64::from(c) * log2(c)).sum();
+            let coded = (u64::from(total) * log2(total)).saturating_sub(each) >> 16;
+            coded * step as u64 + BITS_PER_TABLE + BITS_PER_SYMBOL * live
+        })
+        .sum()
+}
+
+/// The packed bytes of `raw` in `out` (replaced); `false` when they would not be fewer than `limit`.
+pub fn encode(
+    kernel: Chosen,
+    plan: &Plan<'_>,
+    raw: &[u8],
+    limit: usize,
+    out: &mut Vec<u8>,
+    scratch: &mut Scratch,
+) -> bool {
+    let (head, body, tail) = plan.grain.split(raw);
+    let n = body.len() / plan.grain.width();
+    if n == 0 {
+        return false;
+    }
+    let base = scratch.split(plan, body);
+    let grouping = choose(kernel, &scratch.symbols, plan);
+    let counts = grouping.count(&scratch.symbols, 1);
+    let fixed = head.len() + tail.len() + scratch.residual.len() + scratch.escapes.len() + 2 * BLOCK;
+    if fixed + ((cost(&counts, 1) + grouping.id_bits()) / 8) as usize >= limit {
+        return false;
+    }
+    let mut live = [false; SYMBOLS];
+    for table in &counts {
+        live.iter_mut().zip(table).for_each(|(live, &c)| *live |= c > 0);
+    }
+    let bits = if grouping.shape.1 > 4 && plan.bits == 11 { 10 } else { plan.bits };
+    let freqs: Vec<[u16; SYMBOLS]> = counts.iter().map(|table| frequencies(table, &live, bits)).collect();
+    let states = scratch.code(bits, &grouping, &freqs);
+
+    out.clear();
+    out.push(plan.grain.to_byte());
+    out.push(plan.layout as u8 | ((bits - 10) as u8) << 1);
+    out.extend_from_slice(&[(grouping.shape.0 - 1) as u8, (grouping.shape.1 - 1) as u8]);
+    out.extend_from_slice(&((grouping.columns.len() / BLOCK) as u16).to_le_bytes());
+    out.extend_from_slice(&base.to_le_bytes());
+    out.extend_from_slice(&(2 * scratch.words.len() as u32).to_le_bytes());
+    out.extend_from_slice(&(scratch.escapes.len() as u32).to_le_bytes());
+    let mut bits = BitWriter::default();
+    live.iter().for_each(|&live| bits.put(live.into(), 1));
+    freqs.iter().for_each(|f| tables::write(f, &live, &mut bits));
+    let bits = bits.finish();
+    out.extend_from_slice(&(bits.len() as u32).to_le_bytes());
+    out.extend_from_slice(&bits);
+    out.extend_from_slice(head);
+    out.extend_from_slice(tail);
+    for (ids, groups) in [(&grouping.columns, grouping.shape.1), (&grouping.rows, grouping.shape.0)] {
+        let mut bits = BitWriter::default();
+        ids.iter().for_each(|&id| bits.put(id.into(), class_bits(groups)));
+        out.extend_from_slice(&bits.finish());
+    }
+    out.extend_from_slice(&scratch.residual);
+    out.extend_from_slice(&scratch.escapes);
+    rans::write_streams(&states, &scratch.words, out);
+    out.len() < limit
+}
+
+/// Frequencies of a table's symbols; of one that nobody uses, something.
+fn frequencies(counts: &[u32; SYMBOLS], live: &[bool; SYMBOLS], bits: u32) -> [u16; SYMBOLS] {
+    let mut freqs = [0; SYMBOLS];
+    let mut counts = *counts;
+    if counts.iter().all(|&c| c == 0)
+        && let Some((c, _)) = counts.iter_mut().zip(live).find(|(_, live)| **live)
+    {
+        *c = 1;
+    }
+    tables::normalise(&counts, bits, &mut freqs);
+    freqs
+}
+
+/// How often each feature occurs, as far as sixteen bits go.
+fn features(symbols: &[u8]) -> Histogram {
+    // Four tables: runs of one feature would otherwise wait for their own stores.
+    let mut counts = [[0_u16; FEATURES]; 4];
+    let (fours, rest) = symbols.as_chunks::<4>();
+    for four in fours {
+        for (counts, symbol) in counts.iter_mut().zip(four) {
+            if let Some(n) = counts.get_mut(usize::from(symbol >> 2)) {
+                *n = n.saturating_add(1);
+            }
+        }
+    }
+    let [mut sums, b, c, d] = counts;
+    for (((sum, b), c), d) in sums.iter_mut().zip(b).zip(c).zip(d) {
+        *sum = sum.saturating_add(b).saturating_add(c).saturating_add(d);
+    }
+    for symbol in rest {
+        if let Some(n) = sums.get_mut(usize::from(symbol >> 2)) {
+            *n = n.saturating_add(1);
+        }
+    }
+    sums
+}
+
+/// The grouping of the smallest estimate, made from a sample of rows.
+fn choose(kernel: Chosen, symbols: &[u8], plan: &Plan<'_>) -> Grouping {
+    let rows_known = plan.row > 0 && plan.row.is_multiple_of(BLOCK) && plan.row / BLOCK <= usize::from(u16::MAX);
+    let width = if rows_known { plan.row } else { RUN };
+    let count = symbols.len().div_ceil(width);
+    let step = (count / 128).clamp(1, 8);
+    let mut rows: Vec<Histogram> = vec![[0; FEATURES]; count];
+    let mut columns: Vec<Histogram> = vec![[0; FEATURES]; if rows_known { width } else { 0 }];
+    for (i, (row, histogram)) in symbols.chunks(width).zip(&mut rows).enumerate() {
+        *histogram = features(row);
+        if i % step == 0 {
+            for (&symbol, column) in row.iter().zip(&mut columns) {
+                if let Some(n) = column.get_mut(usize::from(symbol >> 2)) {
+                    *n = n.saturating_add(1);
+                }
+            }
+        }
+    }
+    let mut best: Option<(u64, Grouping)> = None;
+    let mut kept: Vec<(bool, usize, Vec<u8>)> = Vec::new();
+    let mut group = |of_rows: bool, groups: usize| -> Vec<u8> {
+        if let Some((_, _, ids)) = kept.iter().find(|(rows, n, _)| (*rows, *n) == (of_rows, groups)) {
+            return ids.clone();
+        }
+        let ids = match of_rows {
+            true => groups::assign(kernel, &rows, groups),
+            false if columns.is_empty() => vec![0; width],
+            false => groups::assign(kernel, &columns, groups),
+        };
+        kept.push((of_rows, groups, ids.clone()));
+        ids
+    };
+    for &(of_rows, of_columns) in plan.shapes {
+        if of_columns > 1 && !rows_known || of_rows > count {
+            continue;
+        }
+        let shape = (of_rows, of_columns);
+        let grouping = Grouping { rows: group(true, of_rows), columns: group(false, of_columns), shape };
+        let bits = cost(&grouping.count(symbols, step), step) + grouping.id_bits();
+        if best.as_ref().is_none_or(|(least, _)| bits < *least) {
+            best = Some((bits, grouping));
+        }
+    }
+    let one = || Grouping { rows: vec![0; count], columns: vec![0; width], shape: (1, 1) };
+    best.map_or_else(one, |(_, grouping)| grouping)
+}
+
+impl Scratch {
+    /// Symbols and what is stored as it is. Gives the first symbol of a window.
+    fn split(&mut self, plan: &Plan<'_>, body: &[u8]) -> u16 {
+        self.symbols.clear();
+        self.residual.clear();
+        self.escapes.clear();
+        match (plan.layout, plan.grain.log2_width) {
+            (Layout::TopByte, 0) => self.symbols.extend_from_slice(body),
+            (Layout::TopByte, _) => {
+                self.symbols.extend(body.as_chunks::<2>().0.iter().map(|[_, high]| *high));
+                self.residual.extend(body.as_chunks::<2>().0.iter().map(|[low, _]| *low));
+            }
+            (Layout::Bf16, _) => {
+                let words = body.as_chunks::<2>().0;
+                let symbol = |word: &[u8; 2]| u16::from_le_bytes(*word) >> 5 & 0x3ff;
+                let base = window(words.iter().map(symbol));
+                for tile in words.chunks(TILE) {
+                    for word in tile {
+                        let place = symbol(word).wrapping_sub(base);
+                        if place < WINDOW {
+                            self.symbols.push(place as u8 + 1);
+                        } else {
+                            self.symbols.push(0);
+                            self.escapes.extend_from_slice(word);
+                        }
+                    }
+                    let six = tile.iter().map(|w| u16::from_le_bytes(*w)).map(|w| (w & 0x1f | w >> 10 & 0x20) as u8);
+                    if tile.len() < SIX { self.residual.extend(six) } else { self.residual.extend(group_six(six)) }
+                }
+                return base;
+            }
+        }
+        0
+    }
+
+    /// Codes all symbols, the last first; the words come out in that order too.
+    fn code(&mut self, bits: u32, grouping: &Grouping, freqs: &[[u16; SYMBOLS]]) -> States {
+        let coders: Vec<Coder> = freqs.iter().map(|freqs| Coder::new(freqs, bits)).collect();
+        let mut states = States([LOW; BLOCK]);
+        self.words.clear();
+        let width = grouping.columns.len();
+        for (row, &group) in self.symbols.chunks(width).zip(&grouping.rows).rev() {
+            let from = usize::from(group) * grouping.shape.1;
+            let Some(coders @ [first, ..]) = coders.get(from..from + grouping.shape.1) else { continue };
+            for (block, columns) in row.chunks(BLOCK).zip(grouping.columns.as_chunks::<BLOCK>().0).rev() {
+                if coders.len() == 1 {
+                    rans::encode_block(block, &mut states, &mut self.words, |_| first);
+                } else {
+                    let coder =
+                        |place: usize| columns.get(place).and_then(|&c| coders.get(usize::from(c))).unwrap_or(first);
+                    rans::encode_block(block, &mut states, &mut self.words, coder);
+                }
+            }
+        }
+        states
+    }
+}
+
+/// The first symbol of the window of 255 that holds most.
+fn window(symbols: impl Iterator<Item = u16>) -> u16 {
+    let mut counts = [0_u32; 1024];
+    for symbol in symbols {
+        if let Some(c) = counts.get_mut(usize::from(symbol)) {
+            *c += 1;
+        }
+    }
+    let at = |i: usize| counts.get(i).copied().unwrap_or(0);
+    let width = usize::from(WINDOW);
+    let mut inside: u32 = (0..width).map(at).sum();
+    let mut best = (inside, 0);
+    for base in 1..=1024 - width {
+        inside = inside - at(base - 1) + at(base + width - 1);
+        best = best.max((inside, base));
+    }
+    best.1 as u16
+}
+
+/// Six bits of each of at most a tile's numbers: rows 0 to 5 in the low six bits of 64 bytes each, rows 6 and 7 in the
+/// high two bits of three rows each.
+fn group_six(bits: impl Iterator<Item = u8>) -> [u8; SIX] {
+    let mut group = [[0; BLOCK]; 6];
+    for (i, six) in bits.enumerate() {
+        let (row, at) = (i / BLOCK, i % BLOCK);
+        if row < 6 {
+            if let Some(byte) = group.get_mut(row).and_then(|g| g.get_mut(at)) {
+                *byte |= six;
+            }
+        } else if let Some(three) = group.get_mut((row - 6) * 3..(row - 5) * 3) {
+            for (k, g) in three.iter_mut().enumerate() {
+                if let Some(byte) = g.get_mut(at) {
+                    *byte |= (six >> (2 * k) & 3) << 6;
+                }
+            }
+        }
+    }
+    let mut flat = [0; SIX];
+    flat.copy_from_slice(group.as_flattened());
+    flat
+}
+
+/// The tables and groups of a packed chunk.
+pub fn class_count(packed: &[u8]) -> Option<u16> {
+    let tables = (u32::from(*packed.get(2)?) + 1) * (u32::from(*packed.get(3)?) + 1);
+    u16::try_from(tables).ok().filter(|&tables| usize::from(tables) <= TABLES)
+}
+
+/// Decodes a chunk to exactly `out`.
+pub fn decode(kernel: Chosen, packed: Packed<'_>, out: &mut [u8], scratch: &mut Scratch) -> Result<(), Damage> {
+    let mut fields = Fields::new(packed.bytes());
+    let grain = Grain::from_byte(fields.u8()?, WIDTHS)?;
+    let how = fields.u8()?;
+    let (layout, bits) = (how & 1, 10 + u32::from(how >> 1));
+    if bits > 12 || layout == Layout::Bf16 as u8 && grain.log2_width != 1 {
+        return Err(Damage::new("layout and slots of a grid, below", 6, how.into()));
+    }
+    let (of_rows, of_columns) = (usize::from(fields.u8()?) + 1, usize::from(fields.u8()?) + 1);
+    if of_rows > GROUPS || of_columns > GROUPS || of_rows * of_columns > TABLES {
+        return Err(Damage::new("tables of a grid, at most", TABLES as u64, (of_rows * of_columns) as u64));
+    }
+    let width = usize::from(fields.u16()?) * BLOCK;
+    if width == 0 {
+        return Err(Damage::new("numbers in a row, at least", BLOCK as u64, 0));
+    }
+    let base = fields.u16()?;
+    let (words_len, escapes_len) = (fields.len32()?, fields.len32()?);
+    let tables_len = fields.len32()?;
+    let mut reader = BitReader::new(fields.bytes(tables_len)?);
+    scratch.read_tables(&mut reader, of_rows * of_columns, bits)?;
+    let (head, body, tail) = grain.split_mut(out);
+    head.copy_from_slice(fields.bytes(head.len())?);
+    tail.copy_from_slice(fields.bytes(tail.len())?);
+    let n = body.len() / grain.width();
+    // One group of columns is no choice: nothing is stored for it, and nothing may be made of a width that nobody checked.
+    let known = if of_columns == 1 { 0 } else { width };
+    let columns = ids(fields.bytes((known * class_bits(of_columns) as usize).div_ceil(8))?, known, of_columns)?;
+    let count = n.div_ceil(width);
+    let rows = ids(fields.bytes((count * class_bits(of_rows) as usize).div_ceil(8))?, count, of_rows)?;
+    let residual_len = match (layout, grain.log2_width) {
+        (0, 0) => 0,
+        (0, _) => n,
+        _ => n / TILE * SIX + group_len(n % TILE, SIX),
+    };
+    let residual = fields.bytes(residual_len)?;
+    let escapes = fields.bytes(escapes_len)?;
+    if escapes_len % 2 != 0 {
+        return Err(Damage::new("bytes of escapes, even", escapes_len as u64 + 1, escapes_len as u64));
+    }
+    let (mut states, rest) = States::read(fields.rest())?;
+    if rest.len() != words_len {
+        return Err(Damage::new("length of the coded words", words_len as u64, rest.len() as u64));
+    }
+    let mut words = packed.last(words_len).ok_or(Damage::new("padding behind a chunk", 1, 0))?;
+    let offsets: Vec<u32> = columns.iter().map(|&c| u32::from(c) << bits).collect();
+    let columns = Columns::new(&offsets);
+
+    let whole = layout == 0 && grain.log2_width == 0;
+    scratch.symbols.resize(n.next_multiple_of(BLOCK), 0);
+    let mut at = 0;
+    for &row in &rows {
+        let tables = scratch.tables.get((usize::from(row) * of_columns) << bits..).unwrap_or_default();
+        let segment =
+            if of_columns == 1 { Segment::plain(tables, bits) } else { Segment::by_column(tables, &columns, bits) };
+        let to = scratch.symbols.len().min(at + width);
+        let blocks = scratch.symbols.get_mut(at..to).unwrap_or_default().as_chunks_mut().0;
+        if !segment.is_some_and(|s| kernel.symbols(bits, &s, &mut states, &mut words, blocks)) {
+            return Err(Damage::new("coded words enough for a row", 1, 0));
+        }
+        if grain.log2_width == 1 && layout == 0 {
+            // While the symbols are at hand.
+            let end = n.min(to);
+            if let (Some(high), Some(low)) = (scratch.symbols.get(at..end), residual.get(at..end)) {
+                kernel.join_bytes(high, low, body.as_chunks_mut().0.get_mut(at..end).unwrap_or_default());
+            }
+        }
+        at = to;
+    }
+    words.finish()?;
+    states.finish()?;
+    if whole {
+        body.copy_from_slice(scratch.symbols.get(..n).unwrap_or_default());
+    } else if layout == 1 {
+        return join_bf16(&scratch.symbols, residual, base, escapes, body.as_chunks_mut().0);
+    }
+    match escapes.len() {
+        0 => Ok(()),
+        left => Err(Damage::new("escapes of a grid that has none", 0, left as u64)),
+    }
+}
+
+/// The groups of rows or columns, each checked.
+fn ids(bytes: &[u8], count: usize, groups: usize) -> Result<Vec<u8>, Damage> {
+    let mut bits = BitReader::new(bytes);
+    (0..count)
+        .map(|_| {
+            let id = bits.take(class_bits(groups))?;
+            if (id as usize) < groups {
+                return Ok(id as u8);
+            }
+            Err(Damage::new("group of a row or column, below", groups as u64, id.into()))
+        })
+        .collect()
+}
+
+impl Scratch {
+    /// Reads and expands `count` tables.
+    fn read_tables(&mut self, reader: &mut BitReader<'_>, count: usize, bits: u32) -> Result<(), Damage> {
+        let mut live = [false; SYMBOLS];
+        for live in &mut live {
+            *live = reader.take(1)? == 1;
+        }
+        self.tables.resize(count << bits, 0);
+        let mut freqs = [0; SYMBOLS];
+        for slots in self.tables.chunks_exact_mut(1 << bits) {
+            tables::read(bits, &live, reader, &mut freqs)?;
+            tables::fill_slots(&freqs, slots);
+        }
+        Ok(())
+    }
+}
+
+/// Joins symbols and residuals of BF16 words, and puts those that were stored whole into their places.
+fn join_bf16(symbols: &[u8], residual: &[u8], base: u16, escapes: &[u8], out: &mut [[u8; 2]]) -> Result<(), Damage> {
+    let mut escapes = escapes.as_chunks::<2>().0.iter();
+    let mut groups = residual.chunks(SIX);
+    for (symbols, out) in symbols.chunks(TILE).zip(out.chunks_mut(TILE)) {
+        let stored = groups.next().unwrap_or_default();
+        let mut six = [0; TILE];
+        match stored.as_chunks::<BLOCK>().0 {
+            rows @ [a0, a1, a2, b0, b1, b2] if stored.len() == SIX => {
+                for (six, row) in six.as_chunks_mut::<BLOCK>().0.iter_mut().zip(rows) {
+                    six.iter_mut().zip(row).for_each(|(six, byte)| *six = byte & 0x3f);
+                }
+                for (to, [x, y, z]) in
+                    six.as_chunks_mut::<BLOCK>().0.iter_mut().skip(6).zip([[a0, a1, a2], [b0, b1, b2]])
+                {
+                    for (((to, x), y), z) in to.iter_mut().zip(x).zip(y).zip(z) {
+                        *to = x >> 6 | y >> 6 << 2 | z >> 6 << 4;
+                    }
+                }
+            }
+            _ => six.iter_mut().zip(stored).for_each(|(six, byte)| *six = byte & 0x3f),
+        }
+        for ((out, &symbol), six) in out.iter_mut().zip(symbols).zip(six) {
+            let head = base.wrapping_add(u16::from(symbol)).wrapping_sub(1) & 0x3ff;
+            let low = u16::from(six);
+            *out = (head << 5 | low & 0x1f | (low & 0x20) << 10).to_le_bytes();
+        }
+        if symbols.iter().take(out.len()).fold(false, |any, &s| any | (s == 0)) {
+            for (out, _) in out.iter_mut().zip(symbols).filter(|(_, s)| **s == 0) {
+                *out = *escapes.next().ok_or(Damage::new("escapes left", 1, 0))?;
+            }
+        }
+    }
+    match escapes.len() {
+        0 => Ok(()),
+        left => Err(Damage::new("escapes left at the end", 0, left as u64)),
+    }
+}

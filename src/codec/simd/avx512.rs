@@ -1,0 +1,485 @@
+//! AVX-512 with VBMI and VBMI2: sixteen states a register, tables of classes in registers.
+
+use core::arch::x86_64::*;
+
+use super::{
+    BLOCK, Classes, ESCAPED, EncodeTable, Low, POSITION, SMALL_BITS, SMALL_GROUP, SMALL_RANKS, Segment, SmallStates,
+    SmallTable, States, Words, WordsBack, scalar,
+};
+use crate::codec::tables::{AliasLanes, CLASS_BITS, RANKS};
+
+/// Slots of a class table.
+const SLOTS: usize = 1 << CLASS_BITS;
+
+vectorised!("avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vbmi2,bmi2,popcnt");
+
+pub fn available() -> bool {
+    is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512vbmi")
+        && is_x86_feature_detected!("avx512vbmi2")
+        && is_x86_feature_detected!("bmi2")
+        && is_x86_feature_detected!("popcnt")
+}
+
+#[inline(always)]
+fn load_u32(from: &[u32; 16]) -> __m512i {
+    // SAFETY: 64 readable bytes; the load needs no alignment.
+    unsafe { _mm512_loadu_si512(from.as_ptr().cast()) }
+}
+
+#[inline(always)]
+fn store_u32(to: &mut [u32; 16], v: __m512i) {
+    // SAFETY: 64 writable bytes; the store needs no alignment.
+    unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), v) }
+}
+
+#[inline(always)]
+fn load_words(from: &[u16; 32]) -> __m512i {
+    // SAFETY: 64 readable bytes; the load needs no alignment.
+    unsafe { _mm512_loadu_si512(from.as_ptr().cast()) }
+}
+
+#[inline(always)]
+fn store_words(to: &mut [u16; 32], v: __m512i) {
+    // SAFETY: 64 writable bytes; the store needs no alignment.
+    unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), v) }
+}
+
+#[inline(always)]
+fn load_bytes(from: &[u8; 64]) -> __m512i {
+    // SAFETY: 64 readable bytes; the load needs no alignment.
+    unsafe { _mm512_loadu_si512(from.as_ptr().cast()) }
+}
+
+#[inline(always)]
+fn store_bytes(to: &mut [u8; 64], v: __m512i) {
+    // SAFETY: 64 writable bytes; the store needs no alignment.
+    unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), v) }
+}
+
+/// Takes up a word in each state that is low; `at` moves over the words taken.
+///
+/// # Safety
+/// 32 bytes must be readable at `at`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi2,popcnt")]
+unsafe fn refill(x: __m512i, at: &mut *const u8) -> __m512i {
+    let low = _mm512_cmplt_epu32_mask(x, _mm512_set1_epi32(1 << 16));
+    // SAFETY: the caller's promise.
+    let words = _mm512_castsi256_si512(unsafe { _mm256_loadu_si256((*at).cast()) });
+    // Each word to the upper half of its lane; what the lower half gets is shifted out.
+    let words = _mm512_permutexvar_epi16(load_words(&UPPER), words);
+    let words = _mm512_maskz_expand_epi32(low, words);
+    *at = at.wrapping_add(2 * low.count_ones() as usize);
+    // Where a state is low its upper half is 0, so its lower half moves up and a word comes in below.
+    _mm512_mask_shldi_epi32(x, low, x, words, 16)
+}
+
+/// Sixteen-bit indices that put word i / 2 into both halves of lane i / 2.
+#[expect(clippy::indexing_slicing, reason = "evaluated by the compiler, which checks it")]
+static UPPER: [u16; 32] = {
+    let mut index = [0; 32];
+    let mut i = 0;
+    while i < 32 {
+        index[i] = i as u16 / 2;
+        i += 1;
+    }
+    index
+};
+
+/// For number i of a block, where it is among the words of groups 0 and 1 (0-31) and of groups 2 and 3 (32-63), the
+/// first of each pair of groups in the lower halves of lanes, the second in the upper ones.
+#[expect(clippy::indexing_slicing, reason = "evaluated by the compiler, which checks it")]
+static NATURAL: [[u16; 32]; 2] = {
+    let mut index = [[0; 32]; 2];
+    let mut t = 0;
+    while t < BLOCK {
+        let (group, lane, at) = (t / 16, t % 16, POSITION[t]);
+        index[at / 32][at % 32] = (32 * (group / 2) + 2 * lane + group % 2) as u16;
+        t += 1;
+    }
+    index
+};
+
+/// Packs the low bytes of four vectors of states into natural order.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn pack(v: [__m512i; 4]) -> __m512i {
+    _mm512_packus_epi16(_mm512_packus_epi32(v[0], v[1]), _mm512_packus_epi32(v[2], v[3]))
+}
+
+/// An alias table in registers.
+struct Table {
+    other: [__m512i; 2],
+    freq: [__m512i; 2],
+}
+
+impl Table {
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn new(alias: &AliasLanes) -> Self {
+        let two = |t: &[u32; RANKS]| match t.as_chunks::<16>().0 {
+            [a, b] => [load_u32(a), load_u32(b)],
+            _ => [_mm512_setzero_si512(); 2],
+        };
+        Self { other: two(&alias.other), freq: two(&alias.freq) }
+    }
+
+    /// The rank (in the low five bits of the first) and the state before it takes up a word.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn step(&self, x: __m512i) -> (__m512i, __m512i) {
+        let slot = _mm512_slli_epi32(x, 21);
+        // Permutations look at the five lowest bits of an index alone: the bucket, the rank.
+        let other = _mm512_permutex2var_epi32(self.other[0], x, self.other[1]);
+        let aliased = _mm512_cmpgt_epu32_mask(slot, other);
+        let rank = _mm512_mask_mov_epi32(x, aliased, other);
+        let freq = _mm512_permutex2var_epi32(self.freq[0], rank, self.freq[1]);
+        let product = _mm512_mullo_epi32(freq, _mm512_srli_epi32(x, 11));
+        let bias = _mm512_maskz_srai_epi32(aliased, _mm512_slli_epi32(other, 15), 20);
+        let place = _mm512_srli_epi32(slot, 26);
+        (rank, _mm512_add_epi32(product, _mm512_add_epi32(place, bias)))
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn load_states(states: &States) -> [__m512i; 4] {
+    let mut v = [_mm512_setzero_si512(); 4];
+    for (v, s) in v.iter_mut().zip(states.0.as_chunks::<16>().0) {
+        *v = load_u32(s);
+    }
+    v
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn store_states(states: &mut States, v: [__m512i; 4]) {
+    for (v, s) in v.iter().zip(states.0.as_chunks_mut::<16>().0) {
+        store_u32(s, *v);
+    }
+}
+
+/// Joins the words of 32 numbers with the residual's 32 bytes.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn join(words: __m512i, residual: __m256i) -> __m512i {
+    let r = _mm512_cvtepu8_epi16(residual);
+    // a | (b & c), and then the sign, bit 6 of the residual, to bit 15.
+    let low = _mm512_ternarylogic_epi32::<0xf8>(words, r, _mm512_set1_epi16(0x3f));
+    _mm512_ternarylogic_epi32::<0xf8>(low, _mm512_slli_epi16(r, 9), _mm512_set1_epi16(i16::MIN))
+}
+
+/// The ranks of one block, in the low five bits of each lane.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi2,popcnt")]
+fn block(table: &Table, x: &mut [__m512i; 4], words: &mut Words<'_>) -> Option<[__m512i; 4]> {
+    let window = words.block()?;
+    let start = window.as_ptr().cast::<u8>();
+    let mut at = start;
+    let mut ranks = [_mm512_setzero_si512(); 4];
+    for (x, rank) in x.iter_mut().zip(&mut ranks) {
+        let next;
+        (*rank, next) = table.step(*x);
+        // SAFETY: a block of 64 states takes at most 64 words, and `Words` has `PAD` bytes behind its window.
+        *x = unsafe { refill(next, &mut at) };
+    }
+    words.advance(at.addr() - start.addr());
+    Some(ranks)
+}
+
+/// The heads of two groups, those of the second in the upper halves of lanes.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn pair(heads: __m512i, a: __m512i, b: __m512i) -> __m512i {
+    let ranks = _mm512_mask_mov_epi16(_mm512_slli_epi32(b, 16), 0x5555_5555, a);
+    _mm512_permutexvar_epi16(ranks, heads)
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
+pub fn tile16(
+    classes: &Classes,
+    class: usize,
+    states: &mut States,
+    words: &mut Words<'_>,
+    low: Low<'_>,
+    out: &mut [[u8; 2 * BLOCK]],
+) -> Option<bool> {
+    let table = Table::new(classes.lanes.get(class)?);
+    let heads = load_words(&low.heads.words);
+    let natural = [load_words(&NATURAL[0]), load_words(&NATURAL[1])];
+    let mut x = load_states(states);
+    let mut seen = _mm512_setzero_si512();
+    // Row 7 of the residual is gathered from the high bits of the rows before.
+    let mut last = _mm512_setzero_si512();
+    let rows = low.residual.as_chunks::<BLOCK>().0;
+    for (row, out) in out.iter_mut().enumerate() {
+        let ranks = block(&table, &mut x, words)?;
+        let (a, b) = (pair(heads, ranks[0], ranks[1]), pair(heads, ranks[2], ranks[3]));
+        seen = _mm512_ternarylogic_epi32::<0xfe>(seen, a, b);
+        let mut residual = _mm512_srli_epi16(last, 1);
+        if let Some(bytes) = rows.get(row) {
+            let shifted = residual;
+            residual = load_bytes(bytes);
+            last = _mm512_ternarylogic_epi32::<0xca>(_mm512_set1_epi8(i8::MIN), residual, shifted);
+        }
+        if let [first, second] = out.as_chunks_mut::<BLOCK>().0 {
+            let numbers = _mm512_permutex2var_epi16(a, natural[0], b);
+            store_bytes(first, join(numbers, _mm512_castsi512_si256(residual)));
+            let numbers = _mm512_permutex2var_epi16(a, natural[1], b);
+            store_bytes(second, join(numbers, _mm512_extracti64x4_epi64::<1>(residual)));
+        }
+    }
+    store_states(states, x);
+    Some(_mm512_test_epi16_mask(seen, _mm512_set1_epi16(ESCAPED as i16)) != 0)
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
+pub fn tile8(
+    classes: &Classes,
+    class: usize,
+    states: &mut States,
+    words: &mut Words<'_>,
+    residual: &[u8; SMALL_GROUP],
+    out: &mut [[u8; BLOCK]],
+) -> bool {
+    let Some(lanes) = classes.lanes.get(class) else { return false };
+    let table = Table::new(lanes);
+    let mut x = load_states(states);
+    for (row, out) in out.iter_mut().enumerate() {
+        let Some(ranks) = block(&table, &mut x, words) else { return false };
+        let mut low = [_mm512_setzero_si512(); 4];
+        for (low, rank) in low.iter_mut().zip(ranks) {
+            *low = _mm512_and_si512(rank, _mm512_set1_epi32(31));
+        }
+        let ranks = _mm512_slli_epi16(pack(low), 2);
+        let r = load_bytes(&scalar::small_residual_row(residual, row));
+        let number = _mm512_ternarylogic_epi32::<0xf8>(ranks, r, _mm512_set1_epi8(3));
+        let sign = _mm512_slli_epi16(r, 5);
+        store_bytes(out, _mm512_ternarylogic_epi32::<0xf8>(number, sign, _mm512_set1_epi8(i8::MIN)));
+    }
+    store_states(states, x);
+    true
+}
+
+/// For each group, the places of its lanes in a block, in the low bytes of lanes.
+#[expect(clippy::indexing_slicing, reason = "evaluated by the compiler, which checks it")]
+static PLACES: [[u32; 16]; 4] = {
+    let mut places = [[0; 16]; 4];
+    let mut t = 0;
+    while t < BLOCK {
+        places[t / 16][t % 16] = POSITION[t] as u32;
+        t += 1;
+    }
+    places
+};
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
+pub fn encode_ranks(
+    tables: &[EncodeTable],
+    class: &[u8],
+    ranks: &[[u8; BLOCK]],
+    states: &mut States,
+    words: &mut WordsBack,
+) {
+    const ROUND: i32 = _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC;
+    let mut x = load_states(states);
+    let places = [load_u32(&PLACES[0]), load_u32(&PLACES[1]), load_u32(&PLACES[2]), load_u32(&PLACES[3])];
+    let lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    for (ranks, &class) in ranks.iter().zip(class).rev() {
+        let Some(table) = tables.get(usize::from(class)) else { return };
+        let two = |t: &[u32; RANKS]| match t.as_chunks::<16>().0 {
+            [a, b] => [load_u32(a), load_u32(b)],
+            _ => [_mm512_setzero_si512(); 2],
+        };
+        let (freqs, starts) = (two(&table.freq), two(&table.start));
+        // SAFETY: 128 readable bytes.
+        let reciprocals = unsafe {
+            let at = table.reciprocal.as_ptr();
+            [_mm512_loadu_ps(at), _mm512_loadu_ps(at.add(16))]
+        };
+        let row = load_bytes(ranks);
+        for (x, places) in x.iter_mut().zip(places).rev() {
+            // The three bytes above a place lead to rank 0's neighbours; the permutations below ignore them.
+            let rank = _mm512_permutexvar_epi8(places, row);
+            let freq = _mm512_permutex2var_epi32(freqs[0], rank, freqs[1]);
+            let start = _mm512_permutex2var_epi32(starts[0], rank, starts[1]);
+            let reciprocal = _mm512_permutex2var_ps(reciprocals[0], rank, reciprocals[1]);
+            let full = _mm512_cmpge_epu32_mask(_mm512_srli_epi32(*x, 21), freq);
+            let count = full.count_ones() as usize;
+            // The words taken go to the top of the vector, which is stored so that it ends where the last one began.
+            let top = _mm512_add_epi32(lanes, _mm512_set1_epi32(count as i32));
+            let taken = _mm512_permutexvar_epi32(top, _mm512_maskz_compress_epi32(full, *x));
+            let from = words.at.wrapping_sub(16);
+            let Some(room) = words.words.get_mut(from..).and_then(<[u16]>::first_chunk_mut::<16>) else { return };
+            // SAFETY: 32 writable bytes.
+            unsafe { _mm256_storeu_si256(room.as_mut_ptr().cast(), _mm512_cvtepi32_epi16(taken)) };
+            words.at -= count;
+            let low = _mm512_mask_srli_epi32(*x, full, *x, 16);
+            // Every step is rounded down, so the quotient is the right one or one less: below 2^21, a float's 24 bits
+            // leave an error of less than 1.
+            let float = _mm512_cvt_roundepu32_ps::<ROUND>(low);
+            let product = _mm512_mul_round_ps::<ROUND>(float, reciprocal);
+            let quotient = _mm512_cvttps_epu32(product);
+            let remainder = _mm512_sub_epi32(low, _mm512_mullo_epi32(quotient, freq));
+            let more = _mm512_cmpge_epu32_mask(remainder, freq);
+            let quotient = _mm512_mask_add_epi32(quotient, more, quotient, _mm512_set1_epi32(1));
+            let remainder = _mm512_mask_sub_epi32(remainder, more, remainder, freq);
+            // An index below 2048 whatever the rank: masked, since a rank that may not occur has none.
+            let index = _mm512_and_si512(_mm512_add_epi32(start, remainder), _mm512_set1_epi32(2047));
+            // SAFETY: `slots` has 2048 entries, and every index is below that.
+            let slot = unsafe { gather_words(&table.slots, index) };
+            *x = _mm512_or_si512(_mm512_slli_epi32(quotient, 11), slot);
+        }
+    }
+    store_states(states, x);
+}
+
+/// Sixteen indices as eight pairs: half as many loads bring them to where addresses are made.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn pairs(index: __m512i) -> [u64; 8] {
+    #[repr(C, align(64))]
+    struct Pairs([u64; 8]);
+    let mut pairs = Pairs([0; 8]);
+    // SAFETY: 64 writable bytes.
+    unsafe { _mm512_storeu_si512(pairs.0.as_mut_ptr().cast(), index) };
+    pairs.0
+}
+
+/// The entries of sixteen bits that sixteen indices lead to.
+///
+/// # Safety
+/// Every index must be inside the table.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn gather_words(table: &[u16; SLOTS], index: __m512i) -> __m512i {
+    let [a, b, c, d, e, f, g, h] = pairs(index);
+    let table = table.as_ptr();
+    // SAFETY: the caller's promise.
+    let at = |i: u64| unsafe { i32::from(*table.add(i as usize)) };
+    let four = |p: u64, q: u64| {
+        let v = _mm_insert_epi16::<0>(_mm_setzero_si128(), at(p & 0xffff_ffff));
+        let v = _mm_insert_epi16::<1>(v, at(p >> 32));
+        let v = _mm_insert_epi16::<2>(v, at(q & 0xffff_ffff));
+        _mm_insert_epi16::<3>(v, at(q >> 32))
+    };
+    let low = _mm_unpacklo_epi64(four(a, b), four(c, d));
+    let high = _mm_unpacklo_epi64(four(e, f), four(g, h));
+    _mm512_cvtepu16_epi32(_mm256_set_m128i(high, low))
+}
+
+/// The entries that sixteen indices lead to. Single loads are faster than the instruction of this name.
+///
+/// # Safety
+/// Every index must be inside the table.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn gather(table: *const u32, index: __m512i) -> __m512i {
+    let [a, b, c, d, e, f, g, h] = pairs(index);
+    // SAFETY: the caller's promise.
+    let at = |i: u64| unsafe { *table.add(i as usize) as i32 };
+    let two = |pair: u64| _mm_insert_epi32::<1>(_mm_cvtsi32_si128(at(pair & 0xffff_ffff)), at(pair >> 32));
+    let low = _mm256_set_m128i(_mm_unpacklo_epi64(two(c), two(d)), _mm_unpacklo_epi64(two(a), two(b)));
+    let high = _mm256_set_m128i(_mm_unpacklo_epi64(two(g), two(h)), _mm_unpacklo_epi64(two(e), two(f)));
+    _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high)
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
+pub fn symbols<const BITS: u32>(
+    segment: &Segment<'_>,
+    states: &mut States,
+    words: &mut Words<'_>,
+    out: &mut [[u8; BLOCK]],
+) -> bool {
+    let mut x = load_states(states);
+    let mask = _mm512_set1_epi32((1 << BITS) - 1);
+    let tables = segment.tables().as_ptr();
+    let columns = segment.columns().unwrap_or_default().as_chunks::<16>().0;
+    for (i, out) in out.iter_mut().enumerate() {
+        let Some(window) = words.block() else { return false };
+        let start = window.as_ptr().cast::<u8>();
+        let mut at = start;
+        let mut entries = [_mm512_setzero_si512(); 4];
+        for (g, (x, e)) in x.iter_mut().zip(&mut entries).enumerate() {
+            let mut slot = _mm512_and_si512(*x, mask);
+            if let Some(offsets) = columns.get(4 * i + g) {
+                slot = _mm512_add_epi32(slot, load_u32(offsets));
+            }
+            // SAFETY: every offset leaves room for 2^BITS entries (`Segment`), and slots are masked to that.
+            let entry = unsafe { gather(tables, slot) };
+            let freq = _mm512_add_epi32(
+                _mm512_and_si512(_mm512_srli_epi32(entry, 8), _mm512_set1_epi32(0xfff)),
+                _mm512_set1_epi32(1),
+            );
+            let next =
+                _mm512_add_epi32(_mm512_mullo_epi32(freq, _mm512_srli_epi32(*x, BITS)), _mm512_srli_epi32(entry, 20));
+            // SAFETY: a block of 64 states takes at most 64 words, and `Words` has `PAD` bytes behind its window.
+            *x = unsafe { refill(next, &mut at) };
+            *e = _mm512_and_si512(entry, _mm512_set1_epi32(0xff));
+        }
+        words.advance(at.addr() - start.addr());
+        store_bytes(out, pack(entries));
+    }
+    store_states(states, x);
+    true
+}
+
+/// A table of sixteen bytes as 32 lanes of sixteen bits, for a permutation that looks at four bits of a rank.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn sixteen(bytes: &[u8; SMALL_RANKS]) -> __m512i {
+    // SAFETY: 16 readable bytes.
+    let bytes = unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) };
+    _mm512_cvtepu8_epi16(_mm256_broadcastsi128_si256(bytes))
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
+pub fn exponents16(
+    table: &SmallTable,
+    states: &mut SmallStates,
+    words: &mut Words<'_>,
+    residual: &[[u8; BLOCK]],
+    out: &mut [[u8; 2 * BLOCK]],
+) -> bool {
+    let [rank0, rank1] = table.rank.as_chunks::<BLOCK>().0 else { return false };
+    let (rank0, rank1) = (load_bytes(rank0), load_bytes(rank1));
+    let (freq, start) = (sixteen(&table.freq), sixteen(&table.start));
+    let exponent = _mm512_slli_epi16(sixteen(&table.exponent), 7);
+    let [x0, x1] = states.0.as_chunks_mut::<32>().0 else { return false };
+    let mut x = [load_words(x0), load_words(x1)];
+    for (residual, out) in residual.iter().zip(out) {
+        let Some(window) = words.small_block() else { return false };
+        let begin = window.as_ptr();
+        let mut at = begin;
+        let halves = residual.as_chunks::<32>().0.iter().zip(out.as_chunks_mut::<BLOCK>().0);
+        for (x, (residual, out)) in x.iter_mut().zip(halves) {
+            // Permutations look at the lowest bits of an index alone: seven here, five of the rank (it has four).
+            let rank = _mm512_permutex2var_epi8(rank0, *x, rank1);
+            let quotient = _mm512_srli_epi16(*x, SMALL_BITS);
+            let slot = _mm512_and_si512(*x, _mm512_set1_epi16((1 << SMALL_BITS) - 1));
+            let product = _mm512_mullo_epi16(_mm512_permutexvar_epi16(rank, freq), quotient);
+            let offset = _mm512_sub_epi16(slot, _mm512_permutexvar_epi16(rank, start));
+            let next = _mm512_add_epi16(product, offset);
+            let low = _mm512_cmplt_epu16_mask(next, _mm512_set1_epi16(1 << 8));
+            // SAFETY: a block takes at most 64 bytes, 32 for each half, and `Words` has `PAD` bytes behind its window.
+            let bytes = unsafe { _mm256_loadu_si256(at.cast()) };
+            let bytes = _mm512_maskz_expand_epi16(low, _mm512_cvtepu8_epi16(bytes));
+            at = at.wrapping_add(low.count_ones() as usize);
+            *x = _mm512_or_si512(_mm512_mask_slli_epi16(next, low, next, 8), bytes);
+            // SAFETY: 32 readable bytes.
+            let r = _mm512_cvtepu8_epi16(unsafe { _mm256_loadu_si256(residual.as_ptr().cast()) });
+            let word = _mm512_permutexvar_epi16(rank, exponent);
+            let word = _mm512_ternarylogic_epi32::<0xf8>(word, r, _mm512_set1_epi16(0x7f));
+            let sign = _mm512_set1_epi16(i16::MIN);
+            store_bytes(out, _mm512_ternarylogic_epi32::<0xf8>(word, _mm512_slli_epi16(r, 8), sign));
+        }
+        words.advance(at.addr() - begin.addr());
+    }
+    store_words(x0, x[0]);
+    store_words(x1, x[1]);
+    true
+}

@@ -1,0 +1,667 @@
+//! The inner loops, once for each kind of vector unit. [`scalar`] is the definition; the others give the same bytes.
+//!
+//! A kernel gets slices whose lengths were checked by the types here, so that it need not check inside a loop:
+//! [`Words`] has [`PAD`] readable bytes behind its end, a [`Segment`]'s tables are long enough for every slot and column.
+
+use std::sync::OnceLock;
+
+use super::PAD;
+use super::tables::{Alias, AliasLanes, CLASS_BITS, RANKS};
+use crate::error::Damage;
+
+/// Repeats functions of [`scalar`] for a kernel whose compiler turns their loops into vectors.
+macro_rules! vectorised {
+    ($features:literal) => {
+        vectorised! { $features
+            fn join32(high: &[[u8; 2]], low: &[[u8; 2]], out: &mut [[u8; 4]]);
+            fn join_bytes(high: &[u8], low: &[u8], out: &mut [[u8; 2]]);
+            fn cheapest(members: &[super::Histogram], costs: &[super::Histogram], of: &mut [u8]);
+            fn rank_small_tile(
+                body: &[u8; super::TILE],
+                ranks: &mut [[u8; super::BLOCK]; 8],
+                residual: &mut [u8; super::SMALL_GROUP]
+            ) -> u32;
+            fn marked(numbers: &[[u8; 2]], marker: u16) -> bool;
+            fn split16(raw: &[[u8; 2]], heads: &mut [u16]);
+            fn split32(raw: &[[u8; 4]], high: &mut [u16], low: &mut [[u8; 2]]);
+            fn rank_tile(
+                heads: &[u16; super::TILE],
+                base: u16,
+                ranks: &mut [[u8; super::BLOCK]; 8],
+                residual: &mut [u8; super::GROUP]
+            ) -> super::Ranked;
+        }
+    };
+    ($features:literal $(fn $name:ident($($a:ident: $t:ty),*) $(-> $r:ty)?;)*) => {
+        $(
+            #[target_feature(enable = $features)]
+            pub fn $name($($a: $t),*) $(-> $r)? {
+                super::scalar::$name($($a),*)
+            }
+        )*
+    };
+}
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+mod scalar;
+
+pub use scalar::small_residual_row;
+
+/// States, and symbols in a block.
+pub const BLOCK: usize = 64;
+/// Numbers in a tile: what shares a class, and what is joined at once.
+pub const TILE: usize = 8 * BLOCK;
+/// Bytes of seven bits of each number of a tile.
+pub const GROUP: usize = 7 * BLOCK;
+/// Bytes of three bits of each number of a tile.
+pub const SMALL_GROUP: usize = 3 * BLOCK;
+/// Symbols that have a rank of their own, beside symbol 0: rank 0 is the escape, rank 1 symbol 0, the others a window.
+pub const WINDOW: u16 = 30;
+/// The bit that a table of words sets for a number that is stored whole. Others have a residual there.
+pub const ESCAPED: u16 = 1;
+/// Every 32-bit state starts here when encoding, and so must end here when decoding.
+pub const LOW: u32 = 1 << 16;
+
+/// State `t` codes the symbol at this place of each block: the order in which saturating in-lane packs of four vectors of
+/// sixteen states give natural order.
+pub const POSITION: [usize; BLOCK] = positions();
+
+#[expect(clippy::indexing_slicing, reason = "evaluated by the compiler, which checks it")]
+const fn positions() -> [usize; BLOCK] {
+    let mut p = [0; BLOCK];
+    let mut t = 0;
+    while t < BLOCK {
+        let (group, lane) = (t / 16, t % 16);
+        p[t] = 16 * (lane / 4) + 4 * group + lane % 4;
+        t += 1;
+    }
+    p
+}
+
+/// 64 states of a coder, where vectors can load them.
+#[derive(Debug, Clone)]
+#[repr(C, align(64))]
+pub struct States(pub [u32; BLOCK]);
+
+impl States {
+    /// The states at the front of `bytes`, each checked, and what lies behind them.
+    pub fn read(bytes: &[u8]) -> Result<(Self, &[u8]), Damage> {
+        let need = 4 * BLOCK;
+        let (head, rest) = bytes.split_at_checked(need).ok_or(Damage::new(
+            "length of the coder's states",
+            need as u64,
+            bytes.len() as u64,
+        ))?;
+        let mut states = Self([0; BLOCK]);
+        for (x, bytes) in states.0.iter_mut().zip(head.as_chunks::<4>().0) {
+            *x = u32::from_le_bytes(*bytes);
+            if *x < LOW {
+                return Err(Damage::new("a coder's state, at least", LOW.into(), (*x).into()));
+            }
+        }
+        Ok((states, rest))
+    }
+
+    /// Checks that every state is back where encoding began.
+    pub fn finish(&self) -> Result<(), Damage> {
+        match self.0.iter().find(|&&x| x != LOW) {
+            None => Ok(()),
+            Some(&x) => Err(Damage::new("a coder's state at the end", LOW.into(), x.into())),
+        }
+    }
+}
+
+/// The words of a stream, with [`PAD`] readable bytes behind them, and how far they are used.
+#[derive(Debug)]
+pub struct Words<'a> {
+    bytes: &'a [u8],
+    end: usize,
+    at: usize,
+}
+
+impl<'a> Words<'a> {
+    /// The first `end` bytes of `bytes`; `None` unless [`PAD`] bytes follow them.
+    pub fn new(bytes: &'a [u8], end: usize) -> Option<Self> {
+        (bytes.len() >= end.checked_add(PAD)?).then_some(Self { bytes, end, at: 0 })
+    }
+
+    /// The next words, enough for a block whatever it needs; `None` when more were used than there are. What lies
+    /// behind the end is read, but then the last check fails.
+    #[inline(always)]
+    fn block(&self) -> Option<&'a [[u8; 2]; BLOCK]> {
+        if self.at > self.end {
+            return None;
+        }
+        self.bytes.get(self.at..)?.as_chunks::<2>().0.first_chunk()
+    }
+
+    /// The next bytes, enough for a block of [`SmallStates`] whatever it needs.
+    #[inline(always)]
+    fn small_block(&self) -> Option<&'a [u8; BLOCK]> {
+        if self.at > self.end {
+            return None;
+        }
+        self.bytes.get(self.at..)?.first_chunk()
+    }
+
+    #[inline(always)]
+    const fn advance(&mut self, bytes: usize) {
+        self.at += bytes;
+    }
+
+    /// Checks that exactly all were used.
+    pub fn finish(&self) -> Result<(), Damage> {
+        if self.at == self.end {
+            return Ok(());
+        }
+        Err(Damage::new("bytes of coded words used", self.end as u64, self.at as u64))
+    }
+}
+
+/// 64 states of sixteen bits of the coder of exponents.
+#[derive(Debug, Clone)]
+#[repr(C, align(64))]
+pub struct SmallStates(pub [u16; BLOCK]);
+
+/// Every 16-bit state starts here when encoding, and so must end here when decoding.
+pub const SMALL_LOW: u16 = 1 << 8;
+
+impl SmallStates {
+    /// The states at the front of `bytes`, each checked, and what lies behind them.
+    pub fn read(bytes: &[u8]) -> Result<(Self, &[u8]), Damage> {
+        let need = 2 * BLOCK;
+        let (head, rest) = bytes.split_at_checked(need).ok_or(Damage::new(
+            "length of the coder's states",
+            need as u64,
+            bytes.len() as u64,
+        ))?;
+        let mut states = Self([0; BLOCK]);
+        for (x, bytes) in states.0.iter_mut().zip(head.as_chunks::<2>().0) {
+            *x = u16::from_le_bytes(*bytes);
+            if *x < SMALL_LOW {
+                return Err(Damage::new("a coder's state, at least", SMALL_LOW.into(), (*x).into()));
+            }
+        }
+        Ok((states, rest))
+    }
+
+    /// Checks that every state is back where encoding began.
+    pub fn finish(&self) -> Result<(), Damage> {
+        match self.0.iter().find(|&&x| x != SMALL_LOW) {
+            None => Ok(()),
+            Some(&x) => Err(Damage::new("a coder's state at the end", SMALL_LOW.into(), x.into())),
+        }
+    }
+}
+
+/// log2 of the slots of a table of exponents.
+pub const SMALL_BITS: u32 = 7;
+/// Exponents in a table, at most.
+pub const SMALL_RANKS: usize = 16;
+
+/// A table of at most sixteen exponents in 128 slots, ranks in ascending order of slots.
+#[derive(Debug, Clone)]
+#[repr(C, align(64))]
+pub struct SmallTable {
+    /// The rank of each slot.
+    rank: [u8; 1 << SMALL_BITS],
+    /// The slots of each rank, at most 128.
+    freq: [u8; SMALL_RANKS],
+    /// The first slot of each rank; 128 for ranks that are not used.
+    start: [u8; SMALL_RANKS],
+    /// The exponent of each rank.
+    exponent: [u8; SMALL_RANKS],
+    /// The ranks that are used.
+    used: usize,
+}
+
+impl SmallTable {
+    /// From (exponent, frequency) of each rank; `None` unless there are 1 to 16, none of frequency 0, whose sum is 128.
+    pub fn new(ranks: &[(u8, u8)]) -> Option<Self> {
+        let mut table = Self {
+            rank: [0; 1 << SMALL_BITS],
+            freq: [0; SMALL_RANKS],
+            start: [1 << SMALL_BITS; SMALL_RANKS],
+            exponent: [0; SMALL_RANKS],
+            used: ranks.len(),
+        };
+        let mut at = 0;
+        for (i, &(exponent, freq)) in ranks.iter().enumerate() {
+            table.rank.get_mut(at..at + usize::from(freq))?.fill(i as u8);
+            *table.start.get_mut(i)? = at as u8;
+            *table.freq.get_mut(i)? = freq;
+            *table.exponent.get_mut(i)? = exponent;
+            at += usize::from(freq);
+            if freq == 0 {
+                return None;
+            }
+        }
+        (at == 1 << SMALL_BITS).then_some(table)
+    }
+
+    /// The frequency and the first slot of a rank.
+    pub fn slots(&self, rank: usize) -> Option<(u16, u16)> {
+        Some(((*self.freq.get(rank)?).into(), (*self.start.get(rank)?).into()))
+    }
+}
+
+/// Slot tables for a run of blocks: one for all, or one for each column.
+#[derive(Debug, Clone, Copy)]
+pub struct Segment<'a> {
+    tables: &'a [u32],
+    columns: Option<&'a [u32]>,
+}
+
+impl<'a> Segment<'a> {
+    /// One table of 2^`bits` slots for all states; `None` when it is shorter.
+    pub fn plain(tables: &'a [u32], bits: u32) -> Option<Self> {
+        Some(Self { tables: tables.get(..1 << bits)?, columns: None })
+    }
+
+    /// Tables of 2^`bits` slots; `columns[64 i + t]` is the first entry of the table for state t of block i. `None` when
+    /// one of them reaches beyond `tables`.
+    pub fn by_column(tables: &'a [u32], columns: &'a Columns, bits: u32) -> Option<Self> {
+        let fits = columns.most as usize + (1 << bits) <= tables.len();
+        fits.then_some(Self { tables, columns: Some(&columns.offsets) })
+    }
+
+    #[inline(always)]
+    const fn tables(&self) -> &'a [u32] {
+        self.tables
+    }
+
+    #[inline(always)]
+    const fn columns(&self) -> Option<&'a [u32]> {
+        self.columns
+    }
+
+    /// Whether there are columns for so many blocks.
+    const fn covers(&self, blocks: usize) -> bool {
+        match self.columns {
+            None => true,
+            Some(columns) => columns.len() >= blocks * BLOCK,
+        }
+    }
+}
+
+/// Offsets of tables in the order of states.
+#[derive(Debug, Clone, Default)]
+pub struct Columns {
+    offsets: Vec<u32>,
+    most: u32,
+}
+
+impl Columns {
+    /// From the offset for each column; a number of columns that is a multiple of 64.
+    pub fn new(offsets: &[u32]) -> Self {
+        let mut ordered = vec![0; offsets.len()];
+        for (to, from) in ordered.chunks_exact_mut(BLOCK).zip(offsets.chunks_exact(BLOCK)) {
+            for (to, at) in to.iter_mut().zip(POSITION) {
+                *to = from.get(at).copied().unwrap_or(0);
+            }
+        }
+        Self { offsets: ordered, most: offsets.iter().copied().max().unwrap_or(0) }
+    }
+}
+
+/// The tables of a chunk's classes, in the form that the kernel wants.
+#[derive(Debug, Default)]
+pub struct Classes {
+    slots: Vec<u32>,
+    aliases: Vec<Alias>,
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only AVX-512 reads it"))]
+    lanes: Vec<AliasLanes>,
+}
+
+impl Classes {
+    /// Tables for `kernel` of frequencies that sum to 2048 each, none of which is 0 for rank 0.
+    pub fn new(kernel: Chosen, freqs: &[[u16; RANKS]]) -> Self {
+        let aliases = freqs.iter().map(Alias::new);
+        match kernel.0 {
+            Kernel::Scalar => {
+                let mut slots = vec![0; freqs.len() << CLASS_BITS];
+                for (slots, alias) in slots.chunks_exact_mut(1 << CLASS_BITS).zip(aliases) {
+                    alias.fill_slots(slots);
+                }
+                Self { slots, ..Self::default() }
+            }
+            Kernel::Avx2 | Kernel::Neon => Self { aliases: aliases.collect(), ..Self::default() },
+            Kernel::Avx512 => Self { lanes: aliases.map(|alias| AliasLanes::new(&alias)).collect(), ..Self::default() },
+        }
+    }
+
+    /// The slot table of a class; `None` without such a class or for a kernel that wants none.
+    fn slots(&self, class: usize) -> Option<&[u32]> {
+        self.slots.get(class << CLASS_BITS..(class + 1) << CLASS_BITS)
+    }
+}
+
+/// The exponent and the top bit of the mantissa of each rank, in their places in a word.
+#[derive(Debug, Clone)]
+#[repr(C, align(64))]
+pub struct Heads {
+    words: [u16; RANKS],
+    /// The low and the high bytes of `words`.
+    bytes: [[u8; RANKS]; 2],
+}
+
+impl Heads {
+    /// From the words, whose low six bits are 0 or [`ESCAPED`].
+    pub fn new(words: [u16; RANKS]) -> Self {
+        Self { words, bytes: [words.map(|w| w.to_le_bytes()[0]), words.map(|w| w.to_le_bytes()[1])] }
+    }
+}
+
+/// What a tile's ranks are joined with.
+#[derive(Debug, Clone, Copy)]
+pub struct Low<'a> {
+    /// The bits that ranks stand for.
+    pub heads: &'a Heads,
+    /// The sign and the other six bits of the mantissa of each number.
+    pub residual: &'a [u8; GROUP],
+}
+
+/// Which vector unit is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kernel {
+    /// None: the definition.
+    Scalar,
+    /// AVX2 (x86-64).
+    Avx2,
+    /// AVX-512 with VBMI and VBMI2 (x86-64).
+    Avx512,
+    /// NEON (aarch64).
+    Neon,
+}
+
+impl Kernel {
+    /// Every kernel, on this machine or not.
+    pub const ALL: [Self; 4] = [Self::Scalar, Self::Avx2, Self::Avx512, Self::Neon];
+
+    /// The name that `BSFS_KERNEL` and `bsfs bench` use.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Scalar => "scalar",
+            Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
+            Self::Neon => "neon",
+        }
+    }
+
+    /// Whether this machine has it.
+    #[must_use]
+    pub fn available(self) -> bool {
+        match self {
+            Self::Scalar => true,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => avx2::available(),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => avx512::available(),
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => true,
+            #[cfg(not(all(target_arch = "x86_64", target_arch = "aarch64")))]
+            _ => false,
+        }
+    }
+
+    /// The best that this machine has, or the one that the environment variable `BSFS_KERNEL` names if the machine
+    /// has it. Found once.
+    #[must_use]
+    pub fn detect() -> Self {
+        static FOUND: OnceLock<Kernel> = OnceLock::new();
+        *FOUND.get_or_init(|| {
+            let wanted = std::env::var("BSFS_KERNEL").ok();
+            if let Some(name) = wanted.as_deref().filter(|name| !name.is_empty()) {
+                match Self::ALL.into_iter().find(|k| k.name() == name && k.available()) {
+                    Some(kernel) => return kernel,
+                    None => log::warn!("BSFS_KERNEL={name}: this machine has no such kernel; using its best"),
+                }
+            }
+            [Self::Avx512, Self::Avx2, Self::Neon].into_iter().find(|k| k.available()).unwrap_or(Self::Scalar)
+        })
+    }
+}
+
+/// A kernel that this machine has; only [`Chosen::new`] makes one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Chosen(Kernel);
+
+impl Chosen {
+    /// The kernel, if this machine has it.
+    pub fn new(kernel: Kernel) -> Option<Self> {
+        kernel.available().then_some(Self(kernel))
+    }
+
+    /// The kernel of [`Kernel::detect`].
+    pub fn best() -> Self {
+        Self(Kernel::detect())
+    }
+
+    /// Which it is.
+    pub const fn kernel(self) -> Kernel {
+        self.0
+    }
+}
+
+/// Calls the kernel's own version of a function.
+macro_rules! dispatch {
+    ($kernel:expr, $name:ident $(::<$bits:tt>)? ($($argument:expr),* $(,)?)) => {
+        match $kernel.0 {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: a `Chosen` exists only for a kernel that this machine has.
+            Kernel::Avx2 => unsafe { avx2::$name$(::<$bits>)?($($argument),*) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above.
+            Kernel::Avx512 => unsafe { avx512::$name$(::<$bits>)?($($argument),*) },
+            #[cfg(target_arch = "aarch64")]
+            // SAFETY: as above.
+            Kernel::Neon => unsafe { neon::$name$(::<$bits>)?($($argument),*) },
+            _ => scalar::$name$(::<$bits>)?($($argument),*),
+        }
+    };
+}
+
+impl Chosen {
+    /// Decodes `out`, whole blocks of symbols of a table of 2^`bits` slots (10 to 12). `false` when the words end too early,
+    /// or `segment` has columns for fewer blocks.
+    pub fn symbols(
+        self,
+        bits: u32,
+        segment: &Segment<'_>,
+        states: &mut States,
+        words: &mut Words<'_>,
+        out: &mut [[u8; BLOCK]],
+    ) -> bool {
+        if !segment.covers(out.len()) {
+            return false;
+        }
+        match bits {
+            10 => dispatch!(self, symbols::<10>(segment, states, words, out)),
+            11 => dispatch!(self, symbols::<11>(segment, states, words, out)),
+            _ => dispatch!(self, symbols::<12>(segment, states, words, out)),
+        }
+    }
+
+    /// Decodes at most a tile of BF16 words, and says whether one of them has [`ESCAPED`] set. `None` when the words end too
+    /// early or there is no such class.
+    pub fn tile16(
+        self,
+        classes: &Classes,
+        class: usize,
+        states: &mut States,
+        words: &mut Words<'_>,
+        low: Low<'_>,
+        out: &mut [[u8; 2 * BLOCK]],
+    ) -> Option<bool> {
+        dispatch!(self, tile16(classes, class, states, words, low, out))
+    }
+
+    /// Decodes at most a tile of floats of eight bits: the rank is bits 2-6, the residual the sign and bits 0-1.
+    pub fn tile8(
+        self,
+        classes: &Classes,
+        class: usize,
+        states: &mut States,
+        words: &mut Words<'_>,
+        residual: &[u8; SMALL_GROUP],
+        out: &mut [[u8; BLOCK]],
+    ) -> bool {
+        dispatch!(self, tile8(classes, class, states, words, residual, out))
+    }
+
+    /// Joins high and low halves of four-byte numbers, as far as the shortest slice goes.
+    pub fn join32(self, high: &[[u8; 2]], low: &[[u8; 2]], out: &mut [[u8; 4]]) {
+        dispatch!(self, join32(high, low, out));
+    }
+
+    /// Joins high and low bytes of two-byte numbers, as far as the shortest slice goes.
+    pub fn join_bytes(self, high: &[u8], low: &[u8], out: &mut [[u8; 2]]) {
+        dispatch!(self, join_bytes(high, low, out));
+    }
+
+    /// Decodes blocks of BF16 words whose exponents are coded with `table`; `residual` holds the sign (bit 7) and the mantissa
+    /// of each number. `false` when the coded bytes end too early, or there are fewer residual blocks than `out` has.
+    pub fn exponents16(
+        self,
+        table: &SmallTable,
+        states: &mut SmallStates,
+        words: &mut Words<'_>,
+        residual: &[[u8; BLOCK]],
+        out: &mut [[u8; 2 * BLOCK]],
+    ) -> bool {
+        residual.len() >= out.len() && dispatch!(self, exponents16(table, states, words, residual, out))
+    }
+
+    /// For each member the number of the group where it costs least: the sum over features of how often each occurs and what
+    /// it costs.
+    pub fn cheapest(self, members: &[Histogram], costs: &[Histogram], of: &mut [u8]) {
+        dispatch!(self, cheapest(members, costs, of));
+    }
+
+    /// The ranks of a tile of floats of eight bits, and the rest of their bits. Gives the sum of the ranks.
+    pub fn rank_small_tile(
+        self,
+        body: &[u8; TILE],
+        ranks: &mut [[u8; BLOCK]; 8],
+        residual: &mut [u8; SMALL_GROUP],
+    ) -> u32 {
+        dispatch!(self, rank_small_tile(body, ranks, residual))
+    }
+
+    /// Whether a number has the head `marker`.
+    pub fn marked(self, numbers: &[[u8; 2]], marker: u16) -> bool {
+        dispatch!(self, marked(numbers, marker))
+    }
+
+    /// The numbers of `raw`.
+    pub fn split16(self, raw: &[[u8; 2]], heads: &mut [u16]) {
+        dispatch!(self, split16(raw, heads));
+    }
+
+    /// The high and low halves of the numbers of `raw`.
+    pub fn split32(self, raw: &[[u8; 4]], high: &mut [u16], low: &mut [[u8; 2]]) {
+        dispatch!(self, split32(raw, high, low));
+    }
+
+    /// The ranks of a tile of BF16 words, and the rest of their bits.
+    pub fn rank_tile(
+        self,
+        heads: &[u16; TILE],
+        base: u16,
+        ranks: &mut [[u8; BLOCK]; 8],
+        residual: &mut [u8; GROUP],
+    ) -> Ranked {
+        dispatch!(self, rank_tile(heads, base, ranks, residual))
+    }
+
+    /// Codes blocks of ranks from the last to the first; `class(i)` is the table of block i. Words are put in front of
+    /// those that are in `words` already.
+    pub fn encode_ranks(
+        self,
+        tables: &[EncodeTable],
+        class: &[u8],
+        ranks: &[[u8; BLOCK]],
+        states: &mut States,
+        words: &mut WordsBack,
+    ) {
+        words.reserve(ranks.len());
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: a `Chosen` exists only for a kernel that this machine has.
+            Kernel::Avx512 => unsafe { avx512::encode_ranks(tables, class, ranks, states, words) },
+            _ => scalar::encode_ranks(tables, class, ranks, states, words),
+        }
+    }
+}
+
+/// What a symbol is reduced to when rows and columns are compared: its upper six bits.
+pub const FEATURES: usize = 64;
+/// How often each feature occurs in a row or a column; or what it costs there.
+pub type Histogram = [u16; FEATURES];
+
+/// What is known of a tile's ranks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Ranked {
+    /// Bit r is set when rank r occurs.
+    pub mask: u32,
+    /// Their sum.
+    pub sum: u32,
+}
+
+/// Coded words, written from the last to the first.
+#[derive(Debug, Default)]
+pub struct WordsBack {
+    words: Vec<u16>,
+    /// The first word that is in use.
+    at: usize,
+}
+
+impl WordsBack {
+    /// Nothing, with room for the words of `blocks` blocks. Memory is used again.
+    fn reserve(&mut self, blocks: usize) {
+        // 16 more in front, where a vector of sixteen words that are not all in use may begin.
+        let len = blocks * BLOCK + 16;
+        self.words.resize(len, 0);
+        self.at = len;
+    }
+
+    /// The words, the first to be decoded first.
+    pub fn words(&self) -> &[u16] {
+        self.words.get(self.at..).unwrap_or_default()
+    }
+}
+
+/// What encoding with a class table looks up.
+#[derive(Debug, Clone)]
+#[repr(C, align(64))]
+pub struct EncodeTable {
+    /// Frequencies; 0 for ranks that may not occur.
+    freq: [u32; RANKS],
+    /// The place of each rank's first slot in `slots`.
+    start: [u32; RANKS],
+    /// 1 / frequency, rounded down.
+    reciprocal: [f32; RANKS],
+    /// The slots of all ranks, in order of rank and offset.
+    slots: [u16; 1 << CLASS_BITS],
+}
+
+impl EncodeTable {
+    /// Of frequencies that sum to 2048.
+    pub fn new(freq: &[u16; RANKS]) -> Self {
+        let start = super::tables::starts(freq);
+        let mut slots = [0; 1 << CLASS_BITS];
+        Alias::new(freq).fill_inverse(&start, &mut slots);
+        let down = |f: u16| {
+            let nearest = 1.0 / f32::from(f.max(1));
+            // Rounded down, so that a quotient is never too large.
+            if f64::from(nearest) * f64::from(f.max(1)) > 1.0 { nearest.next_down() } else { nearest }
+        };
+        Self { freq: freq.map(u32::from), start, reciprocal: freq.map(down), slots }
+    }
+}

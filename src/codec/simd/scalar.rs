@@ -1,0 +1,302 @@
+//! The definition of every kernel, in safe code. The others give the same bytes, the same errors, the same positions.
+
+#![expect(clippy::indexing_slicing, reason = "indices are masked, or bounded by a tile's or a table's fixed size")]
+
+use super::{
+    BLOCK, Classes, ESCAPED, EncodeTable, GROUP, Histogram, Low, POSITION, Ranked, SMALL_BITS, SMALL_GROUP, SMALL_LOW,
+    Segment, SmallStates, SmallTable, States, TILE, WINDOW, Words, WordsBack,
+};
+use crate::codec::tables::{CLASS_BITS, RANKS, SLOT_SYMBOL};
+
+/// One step of a 32-bit state over a slot table: its symbol, and the state before it takes up a word.
+#[inline(always)]
+fn step<const BITS: u32>(entry: u32, x: u32) -> (u8, u32) {
+    ((entry & SLOT_SYMBOL) as u8, ((entry >> 8 & 0xfff) + 1).wrapping_mul(x >> BITS).wrapping_add(entry >> 20))
+}
+
+/// Decodes one block of 64 symbols; `slot(t, x)` is the table's entry for state `t`.
+#[inline(always)]
+fn block<const BITS: u32>(
+    states: &mut States,
+    words: &mut Words<'_>,
+    out: &mut [u8; BLOCK],
+    slot: impl Fn(usize, u32) -> u32,
+) -> bool {
+    let Some(window) = words.block() else { return false };
+    let mut used = 0;
+    for t in 0..BLOCK {
+        let x = states.0[t];
+        let (symbol, next) = step::<BITS>(slot(t, x), x);
+        out[POSITION[t]] = symbol;
+        let word = u32::from(u16::from_le_bytes(window[used % BLOCK]));
+        let low = next < 1 << 16;
+        states.0[t] = if low { next << 16 | word } else { next };
+        used += usize::from(low);
+    }
+    words.advance(2 * used);
+    true
+}
+
+/// Decodes `out`, a run of blocks, with the tables of `segment`. `false` when the words end too early.
+pub fn symbols<const BITS: u32>(
+    segment: &Segment<'_>,
+    states: &mut States,
+    words: &mut Words<'_>,
+    out: &mut [[u8; BLOCK]],
+) -> bool {
+    let mask = (1 << BITS) - 1;
+    let tables = segment.tables();
+    for (i, out) in out.iter_mut().enumerate() {
+        let done = match segment.columns() {
+            // Column offsets are below the tables' length less one table, which `Segment::new` has checked.
+            Some(columns) => {
+                block::<BITS>(states, words, out, |t, x| tables[(columns[i * BLOCK + t] + (x & mask)) as usize])
+            }
+            None => block::<BITS>(states, words, out, |_, x| tables[(x & mask) as usize]),
+        };
+        if !done {
+            return false;
+        }
+    }
+    true
+}
+
+/// Decodes the ranks of at most a tile with one class.
+fn ranks<'a>(
+    classes: &Classes,
+    class: usize,
+    states: &mut States,
+    words: &mut Words<'_>,
+    out: &'a mut [[u8; BLOCK]],
+) -> Option<&'a [[u8; BLOCK]]> {
+    let segment = Segment::plain(classes.slots(class)?, CLASS_BITS)?;
+    symbols::<CLASS_BITS>(&segment, states, words, out).then_some(out)
+}
+
+/// Decodes at most a tile of ranks with one class, and joins them with the rest of the numbers.
+pub fn tile16(
+    classes: &Classes,
+    class: usize,
+    states: &mut States,
+    words: &mut Words<'_>,
+    low: Low<'_>,
+    out: &mut [[u8; 2 * BLOCK]],
+) -> Option<bool> {
+    let mut space = [[0; BLOCK]; TILE / BLOCK];
+    let ranks = ranks(classes, class, states, words, space.get_mut(..out.len())?)?;
+    let mut seen = 0;
+    for (row, (ranks, out)) in ranks.iter().zip(out).enumerate() {
+        let residual = residual_row(low.residual, row);
+        for ((o, &rank), r) in out.as_chunks_mut::<2>().0.iter_mut().zip(ranks).zip(residual) {
+            let word = low.heads.words[usize::from(rank) % RANKS];
+            seen |= word;
+            *o = (word | u16::from(r & 0x3f) | u16::from(r & 0x40) << 9).to_le_bytes();
+        }
+    }
+    Some(seen & ESCAPED != 0)
+}
+
+/// Decodes at most a tile of ranks of floats of eight bits, and joins them with the rest.
+pub fn tile8(
+    classes: &Classes,
+    class: usize,
+    states: &mut States,
+    words: &mut Words<'_>,
+    residual: &[u8; SMALL_GROUP],
+    out: &mut [[u8; BLOCK]],
+) -> bool {
+    if ranks(classes, class, states, words, out).is_none() {
+        return false;
+    }
+    for (row, out) in out.iter_mut().enumerate() {
+        for (o, r) in out.iter_mut().zip(small_residual_row(residual, row)) {
+            *o = *o << 2 | r & 3 | (r & 4) << 5;
+        }
+    }
+    true
+}
+
+/// Three bits of each number: rows 2k and 2k + 1 are the low six bits of bytes 64 k and on, rows 6 and 7 the high two
+/// bits of all three runs of bytes.
+#[inline(always)]
+pub fn small_residual_row(packed: &[u8; SMALL_GROUP], row: usize) -> [u8; BLOCK] {
+    let rows = packed.as_chunks::<BLOCK>().0;
+    let mut out = [0; BLOCK];
+    if row < 6 {
+        for (o, &b) in out.iter_mut().zip(&rows[row / 2]) {
+            *o = b >> (row % 2 * 3) & 7;
+        }
+    } else {
+        for (i, o) in out.iter_mut().enumerate() {
+            let six = rows[0][i] >> 6 | rows[1][i] >> 6 << 2 | rows[2][i] >> 6 << 4;
+            *o = six >> (row % 2 * 3) & 7;
+        }
+    }
+    out
+}
+
+#[inline(always)]
+pub fn join32(high: &[[u8; 2]], low: &[[u8; 2]], out: &mut [[u8; 4]]) {
+    for ((o, h), l) in out.iter_mut().zip(high).zip(low) {
+        *o = (u32::from(u16::from_le_bytes(*h)) << 16 | u32::from(u16::from_le_bytes(*l))).to_le_bytes();
+    }
+}
+
+#[inline(always)]
+pub fn join_bytes(high: &[u8], low: &[u8], out: &mut [[u8; 2]]) {
+    for ((o, &h), &l) in out.iter_mut().zip(high).zip(low) {
+        *o = (u16::from(h) << 8 | u16::from(l)).to_le_bytes();
+    }
+}
+
+#[inline(always)]
+pub fn cheapest(members: &[Histogram], costs: &[Histogram], of: &mut [u8]) {
+    for (of, member) in of.iter_mut().zip(members) {
+        let mut least = u32::MAX;
+        for (group, costs) in (0_u8..).zip(costs) {
+            let mut cost = 0_u32;
+            for (&n, &c) in member.iter().zip(costs) {
+                cost = cost.wrapping_add(u32::from(n) * u32::from(c));
+            }
+            if cost < least {
+                (least, *of) = (cost, group);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+pub fn rank_small_tile(body: &[u8; TILE], ranks: &mut [[u8; BLOCK]; 8], residual: &mut [u8; SMALL_GROUP]) -> u32 {
+    let rows = body.as_chunks::<BLOCK>().0;
+    let mut sum = 0;
+    for (ranks, row) in ranks.iter_mut().zip(rows) {
+        for (rank, byte) in ranks.iter_mut().zip(row) {
+            *rank = byte >> 2 & 31;
+            sum += u32::from(*rank);
+        }
+    }
+    let three = |byte: u8| byte & 3 | byte >> 5 & 4;
+    for (k, out) in residual.as_chunks_mut::<BLOCK>().0.iter_mut().enumerate() {
+        for (i, out) in out.iter_mut().enumerate() {
+            let six = three(rows[6][i]) | three(rows[7][i]) << 3;
+            *out = three(rows[2 * k][i]) | three(rows[2 * k + 1][i]) << 3 | (six >> (2 * k) & 3) << 6;
+        }
+    }
+    sum
+}
+
+#[inline(always)]
+pub fn marked(numbers: &[[u8; 2]], marker: u16) -> bool {
+    numbers.iter().fold(false, |any, number| any | (u16::from_le_bytes(*number) & 0x7fc0 == marker))
+}
+
+#[inline(always)]
+pub fn split16(raw: &[[u8; 2]], heads: &mut [u16]) {
+    for (head, raw) in heads.iter_mut().zip(raw) {
+        *head = u16::from_le_bytes(*raw);
+    }
+}
+
+#[inline(always)]
+pub fn split32(raw: &[[u8; 4]], high: &mut [u16], low: &mut [[u8; 2]]) {
+    for ((high, low), raw) in high.iter_mut().zip(low).zip(raw) {
+        let word = u32::from_le_bytes(*raw);
+        (*high, *low) = ((word >> 16) as u16, (word as u16).to_le_bytes());
+    }
+}
+
+#[inline(always)]
+pub fn rank_tile(heads: &[u16; TILE], base: u16, ranks: &mut [[u8; BLOCK]; 8], residual: &mut [u8; GROUP]) -> Ranked {
+    let (mut mask, mut sum) = (0_u32, 0_u32);
+    for (ranks, heads) in ranks.iter_mut().zip(heads.as_chunks::<BLOCK>().0) {
+        for (rank, &head) in ranks.iter_mut().zip(heads) {
+            let symbol = head >> 6 & 0x1ff;
+            let place = symbol.wrapping_sub(base);
+            *rank = if place < WINDOW { place as u8 + 2 } else { u8::from(symbol == 0) };
+        }
+        for &rank in ranks.iter() {
+            mask |= 1 << rank;
+            sum += u32::from(rank);
+        }
+    }
+    let rest = |head: u16| (head & 0x3f) as u8 | (head >> 9 & 0x40) as u8;
+    let (rows, last) = heads.as_chunks::<BLOCK>().0.split_at(7);
+    for (k, (out, heads)) in residual.as_chunks_mut::<BLOCK>().0.iter_mut().zip(rows).enumerate() {
+        for ((out, &head), &last) in out.iter_mut().zip(heads).zip(&last[0]) {
+            *out = rest(head) | (rest(last) >> k & 1) << 7;
+        }
+    }
+    Ranked { mask, sum }
+}
+
+/// Codes blocks of ranks, the last first.
+pub fn encode_ranks(
+    tables: &[EncodeTable],
+    class: &[u8],
+    ranks: &[[u8; BLOCK]],
+    states: &mut States,
+    words: &mut WordsBack,
+) {
+    for (ranks, &class) in ranks.iter().zip(class).rev() {
+        let table = &tables[usize::from(class)];
+        for t in (0..BLOCK).rev() {
+            let rank = usize::from(ranks[POSITION[t]]);
+            let freq = table.freq[rank];
+            let mut x = states.0[t];
+            // The word is written in any case and counts only if it is used: no branch.
+            words.words[words.at - 1] = x as u16;
+            let full = x >> (32 - CLASS_BITS) >= freq;
+            words.at -= usize::from(full);
+            x = if full { x >> 16 } else { x };
+            let (quotient, remainder) = (x / freq, x % freq);
+            states.0[t] = quotient << CLASS_BITS | u32::from(table.slots[(table.start[rank] + remainder) as usize]);
+        }
+    }
+}
+
+/// The seven bits of each number that are stored as they are: row r of 64 numbers is the low bits of 64 bytes; row 7 is
+/// spread over the high bits of the other seven.
+fn residual_row(packed: &[u8; GROUP], row: usize) -> [u8; BLOCK] {
+    let mut out = [0; BLOCK];
+    let rows = packed.as_chunks::<BLOCK>().0;
+    if row < 7 {
+        for (o, &b) in out.iter_mut().zip(&rows[row]) {
+            *o = b & 0x7f;
+        }
+    } else {
+        for (k, row) in rows.iter().enumerate() {
+            for (o, &b) in out.iter_mut().zip(row) {
+                *o |= (b >> 7) << k;
+            }
+        }
+    }
+    out
+}
+
+/// Decodes blocks of BF16 words, the exponents coded, the rest as it is.
+pub fn exponents16(
+    table: &SmallTable,
+    states: &mut SmallStates,
+    words: &mut Words<'_>,
+    residual: &[[u8; BLOCK]],
+    out: &mut [[u8; 2 * BLOCK]],
+) -> bool {
+    for (residual, out) in residual.iter().zip(out) {
+        let Some(window) = words.small_block() else { return false };
+        let mut used = 0;
+        for (t, out) in out.as_chunks_mut::<2>().0.iter_mut().enumerate() {
+            let x = states.0[t];
+            let slot = x % (1 << SMALL_BITS);
+            let rank = usize::from(table.rank[usize::from(slot)]);
+            let freq = u16::from(table.freq[rank]);
+            let next = freq.wrapping_mul(x >> SMALL_BITS).wrapping_add(slot).wrapping_sub(table.start[rank].into());
+            let low = next < SMALL_LOW;
+            states.0[t] = if low { next << 8 | u16::from(window[used % BLOCK]) } else { next };
+            used += usize::from(low);
+            let r = u16::from(residual[t]);
+            *out = (u16::from(table.exponent[rank]) << 7 | r & 0x7f | (r & 0x80) << 8).to_le_bytes();
+        }
+        words.advance(used);
+    }
+    true
+}

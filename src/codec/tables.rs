@@ -1,0 +1,391 @@
+//! Frequencies, and what the coders look up: slot tables, alias tables.
+
+#![expect(clippy::indexing_slicing, reason = "indices are symbols, ranks and slots, bounded by the arrays they index")]
+
+use super::bits::{BitReader, BitWriter};
+use crate::error::Damage;
+
+/// Ranks of a class: the escape, zero, and 30 symbols of a window.
+pub const RANKS: usize = 32;
+/// log2 of the slots of a class table.
+pub const CLASS_BITS: u32 = 11;
+/// Slots of a bucket of an alias table.
+const BUCKET: u16 = 64;
+/// The bits of a slot table's entry that hold its symbol; its frequency less one lies in bits 8-19, its offset among the
+/// symbol's slots in bits 20-31.
+pub const SLOT_SYMBOL: u32 = 0xff;
+
+/// Entries of a slot table: one per slot.
+pub const fn entry(symbol: u32, freq: u32, offset: u32) -> u32 {
+    symbol | (freq - 1) << 8 | offset << 20
+}
+
+/// Fills `slots`, a table of 2^L slots, with symbols in ascending order, each in as many slots as its frequency.
+pub fn fill_slots(freqs: &[u16], slots: &mut [u32]) {
+    let mut at = 0;
+    for (symbol, &freq) in (0_u32..).zip(freqs) {
+        let freq = u32::from(freq);
+        if freq > 0 {
+            let base = entry(symbol, freq, 0);
+            for (offset, slot) in (0..freq).zip(&mut slots[at..at + freq as usize]) {
+                *slot = base | offset << 20;
+            }
+            at += freq as usize;
+        }
+    }
+}
+
+/// Which slots a class table gives to which rank, as 32 buckets of 64 slots: slot s lies at place s / 32 of bucket s mod 32.
+/// The first `split` places of bucket b belong to rank b, the others to its alias. Bytes, which is what vector units look up.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[repr(C, align(64))]
+pub struct Alias {
+    /// Places of each bucket that are its own rank's, 0 to 64.
+    pub split: [u8; RANKS],
+    /// The other rank of each bucket.
+    pub other: [u8; RANKS],
+    /// What turns a place in a bucket into an offset among the other rank's slots: low and high byte, two's complement.
+    pub bias: [[u8; RANKS]; 2],
+    /// Low and high byte of each rank's frequency.
+    pub freq: [[u8; RANKS]; 2],
+}
+
+impl Alias {
+    /// The one arrangement of frequencies, which sum to 2048, that the bitstream means.
+    pub fn new(freq: &[u16; RANKS]) -> Self {
+        let mut left = *freq;
+        let mut alias = Self { split: [BUCKET as u8; RANKS], ..Self::default() };
+        let (mut small, mut large) = ([0_usize; RANKS], [0_usize; RANKS]);
+        let (mut smalls, mut larges) = (0, 0);
+        for (rank, &f) in freq.iter().enumerate() {
+            [alias.freq[0][rank], alias.freq[1][rank]] = f.to_le_bytes();
+            if f < BUCKET {
+                small[smalls] = rank;
+                smalls += 1;
+            } else {
+                large[larges] = rank;
+                larges += 1;
+            }
+        }
+        // The last small one fills its bucket up from the last large one. While a bucket lacks slots another has too many.
+        while smalls > 0 && larges > 0 {
+            smalls -= 1;
+            let (s, l) = (small[smalls], large[larges - 1]);
+            left[l] -= BUCKET - left[s];
+            alias.split[s] = left[s] as u8;
+            alias.other[s] = l as u8;
+            [alias.bias[0][s], alias.bias[1][s]] = left[l].wrapping_sub(left[s]).to_le_bytes();
+            if left[l] < BUCKET {
+                larges -= 1;
+                small[smalls] = l;
+                smalls += 1;
+            }
+        }
+        alias
+    }
+
+    /// The frequency of a rank.
+    pub const fn freq(&self, rank: usize) -> u16 {
+        u16::from_le_bytes([self.freq[0][rank], self.freq[1][rank]])
+    }
+
+    /// What turns a place in a bucket into an offset among the other rank's slots.
+    pub const fn bias(&self, bucket: usize) -> u16 {
+        u16::from_le_bytes([self.bias[0][bucket], self.bias[1][bucket]])
+    }
+
+    /// The rank and the offset among its slots of each slot.
+    fn owners(&self) -> impl Iterator<Item = (usize, u16)> + '_ {
+        (0..1_u16 << CLASS_BITS).map(|slot| {
+            let (bucket, place) = (usize::from(slot) % RANKS, slot / RANKS as u16);
+            if place < u16::from(self.split[bucket]) {
+                (bucket, place)
+            } else {
+                (usize::from(self.other[bucket]), place.wrapping_add(self.bias(bucket)))
+            }
+        })
+    }
+
+    /// The same as a slot table.
+    pub fn fill_slots(&self, slots: &mut [u32]) {
+        for (slot, (rank, offset)) in slots.iter_mut().zip(self.owners()) {
+            *slot = entry(rank as u32, u32::from(self.freq(rank).max(1)), offset.into());
+        }
+    }
+
+    /// The inverse: the slot of every rank's every offset, ranks in ascending order.
+    pub fn fill_inverse(&self, start: &[u32; RANKS], inverse: &mut [u16]) {
+        for (slot, (rank, offset)) in (0_u16..).zip(self.owners()) {
+            inverse[start[rank] as usize + usize::from(offset)] = slot;
+        }
+    }
+}
+
+/// An alias table in four registers of sixteen lanes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[repr(C, align(64))]
+pub struct AliasLanes {
+    /// Per bucket b: the other rank in bits 0-4; in bits 5-16, signed, its bias; and the split, so that
+    /// `slot << 21 > lane` (unsigned) exactly when the slot is the other rank's: the sum of that and of
+    /// (64 split + b - 1) * 2^21. It is why rank 0 must have a slot: bucket 0 cannot be another's from place 0 on.
+    pub other: [u32; RANKS],
+    /// Frequencies.
+    pub freq: [u32; RANKS],
+}
+
+impl AliasLanes {
+    /// Another form of `alias`, in which rank 0 has a slot.
+    pub fn new(alias: &Alias) -> Self {
+        let lane = |b: usize| {
+            let (mut split, mut other, mut bias) = (u32::from(alias.split[b]), alias.other[b], alias.bias(b));
+            if split == u32::from(BUCKET) {
+                // 64 does not fit: a bucket that is its own rank's alone has that rank as the other too.
+                (split, other, bias) = (u32::from(b == 0), b as u8, 0);
+            }
+            (split << 26 | (b as u32) << 21).wrapping_sub(1 << 21) | u32::from(bias & 0xfff) << 5 | u32::from(other)
+        };
+        Self { other: std::array::from_fn(lane), freq: std::array::from_fn(|r| u32::from(alias.freq(r))) }
+    }
+}
+
+/// The first slot of each symbol when symbols take their slots in ascending order.
+pub fn starts<const N: usize>(freq: &[u16; N]) -> [u32; N] {
+    let mut sum = 0;
+    freq.map(|f| {
+        let start = sum;
+        sum += u32::from(f);
+        start
+    })
+}
+
+/// Significant bits of a stored frequency: more cost more than they gain.
+const SIGNIFICANT: u32 = 5;
+
+/// The largest storable frequency that is not above `f`.
+fn storable(f: u32) -> u32 {
+    let drop = (32 - f.leading_zeros()).saturating_sub(SIGNIFICANT);
+    f >> drop << drop
+}
+
+/// Frequencies near `counts`, with the sum 2^`bits`, as [`write`] stores them; 0 only where the count is 0.
+/// Integer arithmetic alone, so that every machine finds the same. All counts 0 give the whole to symbol 0.
+pub fn normalise(counts: &[u32], bits: u32, freqs: &mut [u16]) {
+    let slots = 1_u64 << bits;
+    let total: u64 = counts.iter().map(|&c| u64::from(c)).sum();
+    freqs.fill(0);
+    let Some(implied) = largest(counts) else { return };
+    if total == 0 {
+        freqs[0] = slots as u16;
+        return;
+    }
+    let mut sum = 0;
+    for (f, &c) in freqs.iter_mut().zip(counts) {
+        if c > 0 {
+            let exact = u64::from(c) * slots;
+            // Rounded to the nearest storable value; what that adds up to is taken from the largest.
+            let mut share = (exact / total) as u32;
+            let drop = (32 - share.leading_zeros()).saturating_sub(SIGNIFICANT);
+            let half = if drop == 0 { u64::from(exact % total * 2 >= total) as u32 } else { 1 << (drop - 1) };
+            share = storable(share + half).max(1);
+            *f = share as u16;
+            sum += u64::from(share);
+        }
+    }
+    sum -= u64::from(freqs[implied]);
+    while sum >= slots {
+        // Too many symbols were lifted to one slot: the largest of the others gives up its next step.
+        let Some(most) = (0..freqs.len()).filter(|&i| i != implied && freqs[i] > 1).max_by_key(|&i| freqs[i]) else {
+            break;
+        };
+        let less = storable(u32::from(freqs[most]) - 1) as u16;
+        sum -= u64::from(freqs[most] - less);
+        freqs[most] = less;
+    }
+    freqs[implied] = (slots - sum) as u16;
+}
+
+/// The place of the largest count, the first of equals.
+fn largest(counts: &[u32]) -> Option<usize> {
+    (0..counts.len()).rev().max_by_key(|&i| counts[i])
+}
+
+/// Writes frequencies that [`normalise`] has made; `live` says which symbols may occur.
+pub fn write(freqs: &[u16], live: &[bool], out: &mut BitWriter) {
+    // One frequency is not stored but is what the others leave: the only one that need not be storable.
+    let implied = (0..freqs.len())
+        .find(|&i| storable(u32::from(freqs[i])) != u32::from(freqs[i]))
+        .or_else(|| (0..freqs.len()).rev().filter(|&i| live[i]).max_by_key(|&i| freqs[i]))
+        .unwrap_or(0);
+    out.put(implied as u32, index_bits(freqs.len()));
+    let mut before = 0_i32;
+    for (i, &f) in freqs.iter().enumerate() {
+        if !live[i] || i == implied {
+            continue;
+        }
+        let f = u32::from(f);
+        let len = (32 - f.leading_zeros()) as i32;
+        match len - before {
+            0 => out.put(0, 1),
+            1 => out.put(0b001, 3),
+            -1 => out.put(0b101, 3),
+            2 => out.put(0b0011, 4),
+            -2 => out.put(0b1011, 4),
+            _ => {
+                out.put(0b111, 3);
+                out.put(len as u32, 4);
+            }
+        }
+        before = len;
+        if len > 1 {
+            let kept = (len as u32 - 1).min(SIGNIFICANT - 1);
+            out.put(f >> (len as u32 - 1 - kept), kept);
+        }
+    }
+}
+
+/// Reads frequencies and checks that they sum to 2^`bits`.
+///
+/// # Errors
+/// [`Damage`] when the bits end, a length is above 12, the implied symbol may not occur, or the sum is wrong.
+pub fn read(bits: u32, live: &[bool], input: &mut BitReader<'_>, freqs: &mut [u16]) -> Result<(), Damage> {
+    let implied = input.take(index_bits(freqs.len()))? as usize;
+    if !live.get(implied).copied().unwrap_or(false) {
+        return Err(Damage::new("the implied symbol of a table, one that occurs", 1, implied as u64));
+    }
+    let slots = 1_u32 << bits;
+    let (mut before, mut sum) = (0_i32, 0_u32);
+    for i in 0..freqs.len() {
+        freqs[i] = 0;
+        if !live[i] || i == implied {
+            continue;
+        }
+        let len = if input.take(1)? == 0 {
+            before
+        } else if input.take(1)? == 0 {
+            before + if input.take(1)? == 0 { 1 } else { -1 }
+        } else if input.take(1)? == 0 {
+            before + if input.take(1)? == 0 { 2 } else { -2 }
+        } else {
+            input.take(4)? as i32
+        };
+        if !(0..=12).contains(&len) {
+            return Err(Damage::new("length of a frequency, at most", 12, len.unsigned_abs().into()));
+        }
+        before = len;
+        let mut f = u32::from(len > 0);
+        if len > 1 {
+            let kept = (len as u32 - 1).min(SIGNIFICANT - 1);
+            f = (1 << kept | input.take(kept)?) << (len as u32 - 1 - kept);
+        }
+        freqs[i] = f as u16;
+        sum += f;
+    }
+    if sum >= slots {
+        return Err(Damage::new("sum of the frequencies that are stored, below", slots.into(), sum.into()));
+    }
+    freqs[implied] = (slots - sum) as u16;
+    Ok(())
+}
+
+/// Bits of a symbol's number among `n`.
+const fn index_bits(n: usize) -> u32 {
+    (n - 1).ilog2() + 1
+}
+
+/// log2(x) in 1/65536, rounded down; x at least 1. Integers only, for the same choice on every machine.
+pub fn log2_q16(x: u32) -> u32 {
+    let whole = x.max(1).ilog2();
+    // The mantissa in [2^31, 2^32), squared once for each bit of the fraction.
+    let mut m = u64::from(x.max(1)) << (31 - whole);
+    let mut fraction = 0;
+    for _ in 0..16 {
+        m = (m * m) >> 31;
+        fraction <<= 1;
+        if m >= 1 << 32 {
+            m >>= 1;
+            fraction |= 1;
+        }
+    }
+    whole << 16 | fraction
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Counts of many shapes, each for 32 or 256 symbols.
+    fn shapes(n: usize) -> Vec<Vec<u32>> {
+        let mut all = vec![
+            vec![1; n],
+            (0..n as u32).collect(),
+            (0..n).map(|i| 1 << (i % 20)).collect(),
+            (0..n).map(|i| u32::from(i == n / 2) * 5_000_000 + 1).collect(),
+            (0..n).map(|i| u32::from(i % 3 == 0)).collect(),
+            (0..n).map(|i| u32::from(i == 3)).collect(),
+            (0..n).map(|i| if i == 0 { 1 } else { 4_000_000_000 / n as u32 }).collect(),
+        ];
+        // 1, 1, 2, 3, 5, 8 …
+        let fibonacci = |i: usize| (0..i % 30).fold((1_u32, 1_u32), |(a, b), _| (b, a + b)).0;
+        all.push((0..n).map(fibonacci).collect());
+        all
+    }
+
+    #[test]
+    fn frequencies_sum_up_are_stored_and_come_back() {
+        for (n, bits) in [(32, 11), (256, 11), (256, 12)] {
+            for counts in shapes(n) {
+                let mut freqs = vec![0; n];
+                normalise(&counts, bits, &mut freqs);
+                assert_eq!(freqs.iter().map(|&f| u32::from(f)).sum::<u32>(), 1 << bits);
+                assert!(freqs.iter().zip(&counts).all(|(f, c)| (*f > 0) == (*c > 0)), "{counts:?} {freqs:?}");
+                for live in [vec![true; n], counts.iter().map(|&c| c > 0).collect()] {
+                    let mut writer = BitWriter::default();
+                    write(&freqs, &live, &mut writer);
+                    let bytes = writer.finish();
+                    let mut back = vec![9; n];
+                    read(bits, &live, &mut BitReader::new(&bytes), &mut back).unwrap();
+                    assert_eq!(freqs, back);
+                    for len in 0..bytes.len() {
+                        assert!(read(bits, &live, &mut BitReader::new(&bytes[..len]), &mut back).is_err());
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_alias_table_gives_every_rank_its_slots_once() {
+        for counts in shapes(RANKS) {
+            let mut freq = [0; RANKS];
+            normalise(&counts, CLASS_BITS, &mut freq);
+            let alias = Alias::new(&freq);
+            let mut seen: Vec<Vec<bool>> = freq.iter().map(|&f| vec![false; f.into()]).collect();
+            for (rank, offset) in alias.owners() {
+                assert!(!std::mem::replace(&mut seen[rank][usize::from(offset)], true));
+            }
+            assert!(seen.iter().flatten().all(|&seen| seen));
+            if freq[0] == 0 {
+                continue;
+            }
+            let lanes = AliasLanes::new(&alias);
+            for (slot, (rank, offset)) in (0_u32..).zip(alias.owners()) {
+                let other = lanes.other[slot as usize % RANKS];
+                let aliased = slot << 21 > other;
+                let bias = if aliased { ((other << 15) as i32 >> 20) as u32 } else { 0 };
+                assert_eq!(if aliased { other as usize } else { slot as usize } % RANKS, rank);
+                assert_eq!((slot / 32).wrapping_add(bias), u32::from(offset));
+            }
+        }
+    }
+
+    #[test]
+    fn log2_is_exact_for_powers_and_monotonic() {
+        for k in 0..=12 {
+            assert_eq!(log2_q16(1 << k), k << 16);
+        }
+        for x in 1..4096 {
+            assert!(log2_q16(x) < log2_q16(x + 1));
+        }
+        assert_eq!(log2_q16(3), 103_872); // 1.58496 * 65536, rounded down
+    }
+}
