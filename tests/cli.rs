@@ -173,7 +173,7 @@ fn info_shows_people_and_programs_the_same() {
     fs::write(dir.join("m.safetensors"), safetensors(4, 900_000)).unwrap();
     ok(dir, 0, &["compress", "m.safetensors"]);
     let table = ok(dir, 0, &["info", "m.safetensors.bs", "--tensors"]);
-    for word in ["a.weight", "b.weight", "BF16", "planes", "SHA-256", "mode balanced"] {
+    for word in ["a.weight", "b.weight", "BF16", "SHA-256", "mode balanced", "classes"] {
         assert!(table.contains(word), "{word}: {table}");
     }
     let json: serde_json::Value = serde_json::from_str(&ok(dir, 0, &["info", ".", "--json", "--tensors"])).unwrap();
@@ -181,6 +181,9 @@ fn info_shows_people_and_programs_the_same() {
     assert_eq!(file["raw_bytes"], fs::metadata(dir.join("m.safetensors")).unwrap().len());
     assert_eq!(file["packed_bytes"], fs::metadata(dir.join("m.safetensors.bs")).unwrap().len());
     assert_eq!(file["tensors"].as_array().unwrap().len(), 2);
+    let first = &file["tensors"][0];
+    assert_eq!(first["codecs"], serde_json::json!(["classes"]));
+    assert!((1..=8).contains(&first["classes"].as_u64().unwrap()));
     let packed: u64 = file["tensors"].as_array().unwrap().iter().map(|t| t["packed_bytes"].as_u64().unwrap()).sum();
     assert_eq!(packed, file["dtypes"][0]["packed_bytes"].as_u64().unwrap());
 }
@@ -255,6 +258,54 @@ fn a_reader_that_goes_away_is_no_error() {
 }
 
 #[test]
+fn bench_measures_a_file_and_its_container_alike() {
+    let bench = Bench::new();
+    let dir = &bench.dir;
+    fs::write(dir.join("m"), safetensors(5, 400_000)).unwrap();
+    ok(dir, 0, &["compress", "m", "--storage"]);
+    let json = |arguments: &[&str]| -> serde_json::Value {
+        serde_json::from_str(&ok(dir, 0, &[&["bench", "--json", "--rounds", "2"], arguments].concat())).unwrap()
+    };
+    let (plain, packed) = (json(&["m", "--mode", "storage", "-j", "2"]), json(&["m.bs"]));
+    for report in [&plain, &packed] {
+        assert_eq!(report["raw_bytes"], fs::metadata(dir.join("m")).unwrap().len());
+        assert_eq!(report["packed_bytes"], fs::metadata(dir.join("m.bs")).unwrap().len());
+        assert_eq!(report["mode"], "storage");
+        assert!(report["kernel"].is_string());
+        for figures in [report, &report["dtypes"][0]] {
+            let number = |name: &str| figures[name].as_f64().unwrap();
+            assert_eq!(number("ratio"), number("packed_bytes") / number("raw_bytes"));
+            assert!(number("decode_bytes_per_second") > 0.0 && number("memcpy_bytes_per_second") > 0.0);
+            let quotient = number("decode_bytes_per_second") / number("memcpy_bytes_per_second");
+            assert!((number("decode_per_memcpy") / quotient - 1.0).abs() < 1e-6);
+        }
+        assert_eq!(report["dtypes"][0]["dtype"], "BF16");
+        assert_eq!(report["dtypes"][0]["raw_bytes"], 800_000);
+    }
+    assert_eq!((&plain["threads"], &packed["threads"]), (&2.into(), &1.into()));
+    assert!(plain["encode_bytes_per_second"].as_f64().unwrap() > 0.0);
+    assert!(plain["dtypes"][0]["encode_bytes_per_second"].as_f64().unwrap() > 0.0);
+    assert!(packed["encode_bytes_per_second"].is_null() && packed["dtypes"][0]["encode_bytes_per_second"].is_null());
+
+    let table = ok(dir, 0, &["bench", "m", "--rounds", "1"]);
+    for word in ["mode balanced", "kernel", "1 thread", "memcpy", "BF16", "GB/s", "all"] {
+        assert!(table.contains(word), "{word}: {table}");
+    }
+    fs::write(dir.join("empty"), b"").unwrap();
+    assert_eq!(json(&["empty"])["dtypes"], serde_json::json!([]));
+    let mut damaged = fs::read(dir.join("m.bs")).unwrap();
+    damaged[1000] ^= 1;
+    fs::write(dir.join("m.bs"), damaged).unwrap();
+    fails(dir, &["bench", "m.bs"], &["m.bs: damaged chunk"]);
+    fails(dir, &["bench", "m.bs", "--mode", "balanced"], &["encoded for storage", "leave out --mode"]);
+    fails(dir, &["bench", "nosuch"], &["nosuch"]);
+    for wrong in [["m", "--mode", "fast"], ["m", "--rounds", "0"]] {
+        assert_eq!(bsfs(dir, &[&["bench"], &wrong[..]].concat()).status.code(), Some(2));
+    }
+    assert_eq!(names(dir), ["empty", "m", "m.bs", "mount", "source"]);
+}
+
+#[test]
 fn completions_and_manual_pages_come_out_of_the_command_line() {
     let bench = Bench::new();
     for shell in ["bash", "zsh", "fish"] {
@@ -264,7 +315,7 @@ fn completions_and_manual_pages_come_out_of_the_command_line() {
     ok(&bench.dir, 0, &["man", "mount"]);
     let pages = names(&bench.mount_point());
     assert!(pages.contains(&"bsfs.1".to_owned()) && pages.contains(&"bsfs-compress.1".to_owned()), "{pages:?}");
-    for verb in ["compress", "decompress", "info", "verify", "completions", "man"] {
+    for verb in ["compress", "decompress", "info", "verify", "bench", "completions", "man"] {
         assert!(ok(&bench.dir, 0, &[verb, "--help"]).contains("Usage: bsfs"));
     }
 }

@@ -10,6 +10,7 @@ use bsfs::codec::{Codec, Mode};
 use bsfs::compress::{DtypeReport, Sums, ratio};
 use bsfs::format::checksum::hex;
 use bsfs::format::{ChunkId, Container, Piece};
+use bsfs::source::ReadAt;
 use clap::Args;
 use serde::Serialize;
 
@@ -19,7 +20,7 @@ use super::size::show_size;
 
 /// Show what is in containers
 ///
-/// Reads header and index only, and decodes nothing.
+/// Reads header, index and the first bytes of chunks, and decodes nothing.
 #[derive(Debug, Args)]
 pub struct InfoArgs {
     /// Container, or a directory of which all .bs files are shown
@@ -73,7 +74,11 @@ struct TensorRow {
     packed_bytes: u64,
     ratio: f64,
     codecs: Vec<&'static str>,
+    /// The most tables among which the numbers of a chunk choose; null if no codec of the tensor has such a choice.
+    classes: Option<u16>,
     blake3: String,
+    #[serde(skip)]
+    raw_offset: u64,
 }
 
 /// Prints what is known.
@@ -83,8 +88,9 @@ pub fn run(args: &InfoArgs) -> Result<ExitCode> {
     let mut infos = Vec::new();
     for file in &files {
         match open(file) {
-            Ok((_, container)) => {
-                let rows = tensors(&container);
+            Ok((source, container)) => {
+                let mut rows = tensors(&container);
+                shown(&mut rows, args.tensors).try_for_each(|row| find_classes(&source, &container, row))?;
                 let listed = (args.tensors && args.json).then(|| rows.clone());
                 infos.push((info(file, &container, listed), rows));
             }
@@ -149,7 +155,7 @@ fn info(file: &Path, c: &Container, tensors: Option<Vec<TensorRow>>) -> Info {
         index_bytes: u64::from(h.index_packed_len),
         sha256: hex(&f.sha256),
         mtime_seconds: f.mtime.0,
-        chunk_bytes: f.chunk_len,
+        chunk_bytes: c.spans().iter().map(|span| span.chunk_len).max().unwrap_or(0),
         chunks: c.chunk_count(),
         // The header lies in the index, whose length is its own line.
         dtypes: dtypes.rows().into_iter().filter(|row| row.dtype != "header").collect(),
@@ -187,6 +193,8 @@ fn tensors(c: &Container) -> Vec<TensorRow> {
             packed_bytes,
             ratio: ratio(t.raw_len, packed_bytes),
             codecs: codecs.iter().map(|codec| codec.name()).collect(),
+            classes: None,
+            raw_offset: t.raw_offset,
             blake3: hex(&t.digest),
         }
     });
@@ -219,30 +227,69 @@ fn describe(i: &Info, tensors: &[TensorRow], list: bool) -> String {
         tensor_table(&mut text, &format!("{} tensors", tensors.len()), tensors);
         return text;
     }
-    let mut ranked: Vec<TensorRow> = tensors.iter().filter(|t| t.raw_bytes > 0).cloned().collect();
-    ranked.sort_by(|a, b| a.ratio.total_cmp(&b.ratio));
-    if ranked.len() <= 10 {
-        tensor_table(&mut text, "tensors, best first", &ranked);
+    let ranked = ranked(tensors.iter());
+    if ranked.len() <= 2 * ENDS {
+        tensor_table(&mut text, "tensors, best first", ranked);
         return text;
     }
-    let (best, rest) = ranked.split_at(5);
-    tensor_table(&mut text, "best five tensors", best);
-    tensor_table(&mut text, "worst five tensors", rest.get(rest.len() - 5..).unwrap_or(rest));
+    let worst = ranked.len() - ENDS;
+    tensor_table(&mut text, "best five tensors", ranked.iter().copied().take(ENDS));
+    tensor_table(&mut text, "worst five tensors", ranked.into_iter().skip(worst));
     text
 }
 
-fn tensor_table(text: &mut String, title: &str, tensors: &[TensorRow]) {
+/// Tensors shown at each end of the ranking.
+const ENDS: usize = 5;
+
+/// Tensors that have bytes, the best ratio first.
+fn ranked<T: std::borrow::Borrow<TensorRow>>(rows: impl Iterator<Item = T>) -> Vec<T> {
+    let mut ranked: Vec<T> = rows.filter(|t| t.borrow().raw_bytes > 0).collect();
+    ranked.sort_by(|a, b| a.borrow().ratio.total_cmp(&b.borrow().ratio));
+    ranked
+}
+
+/// The rows that will be seen: all, or both ends of the ranking.
+fn shown(rows: &mut [TensorRow], all: bool) -> Box<dyn Iterator<Item = &mut TensorRow> + '_> {
+    if all {
+        return Box::new(rows.iter_mut());
+    }
+    let ranked = ranked(rows.iter_mut());
+    let last = ranked.len().saturating_sub(ENDS);
+    Box::new(ranked.into_iter().enumerate().filter(move |(i, _)| *i < ENDS || *i >= last).map(|(_, row)| row))
+}
+
+/// Reads the number of classes from the first bytes of a tensor's chunks.
+fn find_classes(source: &dyn ReadAt, c: &Container, row: &mut TensorRow) -> Result<()> {
+    let end = row.raw_offset + row.raw_bytes;
+    let mut at = row.raw_offset;
+    while at < end {
+        let Some(Piece::Chunk(chunk)) = c.locate(at) else { break };
+        at = chunk.raw_offset + u64::from(chunk.raw_len);
+        let mut first = [0; 4];
+        let first = first.get_mut(..4.min(chunk.packed_len as usize)).unwrap_or_default();
+        if let Some(codec @ (Codec::Classes | Codec::Grid)) = chunk.codec() {
+            source.read_exact_at(chunk.packed_offset, first)?;
+            row.classes = row.classes.max(codec.classes(first));
+        }
+    }
+    Ok(())
+}
+
+fn tensor_table<'a>(text: &mut String, title: &str, tensors: impl IntoIterator<Item = &'a TensorRow>) {
+    let tensors: Vec<&TensorRow> = tensors.into_iter().collect();
     if tensors.is_empty() {
         return;
     }
     let width = tensors.iter().map(|t| t.name.chars().count()).max().unwrap_or(0).clamp(title.len(), 50);
-    *text += &row(title, width, &["dtype".into(), "raw".into(), "ratio".into(), "codecs".into()]);
+    let titles = ["dtype".into(), "raw".into(), "ratio".into(), "classes".into(), "codecs".into()];
+    *text += &row(title, width, &titles);
     for t in tensors {
         let codecs = t.codecs.join("+");
+        let classes = t.classes.map_or_else(|| "-".to_owned(), |n| n.to_string());
         *text += &row(
             &shorten(&t.name, width),
             width,
-            &[t.dtype.clone(), show_size(t.raw_bytes), format!("{:.4}", t.ratio), codecs],
+            &[t.dtype.clone(), show_size(t.raw_bytes), format!("{:.4}", t.ratio), classes, codecs],
         );
     }
 }

@@ -1,5 +1,6 @@
 //! The command line: one file per verb, the public API underneath, and nothing else.
 
+mod bench;
 mod complete;
 mod compress;
 mod decompress;
@@ -9,6 +10,7 @@ mod info;
 mod mount;
 mod out;
 mod progress;
+mod rounds;
 mod size;
 #[cfg(feature = "mount")]
 mod status;
@@ -41,6 +43,7 @@ enum Verb {
     Decompress(decompress::DecompressArgs),
     Info(info::InfoArgs),
     Verify(verify::VerifyArgs),
+    Bench(bench::BenchArgs),
     #[cfg(feature = "mount")]
     Mount(mount::MountArgs),
     #[cfg(feature = "mount")]
@@ -59,6 +62,7 @@ pub fn main() -> ExitCode {
         Verb::Decompress(args) => decompress::run(&args),
         Verb::Info(args) => info::run(&args),
         Verb::Verify(args) => verify::run(&args),
+        Verb::Bench(args) => bench::run(&args),
         #[cfg(feature = "mount")]
         Verb::Mount(args) => mount::run(&args),
         #[cfg(feature = "mount")]
