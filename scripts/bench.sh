@@ -1,23 +1,26 @@
 #!/usr/bin/env bash
 # Measurements, printed as Markdown tables. What is compared is compared within one run, on one machine.
 #
-#   scripts/bench.sh [ratio|chunk|mount] [FILE|DIR] [-j N] [--rounds N] [--record]
+#   scripts/bench.sh [ratio|codec|chunk|mount] [FILE|DIR] [-j N] [--rounds N] [--record]
 #
 #   ratio   every weight file of DIR: ratio beside the bar it has to reach, speed of compress and decompress (the default)
+#   codec   every weight file of DIR in memory: ratio and speed in each mode, on one thread and on two, beside memcpy, zstd -1
+#           and -3, and what scripts/rivals.py knows if RIVALS_PYTHON names a Python that has some of zipnn, pcodec, openzl, glyd
 #   chunk   one BF16 file at chunk sizes from 64 KiB to 4 MiB
 #   mount   sequential reads and mappings of one file, cold and warm, through the mount and plain
 #
 # FILE or DIR is what scripts/corpus.sh fetches unless given; chunk and mount take its BF16 file. Speeds are raw bytes over
-# wall time, median of --rounds (default 3) for mount, of one run otherwise. Cold means dropped from the page cache, which
-# needs root for all of it; otherwise only the file's own pages are dropped. --record adds the figures to a dated CSV file in
-# benches/record. Exit code 1 if a bar is missed or a file did not come back byte for byte.
+# wall time, median of --rounds for decode and memcpy in codec (default 5) and for mount (default 3), of one run otherwise. -j
+# is not for codec. Cold means dropped from the page cache, which needs root for all of it; otherwise only the file's own
+# pages are dropped. --record adds the figures to a dated CSV file in benches/record; scripts/plot.py draws those of codec.
+# Exit code 1 if a bar is missed or a file did not come back byte for byte.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 help_wanted "$@"
 
-what=ratio input='' record='' rounds=3 threads=()
+what=ratio input='' record='' rounds='' threads=()
 while (($#)); do
     case $1 in
-        ratio | chunk | mount) what=$1 ;;
+        ratio | codec | chunk | mount) what=$1 ;;
         -j) threads=(-j "${2:?-j needs a number}"); shift ;;
         --rounds) rounds=${2:?--rounds needs a number}; shift ;;
         --record) record=1 ;;
@@ -30,17 +33,19 @@ done
 
 need_python
 [[ $what != mount ]] || need_fuse
+[[ $what != codec ]] || need zstd=zstd
+[[ -z ${RIVALS_PYTHON:-} ]] || have "$RIVALS_PYTHON" || die "RIVALS_PYTHON=$RIVALS_PYTHON is no program"
 build_bsfs
 if [[ -z $input ]]; then
     input=$CACHE/corpus
-    if [[ $what == ratio ]]; then
+    if [[ $what == ratio || $what == codec ]]; then
         "$SCRIPTS/corpus.sh" "$input" >/dev/null
     else
         "$SCRIPTS/corpus.sh" "$input" --only minilm-l6-v2.bf16 >/dev/null
         input=$input/minilm-l6-v2.bf16.safetensors
     fi
 fi
-[[ $what == ratio || -f $input ]] || die "$what takes one file"
+[[ $what == ratio || $what == codec || -f $input ]] || die "$what takes one file"
 input=$(realpath "$input")
 work=
 work_dir work
@@ -93,14 +98,18 @@ bar_of() {
     esac
 }
 
-ratio() {
-    local file bar verdict files=()
+# weight_files: puts the files to measure into `files`.
+weight_files() {
+    files=("$input")
     if [[ -d $input ]]; then
         mapfile -t files < <(find -L "$input" -type f -name '*.safetensors' | LC_ALL=C sort)
-    else
-        files=("$input")
     fi
     ((${#files[@]})) || die "no .safetensors file in $input"
+}
+
+ratio() {
+    local file bar verdict files
+    weight_files
     printf 'file\tdtype\traw bytes\tpacked bytes\tratio\tbar\tverdict\tcompress GB/s\tdecompress GB/s\n' >"$work/rows"
     for file in "${files[@]}"; do
         say "${file##*/}"
@@ -114,6 +123,67 @@ ratio() {
         fi
         printf '%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n' "${file##*/}" "$dtype" "$raw" "$packed" \
             "$(quotient "$packed" "$raw" %.4f)" "${bar:+<= $bar}" "$verdict" "$in" "$out" >>"$work/rows"
+    done
+    finish "$work/rows"
+}
+
+# ours FILE MODE: rows of one mode, the whole file and every dtype that is a hundredth of it or more.
+ours() {
+    local threads
+    for threads in 1 2; do
+        run "$BSFS" bench "$1" --mode "$2" -j "$threads" --rounds "${rounds:-5}" --json >"$work/bench-$threads.json" || return
+    done
+    python3 - "${1##*/}" "$work/bench-1.json" "$work/bench-2.json" <<'PY'
+import json, sys
+name, one, two = sys.argv[1], *(json.load(open(path)) for path in sys.argv[2:])
+other = {row["dtype"]: row for row in two["dtypes"]}
+rows = [("all", one, two)] + [(row["dtype"], row, other[row["dtype"]]) for row in one["dtypes"]]
+for dtype, *both in rows:
+    if both[0]["raw_bytes"] * 100 < one["raw_bytes"]:
+        continue
+    cells = [name, dtype, "bsfs " + one["mode"], both[0]["raw_bytes"], both[0]["packed_bytes"], f"{both[0]['ratio']:.4f}"]
+    for f in both:
+        cells += [f"{f[what + '_bytes_per_second'] / 1e9:.3f}" for what in ("encode", "decode", "memcpy")]
+        cells.append(f"{f['decode_per_memcpy']:.3f}")
+    cells.append(one["kernel"])
+    print(*cells, sep="\t")
+PY
+}
+
+# rival FILE NAME RAW PACKED ENCODE DECODE: a row of somebody else's coder; speeds in bytes per second, in one thread.
+rival() {
+    printf '%s\tall\t%s\t%s\t%s\t%s\t%s\t%s\t-\t-\t-\t-\t-\t-\t-\n' "${1##*/}" "$2" "$3" "$4" \
+        "$(quotient "$4" "$3" %.4f)" "$(quotient "$5" 1e9)" "$(quotient "$6" 1e9)"
+}
+
+# zstd_bench FILE LEVEL: zstd's own measurement, in memory. It does not compare what it decodes with a checksum.
+zstd_bench() {
+    local packed encode decode
+    # the path without links, which zstd passes over
+    run zstd "-b$2" "-e$2" --single-thread "$(realpath "$1")" >"$work/zstd" 2>&1 || die "zstd: $(tail -n 1 "$work/zstd")"
+    # it prints MB/s behind "RAW -> PACKED (x...)", again and again over the same line
+    read -r packed encode decode < <(tr '\r' '\n' <"$work/zstd" | sed -n 's|.*-> *\([0-9]*\) .*) *, *\([0-9.]*\) MB/s *, *\([0-9.]*\) MB/s.*|\1 \2e6 \3e6|p' | tail -n 1)
+    rival "$1" "zstd -$2" "$(stat -Lc %s "$1")" "$packed" "$encode" "$decode"
+}
+
+codec() {
+    local file files mode level name version raw packed encode decode
+    weight_files
+    printf 'file\tdtype\tcoder\traw bytes\tpacked bytes\tratio\tencode GB/s\tdecode GB/s\tmemcpy GB/s\tdecode / memcpy' >"$work/rows"
+    printf '\tencode 2 GB/s\tdecode 2 GB/s\tmemcpy 2 GB/s\tdecode / memcpy 2\tsimd\n' >>"$work/rows"
+    for file in "${files[@]}"; do
+        say "${file##*/}"
+        for mode in inference balanced storage; do
+            ours "$file" "$mode" >>"$work/rows" || { missed=1; say "${file##*/} failed in mode $mode"; }
+        done
+        for level in 1 3; do
+            zstd_bench "$file" "$level" >>"$work/rows"
+        done
+        [[ -n ${RIVALS_PYTHON:-} ]] || continue
+        run "$RIVALS_PYTHON" -W ignore "$SCRIPTS/rivals.py" "$file" >"$work/rivals" || missed=1
+        while IFS=$'\t' read -r name version raw packed encode decode; do
+            rival "$file" "$name $version" "$raw" "$packed" "$encode" "$decode" >>"$work/rows"
+        done <"$work/rivals"
     done
     finish "$work/rows"
 }
@@ -167,7 +237,7 @@ mount() {
     mkdir "$work/plain" "$work/packed.d"
     cp "$input" "$work/plain/$name"
     run "$BSFS" compress "$input" -o "$work/packed.d/$name.bs" ${threads[@]+"${threads[@]}"} >&2
-    for ((round = 1; round <= rounds; round++)); do
+    for ((round = 1; round <= ${rounds:-3}; round++)); do
         for way in read mmap; do
             say "round $round, $way"
             # a new daemon each time: its own cache of decoded chunks must be cold too
