@@ -45,7 +45,7 @@ pub struct CompressArgs {
     #[arg(long, help_heading = "What to optimise")]
     pub inference: bool,
     /// Bytes of the original in a chunk, the unit of random access: 64K to 4M [default: 512K;
-    /// 1M for F16, 2M with --storage]
+    /// 1M for F16 and F32, 2M with --storage]
     #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "What to optimise")]
     pub chunk_size: Option<u64>,
     /// Threads that compress [default: one for each core]

@@ -22,7 +22,7 @@ use crate::error::Damage;
 const WIDTHS: u8 = 0b111;
 /// The last symbol at which a window can begin.
 const LAST_BASE: u16 = 512 - WINDOW;
-/// Every fourth tile is counted before tables are made.
+/// Every fourth tile is counted before tables are made, and for the window every eighth.
 const SAMPLE: usize = 4;
 
 /// Memory that is used again.
@@ -99,6 +99,9 @@ fn tiles(n: usize) -> impl Iterator<Item = usize> {
     (0..n).step_by(TILE).map(move |at| TILE.min(n - at))
 }
 
+/// How often a rank is counted before its neighbours are taken to occur too.
+const OFTEN: u32 = 2;
+
 /// Bytes of the residuals of a whole tile.
 const fn group(grain: Grain) -> usize {
     if grain.log2_width == 0 { SMALL_GROUP } else { GROUP }
@@ -106,6 +109,15 @@ const fn group(grain: Grain) -> usize {
 
 /// A class's frequencies: an escape is always possible, and without escapes every rank is.
 fn frequencies(grain: Grain, mut counts: Counts) -> [u16; RANKS] {
+    // A slot costs less than the escapes of a rank that only the tiles that were not counted have: it stands beside one that
+    // occurs more than once.
+    let seen = counts;
+    let often = |rank: usize| rank >= 2 && seen.get(rank).is_some_and(|&c| c >= OFTEN);
+    for (rank, c) in counts.iter_mut().enumerate().skip(2) {
+        if *c == 0 && (often(rank - 1) || often(rank + 1)) {
+            *c = 1;
+        }
+    }
     let required = if grain.log2_width == 0 { RANKS } else { 1 };
     counts.iter_mut().take(required).for_each(|c| *c += 1);
     let mut freqs = [0; RANKS];
@@ -140,7 +152,7 @@ impl Scratch {
             self.modes.extend(self.low.chunks(TILE).map(Mode::best));
         }
         let heads = self.heads.as_chunks::<TILE>().0;
-        let base = window(heads, step(count));
+        let base = window(heads, 2 * step(count));
         for ((heads, ranks), n) in heads.iter().zip(ranks).zip(tiles(n)) {
             let mut residual = [0; GROUP];
             self.ranked.push(kernel.rank_tile(heads, base, ranks, &mut residual));

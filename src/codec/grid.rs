@@ -9,10 +9,9 @@ use super::bits::{BitReader, BitWriter};
 use super::cluster::{class_bits, log2};
 use super::groups;
 use super::halves::group_len;
-use super::rans::{self, Coder};
-use super::simd::{BLOCK, Chosen, Columns, FEATURES, Histogram, LOW, Segment, States, TILE};
+use super::simd::{BLOCK, Chosen, Columns, FEATURES, Histogram, LOW, Segment, States, SymbolTables, TILE, WordsBack};
 use super::tables;
-use super::wire::{Fields, Grain};
+use super::wire::{Fields, Grain, put_states, put_words};
 use crate::error::Damage;
 
 /// Widths of numbers that this codec has: 1 and 2 bytes.
@@ -64,7 +63,7 @@ pub struct Scratch {
     symbols: Vec<u8>,
     residual: Vec<u8>,
     escapes: Vec<u8>,
-    words: Vec<u16>,
+    words: WordsBack,
     tables: Vec<u32>,
 }
 
@@ -146,7 +145,7 @@ pub fn encode(
     }
     let bits = if grouping.shape.1 > 4 && plan.bits == 11 { 10 } else { plan.bits };
     let freqs: Vec<[u16; SYMBOLS]> = counts.iter().map(|table| frequencies(table, &live, bits)).collect();
-    let states = scratch.code(bits, &grouping, &freqs);
+    let states = scratch.code(kernel, bits, &grouping, &freqs);
 
     out.clear();
     out.push(plan.grain.to_byte());
@@ -154,7 +153,7 @@ pub fn encode(
     out.extend_from_slice(&[(grouping.shape.0 - 1) as u8, (grouping.shape.1 - 1) as u8]);
     out.extend_from_slice(&((grouping.columns.len() / BLOCK) as u16).to_le_bytes());
     out.extend_from_slice(&base.to_le_bytes());
-    out.extend_from_slice(&(2 * scratch.words.len() as u32).to_le_bytes());
+    out.extend_from_slice(&(2 * scratch.words.words().len() as u32).to_le_bytes());
     out.extend_from_slice(&(scratch.escapes.len() as u32).to_le_bytes());
     let mut bits = BitWriter::default();
     live.iter().for_each(|&live| bits.put(live.into(), 1));
@@ -171,7 +170,8 @@ pub fn encode(
     }
     out.extend_from_slice(&scratch.residual);
     out.extend_from_slice(&scratch.escapes);
-    rans::write_streams(&states, &scratch.words, out);
+    put_states(&states, out);
+    put_words(scratch.words.words().iter(), out);
     out.len() < limit
 }
 
@@ -294,24 +294,23 @@ impl Scratch {
         0
     }
 
-    /// Codes all symbols, the last first; the words come out in that order too.
-    fn code(&mut self, bits: u32, grouping: &Grouping, freqs: &[[u16; SYMBOLS]]) -> States {
-        let coders: Vec<Coder> = freqs.iter().map(|freqs| Coder::new(freqs, bits)).collect();
+    /// Codes all symbols, the last first. What fills up the last block is added to them.
+    fn code(&mut self, kernel: Chosen, bits: u32, grouping: &Grouping, freqs: &[[u16; SYMBOLS]]) -> States {
+        let tables = SymbolTables::new(freqs, bits);
+        let (width, of_columns) = (grouping.columns.len(), grouping.shape.1);
+        let last = usize::from(grouping.rows.last().copied().unwrap_or(0)) * of_columns;
+        for at in self.symbols.len()..self.symbols.len().next_multiple_of(BLOCK) {
+            let column = grouping.columns.get(at % width).copied().unwrap_or(0);
+            self.symbols.push(tables.cheapest(last + usize::from(column)));
+        }
+        let offsets: Vec<u32> = grouping.columns.iter().map(|&c| u32::from(c) * SYMBOLS as u32).collect();
+        let columns = (of_columns > 1).then(|| Columns::new(&offsets));
         let mut states = States([LOW; BLOCK]);
-        self.words.clear();
-        let width = grouping.columns.len();
+        self.words.reserve(self.symbols.len() / BLOCK);
         for (row, &group) in self.symbols.chunks(width).zip(&grouping.rows).rev() {
-            let from = usize::from(group) * grouping.shape.1;
-            let Some(coders @ [first, ..]) = coders.get(from..from + grouping.shape.1) else { continue };
-            for (block, columns) in row.chunks(BLOCK).zip(grouping.columns.as_chunks::<BLOCK>().0).rev() {
-                if coders.len() == 1 {
-                    rans::encode_block(block, &mut states, &mut self.words, |_| first);
-                } else {
-                    let coder =
-                        |place: usize| columns.get(place).and_then(|&c| coders.get(usize::from(c))).unwrap_or(first);
-                    rans::encode_block(block, &mut states, &mut self.words, coder);
-                }
-            }
+            let base = u32::from(group) * (of_columns * SYMBOLS) as u32;
+            let blocks = row.as_chunks().0;
+            kernel.encode_symbols(&tables, base, columns.as_ref(), blocks, &mut states, &mut self.words);
         }
         states
     }

@@ -7,7 +7,7 @@
 
 #![expect(clippy::indexing_slicing, reason = "indices are bounded by a number's width, at most 8")]
 
-use super::simd::Chosen;
+use super::simd::{Chosen, WordsBack};
 use super::{Packed, cluster, rans};
 use crate::error::Damage;
 
@@ -43,7 +43,7 @@ const MODE_RANS: u8 = 2;
 #[derive(Default)]
 pub struct Scratch {
     planes: [Vec<u8>; 8],
-    words: Vec<u16>,
+    words: WordsBack,
 }
 
 /// Splits the whole numbers of `raw` into `planes[..width]`; gives the bytes behind them.
@@ -148,7 +148,14 @@ impl Plan {
 
 /// The packed bytes of `raw` in `out` (replaced); `false` when they would not be fewer than `limit`, which is mostly known
 /// before anything is coded.
-pub fn encode(raw: &[u8], shape: Shape, limit: usize, out: &mut Vec<u8>, scratch: &mut Scratch) -> bool {
+pub fn encode(
+    kernel: Chosen,
+    raw: &[u8],
+    shape: Shape,
+    limit: usize,
+    out: &mut Vec<u8>,
+    scratch: &mut Scratch,
+) -> bool {
     let tail = split(raw, shape, &mut scratch.planes);
     let planes = &scratch.planes[..shape.width()];
     let plans: Vec<Plan> = planes.iter().map(|plane| Plan::of(plane)).collect();
@@ -171,13 +178,13 @@ pub fn encode(raw: &[u8], shape: Shape, limit: usize, out: &mut Vec<u8>, scratch
     }
     out.extend_from_slice(tail);
     let mut length_at = length_at.into_iter();
-    for (plane, plan) in planes.iter().zip(&plans) {
+    for (plane, plan) in scratch.planes.iter_mut().zip(&plans) {
         match plan {
             Plan::Raw(_) => out.extend_from_slice(plane),
             Plan::Constant => out.extend_from_slice(&plane[..1]),
             Plan::Rans(model, _) => {
                 let start = out.len();
-                rans::encode(plane, model, &mut scratch.words, out);
+                rans::encode(kernel, plane, model, &mut scratch.words, out);
                 let len = (out.len() - start) as u32;
                 if let Some(at) = length_at.next() {
                     out[at..at + 4].copy_from_slice(&len.to_le_bytes());

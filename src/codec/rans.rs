@@ -8,7 +8,7 @@
 #![expect(clippy::indexing_slicing, reason = "indices are masked or bounded by the table's and the block's size")]
 
 use super::Packed;
-use super::simd::{BLOCK, Chosen, LOW, POSITION, Segment, States};
+use super::simd::{BLOCK, Chosen, LOW, Segment, States, SymbolTables, WordsBack};
 use super::tables::{self, log2_q16};
 use super::wire::{put_states, put_words};
 use crate::error::Damage;
@@ -172,97 +172,18 @@ impl Model {
     }
 }
 
-/// What coding a symbol looks up.
-#[derive(Debug, Clone, Copy, Default)]
-struct Coded {
-    /// 2^64 / frequency, rounded up: the high half of a product is an exact quotient of 32 bits. For a frequency of 1 it is
-    /// one too little, which `start` makes up for.
-    reciprocal: u64,
-    /// The largest state that need not give off a word first.
-    most: u32,
-    start: u16,
-    /// The slots of all other symbols.
-    others: u16,
-}
-
-/// An encoder's table.
-#[derive(Debug, Clone)]
-pub struct Coder {
-    symbols: [Coded; 256],
-    /// The symbol of highest frequency, the lowest of equals: it fills up the last block.
-    filler: u8,
-}
-
-impl Coder {
-    /// Of frequencies that sum to 2^`bits`, 10 to 12.
-    pub fn new(freqs: &[u16; 256], bits: u32) -> Self {
-        let starts = tables::starts(freqs);
-        let coded = |s: usize| {
-            let (freq, start, slots) = (u64::from(freqs[s]), starts[s] as u16, 1_u64 << bits);
-            let most = ((freq << (32 - bits)) - u64::from(freq > 0)) as u32;
-            let others = (slots - freq) as u16;
-            match freq {
-                0 => Coded::default(),
-                1 => Coded { reciprocal: u64::MAX, most, start: start + others, others },
-                _ => Coded { reciprocal: u64::MAX / freq + 1, most, start, others },
-            }
-        };
-        let filler = (0..=255_u8).rev().max_by_key(|&s| freqs[usize::from(s)]).unwrap_or(0);
-        Self { symbols: std::array::from_fn(coded), filler }
-    }
-
-    /// The state behind `x` once `symbol` is coded; `word` is where its lower half goes if it must, and `used` counts it.
-    #[inline(always)]
-    fn step(&self, x: u32, symbol: u8, word: &mut u16, used: &mut usize) -> u32 {
-        let coded = &self.symbols[usize::from(symbol)];
-        // The word is written in any case and counts only if it is used: no branch.
-        *word = x as u16;
-        let full = x > coded.most;
-        *used += usize::from(full);
-        let x = if full { x >> 16 } else { x };
-        let quotient = ((u128::from(x) * u128::from(coded.reciprocal)) >> 64) as u32;
-        x.wrapping_add(coded.start.into()).wrapping_add(quotient.wrapping_mul(coded.others.into()))
-    }
-}
-
-/// Codes one block of symbols, blocks being coded from the last to the first: `coder(i)` is the one for place i. `words`
-/// gets what states give off, the last to be decoded first; places behind the block's end are filled up.
-#[inline(always)]
-pub fn encode_block<'a>(block: &[u8], states: &mut States, words: &mut Vec<u16>, coder: impl Fn(usize) -> &'a Coder) {
-    let mut space = [0; BLOCK];
-    let block: &[u8; BLOCK] = block.try_into().unwrap_or_else(|_| {
-        for (place, to) in space.iter_mut().enumerate() {
-            *to = block.get(place).copied().unwrap_or(coder(place).filler);
-        }
-        &space
-    });
-    let mut given = [0; 2 * BLOCK];
-    let mut used = 0;
-    for t in (0..BLOCK).rev() {
-        let place = POSITION[t];
-        // Masked, so that no bound is tested: it stays below 64.
-        let word = &mut given[used % (2 * BLOCK)];
-        states.0[t] = coder(place).step(states.0[t], block[place], word, &mut used);
-    }
-    words.extend_from_slice(&given[..used]);
-}
-
-/// Appends states and words.
-pub fn write_streams(states: &States, words: &[u16], out: &mut Vec<u8>) {
-    put_states(states, out);
-    put_words(words.iter().rev(), out);
-}
-
-/// Appends `symbols`, coded with `model`, in which each of them must occur.
-pub fn encode(symbols: &[u8], model: &Model, words: &mut Vec<u16>, out: &mut Vec<u8>) {
+/// Appends `symbols`, coded with `model`, in which each of them must occur. What fills up the last block is added to
+/// `symbols`.
+pub fn encode(kernel: Chosen, symbols: &mut Vec<u8>, model: &Model, words: &mut WordsBack, out: &mut Vec<u8>) {
     model.write(out);
-    let coder = Coder::new(&model.freq, TABLE_BITS);
+    let tables = SymbolTables::new(&[model.freq], TABLE_BITS);
     let mut states = States([LOW; BLOCK]);
-    words.clear();
-    for block in symbols.chunks(BLOCK).rev() {
-        encode_block(block, &mut states, words, |_| &coder);
-    }
-    write_streams(&states, words, out);
+    symbols.resize(symbols.len().next_multiple_of(BLOCK), tables.cheapest(0));
+    let blocks = symbols.as_chunks().0;
+    words.reserve(blocks.len());
+    kernel.encode_symbols(&tables, 0, None, blocks, &mut states, words);
+    put_states(&states, out);
+    put_words(words.words().iter(), out);
 }
 
 /// Decodes exactly `n` symbols from all of `range` in `packed` into `out` (replaced).
@@ -294,18 +215,21 @@ pub fn decode(
 mod tests {
     use super::*;
 
+    fn kernel() -> Chosen {
+        Chosen::new(super::super::Kernel::Scalar).unwrap()
+    }
+
     fn unpack(packed: &[u8], n: usize) -> Result<Vec<u8>, Damage> {
         let padded = [packed, &[0; super::super::PAD]].concat();
         let mut out = Vec::new();
-        let kernel = Chosen::new(super::super::Kernel::Scalar).unwrap();
-        decode(kernel, Packed::new(&padded, packed.len()).unwrap(), 0..packed.len(), n, &mut out).map(|()| out)
+        decode(kernel(), Packed::new(&padded, packed.len()).unwrap(), 0..packed.len(), n, &mut out).map(|()| out)
     }
 
     fn round_trip(symbols: &[u8]) -> usize {
         let counts = count(symbols);
         let Some(model) = Model::from_counts(&counts) else { return 0 };
         let mut packed = Vec::new();
-        encode(symbols, &model, &mut Vec::new(), &mut packed);
+        encode(kernel(), &mut symbols.to_vec(), &model, &mut WordsBack::default(), &mut packed);
         assert!(unpack(&packed, symbols.len()).unwrap() == symbols);
         let estimate = model.cost(&counts);
         // Slack: 63 filler symbols, and a byte a state up or down.
@@ -347,7 +271,7 @@ mod tests {
         let symbols: Vec<u8> = (0..1000_u32).map(|i| (i * i % 37 % 11) as u8).collect();
         let model = Model::from_counts(&count(&symbols)).unwrap();
         let mut packed = Vec::new();
-        encode(&symbols, &model, &mut Vec::new(), &mut packed);
+        encode(kernel(), &mut symbols.clone(), &model, &mut WordsBack::default(), &mut packed);
         for len in 0..packed.len() {
             assert!(unpack(&packed[..len], symbols.len()).is_err(), "truncated to {len}");
         }

@@ -211,9 +211,9 @@ impl Best<'_> {
         let promised = guess.bits_per_kib * self.raw.len() as u64 / 8192;
         // A sample tells a codec that models little from one that models more only when they are far apart.
         if self.codec == Codec::Raw || promised < self.len as u64 * 31 / 32 {
-            let (raw, space) = (self.raw, &mut scratch.planes);
+            let (kernel, raw, space) = (scratch.kernel, self.raw, &mut scratch.planes);
             self.offer(Codec::Planes, &mut scratch.spare, |limit, out| {
-                plane::encode(raw, guess.shape, limit, out, space)
+                plane::encode(kernel, raw, guess.shape, limit, out, space)
             });
         }
     }

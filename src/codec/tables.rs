@@ -94,30 +94,33 @@ impl Alias {
         u16::from_le_bytes([self.bias[0][bucket], self.bias[1][bucket]])
     }
 
-    /// The rank and the offset among its slots of each slot.
-    fn owners(&self) -> impl Iterator<Item = (usize, u16)> + '_ {
-        (0..1_u16 << CLASS_BITS).map(|slot| {
-            let (bucket, place) = (usize::from(slot) % RANKS, slot / RANKS as u16);
-            if place < u16::from(self.split[bucket]) {
-                (bucket, place)
-            } else {
-                (usize::from(self.other[bucket]), place.wrapping_add(self.bias(bucket)))
+    /// Calls `see` with each slot, its rank, and its offset among the rank's slots.
+    #[inline(always)]
+    fn owners(&self, mut see: impl FnMut(usize, usize, u16)) {
+        for bucket in 0..RANKS {
+            let (split, other, bias) = (self.split[bucket].into(), self.other[bucket].into(), self.bias(bucket));
+            for place in 0..split {
+                see(usize::from(place) * RANKS + bucket, bucket, place);
             }
-        })
+            for place in split..BUCKET {
+                see(usize::from(place) * RANKS + bucket, other, place.wrapping_add(bias));
+            }
+        }
     }
 
     /// The same as a slot table.
-    pub fn fill_slots(&self, slots: &mut [u32]) {
-        for (slot, (rank, offset)) in slots.iter_mut().zip(self.owners()) {
-            *slot = entry(rank as u32, u32::from(self.freq(rank).max(1)), offset.into());
-        }
+    pub fn fill_slots(&self, slots: &mut [u32; 1 << CLASS_BITS]) {
+        self.owners(|slot, rank, offset| {
+            slots[slot] = entry(rank as u32, u32::from(self.freq(rank).max(1)), offset.into());
+        });
     }
 
     /// The inverse: the slot of every rank's every offset, ranks in ascending order.
-    pub fn fill_inverse(&self, start: &[u32; RANKS], inverse: &mut [u16]) {
-        for (slot, (rank, offset)) in (0_u16..).zip(self.owners()) {
-            inverse[start[rank] as usize + usize::from(offset)] = slot;
-        }
+    pub fn fill_inverse(&self, start: &[u32; RANKS], inverse: &mut [u16; 1 << CLASS_BITS]) {
+        self.owners(|slot, rank, offset| {
+            // Masked, so that no bound is tested.
+            inverse[(start[rank] as usize + usize::from(offset)) % (1 << CLASS_BITS)] = slot as u16;
+        });
     }
 }
 
@@ -360,21 +363,22 @@ mod tests {
             normalise(&counts, CLASS_BITS, &mut freq);
             let alias = Alias::new(&freq);
             let mut seen: Vec<Vec<bool>> = freq.iter().map(|&f| vec![false; f.into()]).collect();
-            for (rank, offset) in alias.owners() {
+            alias.owners(|_, rank, offset| {
                 assert!(!std::mem::replace(&mut seen[rank][usize::from(offset)], true));
-            }
+            });
             assert!(seen.iter().flatten().all(|&seen| seen));
             if freq[0] == 0 {
                 continue;
             }
             let lanes = AliasLanes::new(&alias);
-            for (slot, (rank, offset)) in (0_u32..).zip(alias.owners()) {
+            alias.owners(|slot, rank, offset| {
+                let slot = slot as u32;
                 let other = lanes.other[slot as usize % RANKS];
                 let aliased = slot << 21 > other;
                 let bias = if aliased { ((other << 15) as i32 >> 20) as u32 } else { 0 };
                 assert_eq!(if aliased { other as usize } else { slot as usize } % RANKS, rank);
                 assert_eq!((slot / 32).wrapping_add(bias), u32::from(offset));
-            }
+            });
         }
     }
 

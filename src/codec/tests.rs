@@ -254,7 +254,7 @@ fn samples() -> Vec<(Codec, Vec<u8>, usize)> {
             .map(|i| if i % 2 == 1 { [0x3c, 0x3d, 0xbc][i * i % 3] } else { random_bytes(1, i as u64 + 1)[0] })
             .collect();
         let mut packed = Vec::new();
-        assert!(plane::encode(&raw, shape, usize::MAX, &mut packed, &mut plane::Scratch::default()));
+        assert!(plane::encode(Chosen::best(), &raw, shape, usize::MAX, &mut packed, &mut plane::Scratch::default()));
         cases.push((Codec::Planes, packed, len));
     }
     let kernel = Chosen::best();

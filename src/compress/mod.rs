@@ -32,7 +32,7 @@ pub struct Options<'a> {
     /// What to optimise.
     pub mode: Mode,
     /// Raw length of a chunk, bytes; [`MIN_CHUNK_LEN`] to [`MAX_CHUNK_LEN`]. `None`: [`DEFAULT_CHUNK_LEN`], twice as
-    /// long for F16, four times as long in [`Mode::Storage`].
+    /// long for F16 and F32, four times as long in [`Mode::Storage`].
     pub chunk_len: Option<u32>,
     /// Whether an existing output is replaced.
     pub force: bool,

@@ -21,12 +21,12 @@ struct ChunkLen {
 }
 
 impl ChunkLen {
-    /// Raw length of a chunk, bytes. Tables of groups of rows and columns take about a kilobyte a chunk, which pays in
-    /// longer ones; see ARCHITECTURE.md for the measurement.
+    /// Raw length of a chunk, bytes. Tables of groups of rows and columns take about a kilobyte a chunk, and F32 has half as
+    /// many numbers in as many bytes: both pay in longer chunks. See ARCHITECTURE.md for the measurement.
     fn nominal(self, elem: ElemType) -> u32 {
         let longer = match (self.mode, elem.name()) {
             (Mode::Storage, _) => 4,
-            (_, Some("F16")) => 2,
+            (_, Some("F16" | "F32")) => 2,
             _ => 1,
         };
         self.asked.unwrap_or(DEFAULT_CHUNK_LEN * longer)

@@ -4,7 +4,7 @@ use core::arch::x86_64::*;
 
 use super::{
     BLOCK, Classes, ESCAPED, EncodeTable, Low, POSITION, SMALL_BITS, SMALL_GROUP, SMALL_RANKS, Segment, SmallStates,
-    SmallTable, States, Words, WordsBack, scalar,
+    SmallTable, States, SymbolTables, Words, WordsBack, scalar,
 };
 use crate::codec::tables::{AliasLanes, CLASS_BITS, RANKS};
 
@@ -111,6 +111,16 @@ fn pack(v: [__m512i; 4]) -> __m512i {
     _mm512_packus_epi16(_mm512_packus_epi32(v[0], v[1]), _mm512_packus_epi32(v[2], v[3]))
 }
 
+/// A table of 32 entries in two registers.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn two(table: &[u32; RANKS]) -> [__m512i; 2] {
+    match table.as_chunks::<16>().0 {
+        [a, b] => [load_u32(a), load_u32(b)],
+        _ => [_mm512_setzero_si512(); 2],
+    }
+}
+
 /// An alias table in registers.
 struct Table {
     other: [__m512i; 2],
@@ -121,10 +131,6 @@ impl Table {
     #[inline]
     #[target_feature(enable = "avx512f")]
     fn new(alias: &AliasLanes) -> Self {
-        let two = |t: &[u32; RANKS]| match t.as_chunks::<16>().0 {
-            [a, b] => [load_u32(a), load_u32(b)],
-            _ => [_mm512_setzero_si512(); 2],
-        };
         Self { other: two(&alias.other), freq: two(&alias.freq) }
     }
 
@@ -277,6 +283,44 @@ static PLACES: [[u32; 16]; 4] = {
     places
 };
 
+/// An encoder's table in registers.
+struct Encoder<'a> {
+    freq: [__m512i; 2],
+    start: [__m512i; 2],
+    reciprocal: [__m512; 2],
+    slots: &'a [u16; SLOTS],
+}
+
+impl<'a> Encoder<'a> {
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn new(table: &'a EncodeTable) -> Self {
+        // SAFETY: 128 readable bytes.
+        let reciprocal = unsafe {
+            let at = table.reciprocal.as_ptr();
+            [_mm512_loadu_ps(at), _mm512_loadu_ps(at.add(16))]
+        };
+        Self { freq: two(&table.freq), start: two(&table.start), reciprocal, slots: &table.slots }
+    }
+
+    /// The states behind `x` once these ranks are coded; the words that they give off are put in front of `words`.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,popcnt")]
+    fn step(&self, x: __m512i, rank: __m512i, words: &mut WordsBack) -> __m512i {
+        let freq = _mm512_permutex2var_epi32(self.freq[0], rank, self.freq[1]);
+        let start = _mm512_permutex2var_epi32(self.start[0], rank, self.start[1]);
+        let reciprocal = _mm512_permutex2var_ps(self.reciprocal[0], rank, self.reciprocal[1]);
+        let full = _mm512_cmpge_epu32_mask(_mm512_srli_epi32(x, 21), freq);
+        let low = give(x, full, words);
+        let (quotient, remainder) = divide(low, freq, reciprocal);
+        // An index below 2048 whatever the rank: masked, since a rank that may not occur has none.
+        let index = _mm512_and_si512(_mm512_add_epi32(start, remainder), _mm512_set1_epi32(SLOTS as i32 - 1));
+        // SAFETY: `slots` has 2048 entries, and every index is below that.
+        let slot = unsafe { gather_words(self.slots, index) };
+        _mm512_or_si512(_mm512_slli_epi32(quotient, 11), slot)
+    }
+}
+
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
 pub fn encode_ranks(
     tables: &[EncodeTable],
@@ -285,57 +329,110 @@ pub fn encode_ranks(
     states: &mut States,
     words: &mut WordsBack,
 ) {
-    const ROUND: i32 = _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC;
-    let mut x = load_states(states);
+    let [mut x0, mut x1, mut x2, mut x3] = load_states(states);
+    // The three bytes above a place lead to another rank; permutations by ranks look at the lowest byte alone.
     let places = [load_u32(&PLACES[0]), load_u32(&PLACES[1]), load_u32(&PLACES[2]), load_u32(&PLACES[3])];
-    let lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     for (ranks, &class) in ranks.iter().zip(class).rev() {
         let Some(table) = tables.get(usize::from(class)) else { return };
-        let two = |t: &[u32; RANKS]| match t.as_chunks::<16>().0 {
-            [a, b] => [load_u32(a), load_u32(b)],
-            _ => [_mm512_setzero_si512(); 2],
-        };
-        let (freqs, starts) = (two(&table.freq), two(&table.start));
-        // SAFETY: 128 readable bytes.
-        let reciprocals = unsafe {
-            let at = table.reciprocal.as_ptr();
-            [_mm512_loadu_ps(at), _mm512_loadu_ps(at.add(16))]
-        };
+        let encoder = Encoder::new(table);
         let row = load_bytes(ranks);
-        for (x, places) in x.iter_mut().zip(places).rev() {
-            // The three bytes above a place lead to rank 0's neighbours; the permutations below ignore them.
-            let rank = _mm512_permutexvar_epi8(places, row);
-            let freq = _mm512_permutex2var_epi32(freqs[0], rank, freqs[1]);
-            let start = _mm512_permutex2var_epi32(starts[0], rank, starts[1]);
-            let reciprocal = _mm512_permutex2var_ps(reciprocals[0], rank, reciprocals[1]);
-            let full = _mm512_cmpge_epu32_mask(_mm512_srli_epi32(*x, 21), freq);
-            let count = full.count_ones() as usize;
-            // The words taken go to the top of the vector, which is stored so that it ends where the last one began.
-            let top = _mm512_add_epi32(lanes, _mm512_set1_epi32(count as i32));
-            let taken = _mm512_permutexvar_epi32(top, _mm512_maskz_compress_epi32(full, *x));
-            let from = words.at.wrapping_sub(16);
-            let Some(room) = words.words.get_mut(from..).and_then(<[u16]>::first_chunk_mut::<16>) else { return };
-            // SAFETY: 32 writable bytes.
-            unsafe { _mm256_storeu_si256(room.as_mut_ptr().cast(), _mm512_cvtepi32_epi16(taken)) };
-            words.at -= count;
-            let low = _mm512_mask_srli_epi32(*x, full, *x, 16);
-            // Every step is rounded down, so the quotient is the right one or one less: below 2^21, a float's 24 bits
-            // leave an error of less than 1.
-            let float = _mm512_cvt_roundepu32_ps::<ROUND>(low);
-            let product = _mm512_mul_round_ps::<ROUND>(float, reciprocal);
-            let quotient = _mm512_cvttps_epu32(product);
-            let remainder = _mm512_sub_epi32(low, _mm512_mullo_epi32(quotient, freq));
-            let more = _mm512_cmpge_epu32_mask(remainder, freq);
-            let quotient = _mm512_mask_add_epi32(quotient, more, quotient, _mm512_set1_epi32(1));
-            let remainder = _mm512_mask_sub_epi32(remainder, more, remainder, freq);
-            // An index below 2048 whatever the rank: masked, since a rank that may not occur has none.
-            let index = _mm512_and_si512(_mm512_add_epi32(start, remainder), _mm512_set1_epi32(2047));
-            // SAFETY: `slots` has 2048 entries, and every index is below that.
-            let slot = unsafe { gather_words(&table.slots, index) };
-            *x = _mm512_or_si512(_mm512_slli_epi32(quotient, 11), slot);
+        x3 = encoder.step(x3, _mm512_permutexvar_epi8(places[3], row), words);
+        x2 = encoder.step(x2, _mm512_permutexvar_epi8(places[2], row), words);
+        x1 = encoder.step(x1, _mm512_permutexvar_epi8(places[1], row), words);
+        x0 = encoder.step(x0, _mm512_permutexvar_epi8(places[0], row), words);
+    }
+    store_states(states, [x0, x1, x2, x3]);
+}
+
+/// # Safety
+/// `base` and every column leave room for 256 entries in the tables.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
+pub unsafe fn encode_symbols(
+    tables: &SymbolTables,
+    base: u32,
+    columns: &[u32],
+    symbols: &[[u8; BLOCK]],
+    states: &mut States,
+    words: &mut WordsBack,
+) {
+    let [mut x0, mut x1, mut x2, mut x3] = load_states(states);
+    let (places0, places1) = (load_u32(&PLACES[0]), load_u32(&PLACES[1]));
+    let (places2, places3) = (load_u32(&PLACES[2]), load_u32(&PLACES[3]));
+    let base = _mm512_set1_epi32(base as i32);
+    let columns = columns.as_chunks::<16>().0;
+    for (i, symbols) in symbols.iter().enumerate().rev() {
+        let row = load_bytes(symbols);
+        let entry = |g: usize, places| {
+            let symbol = _mm512_and_si512(_mm512_permutexvar_epi8(places, row), _mm512_set1_epi32(255));
+            let table = columns.get(4 * i + g).map_or(base, |offsets| _mm512_add_epi32(base, load_u32(offsets)));
+            _mm512_add_epi32(symbol, table)
+        };
+        let (e0, e1) = (entry(0, places0), entry(1, places1));
+        let (e2, e3) = (entry(2, places2), entry(3, places3));
+        // SAFETY: the caller's promise; a symbol is below 256.
+        unsafe {
+            x3 = encode_symbol(x3, e3, tables, words);
+            x2 = encode_symbol(x2, e2, tables, words);
+            x1 = encode_symbol(x1, e1, tables, words);
+            x0 = encode_symbol(x0, e0, tables, words);
         }
     }
-    store_states(states, x);
+    store_states(states, [x0, x1, x2, x3]);
+}
+
+/// The states behind `x` once the symbols at these entries are coded.
+///
+/// # Safety
+/// Every entry must be inside the tables.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,popcnt")]
+unsafe fn encode_symbol(x: __m512i, entry: __m512i, tables: &SymbolTables, words: &mut WordsBack) -> __m512i {
+    // SAFETY: the caller's promise, twice.
+    let (slots, reciprocal) =
+        unsafe { (gather(tables.slots.as_ptr(), entry), gather(tables.reciprocal.as_ptr().cast(), entry)) };
+    let freq = _mm512_and_si512(slots, _mm512_set1_epi32(0xffff));
+    let start = _mm512_srli_epi32(slots, 16);
+    // A frequency of all slots leaves no state that is too large; shifted, it stays within 32 bits for the others.
+    let full = _mm512_cmpge_epu32_mask(_mm512_srl_epi32(x, _mm_cvtsi32_si128(32 - tables.bits as i32)), freq);
+    let low = give(x, full, words);
+    let (quotient, remainder) = divide(low, freq, _mm512_castsi512_ps(reciprocal));
+    let quotient = _mm512_sll_epi32(quotient, _mm_cvtsi32_si128(tables.bits as i32));
+    _mm512_add_epi32(quotient, _mm512_add_epi32(start, remainder))
+}
+
+/// Puts the lower halves of the states that are too large in front of `words`, and gives the states without them.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,popcnt")]
+fn give(x: __m512i, full: __mmask16, words: &mut WordsBack) -> __m512i {
+    let count = full.count_ones() as usize;
+    // The words taken go to the top of the vector, which is stored so that it ends where the last one began.
+    let lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    let top = _mm512_add_epi32(lanes, _mm512_set1_epi32(count as i32));
+    let taken = _mm512_permutexvar_epi32(top, _mm512_maskz_compress_epi32(full, x));
+    let from = words.at.wrapping_sub(16);
+    if let Some(room) = words.words.get_mut(from..).and_then(<[u16]>::first_chunk_mut::<16>) {
+        // SAFETY: 32 writable bytes.
+        unsafe { _mm256_storeu_si256(room.as_mut_ptr().cast(), _mm512_cvtepi32_epi16(taken)) };
+        words.at -= count;
+    }
+    _mm512_mask_srli_epi32(x, full, x, 16)
+}
+
+/// Quotient and remainder by a frequency, of quotients below 2^21.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn divide(x: __m512i, freq: __m512i, reciprocal: __m512) -> (__m512i, __m512i) {
+    const ROUND: i32 = _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC;
+    // Every step is rounded down, so the quotient is the right one or one less: below 2^21, a float's 24 bits leave an
+    // error of less than 1.
+    let product = _mm512_mul_round_ps::<ROUND>(_mm512_cvt_roundepu32_ps::<ROUND>(x), reciprocal);
+    let quotient = _mm512_cvttps_epu32(product);
+    let remainder = _mm512_sub_epi32(x, _mm512_mullo_epi32(quotient, freq));
+    let more = _mm512_cmpge_epu32_mask(remainder, freq);
+    (
+        _mm512_mask_add_epi32(quotient, more, quotient, _mm512_set1_epi32(1)),
+        _mm512_mask_sub_epi32(remainder, more, remainder, freq),
+    )
 }
 
 /// Sixteen indices as eight pairs: half as many loads bring them to where addresses are made.

@@ -325,7 +325,7 @@ impl Classes {
         match kernel.0 {
             Kernel::Scalar => {
                 let mut slots = vec![0; freqs.len() << CLASS_BITS];
-                for (slots, alias) in slots.chunks_exact_mut(1 << CLASS_BITS).zip(aliases) {
+                for (slots, alias) in slots.as_chunks_mut().0.iter_mut().zip(aliases) {
                     alias.fill_slots(slots);
                 }
                 Self { slots, ..Self::default() }
@@ -598,6 +598,34 @@ impl Chosen {
             _ => scalar::encode_ranks(tables, class, ranks, states, words),
         }
     }
+
+    /// Codes blocks of symbols from the last to the first: the table of state t of block i begins at entry `base` plus, if
+    /// there are columns, `columns[64 i + t]`. Words are put in front of those that are in `words`, which has room for them.
+    pub fn encode_symbols(
+        self,
+        tables: &SymbolTables,
+        base: u32,
+        columns: Option<&Columns>,
+        symbols: &[[u8; BLOCK]],
+        states: &mut States,
+        words: &mut WordsBack,
+    ) {
+        let end = columns.map_or(0, |c| c.most) as usize + base as usize + 256;
+        let columns = columns.map_or(&[][..], |c| &c.offsets);
+        if end > tables.slots.len() {
+            return;
+        }
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            // Quotients of 22 bits, of tables of 2^10 slots, are too long for floats.
+            // SAFETY: a `Chosen` exists only for a kernel that this machine has; `end` is where the last table ends that an
+            // entry can lie in, and all columns of `tables` are equally long.
+            Kernel::Avx512 if tables.bits >= 11 => unsafe {
+                avx512::encode_symbols(tables, base, columns, symbols, states, words);
+            },
+            _ => scalar::encode_symbols(tables, base, columns, symbols, states, words),
+        }
+    }
 }
 
 /// What a symbol is reduced to when rows and columns are compared: its upper six bits.
@@ -624,7 +652,7 @@ pub struct WordsBack {
 
 impl WordsBack {
     /// Nothing, with room for the words of `blocks` blocks. Memory is used again.
-    fn reserve(&mut self, blocks: usize) {
+    pub fn reserve(&mut self, blocks: usize) {
         // 16 more in front, where a vector of sixteen words that are not all in use may begin.
         let len = blocks * BLOCK + 16;
         self.words.resize(len, 0);
@@ -635,6 +663,52 @@ impl WordsBack {
     pub fn words(&self) -> &[u16] {
         self.words.get(self.at..).unwrap_or_default()
     }
+}
+
+/// What encoding with tables of 256 symbols looks up; symbol s of table k is at 256 k + s.
+#[derive(Debug, Clone, Default)]
+pub struct SymbolTables {
+    /// Frequency in bits 0-12, first slot in bits 16-31.
+    slots: Vec<u32>,
+    /// 1 / frequency, rounded down.
+    reciprocal: Vec<f32>,
+    /// 2^64 / frequency, rounded up: the high half of a product is an exact quotient of 32 bits. For a frequency of 1 it is
+    /// 2^64 - 1, one too little.
+    exact: Vec<u64>,
+    /// The symbol of highest frequency of each table, the lowest of equals: what costs least.
+    cheapest: Vec<u8>,
+    /// log2 of the slots of a table.
+    bits: u32,
+}
+
+impl SymbolTables {
+    /// Of frequencies that sum to 2^`bits` (10 to 12) in each table.
+    pub fn new(freqs: &[[u16; 256]], bits: u32) -> Self {
+        let mut tables = Self { bits, ..Self::default() };
+        for freqs in freqs {
+            let starts = super::tables::starts(freqs);
+            tables.slots.extend(freqs.iter().zip(starts).map(|(&f, start)| u32::from(f) | start << 16));
+            tables.reciprocal.extend(freqs.iter().map(|&f| reciprocal_down(f)));
+            tables.exact.extend(freqs.iter().map(|&f| match f {
+                0 | 1 => u64::MAX,
+                f => u64::MAX / u64::from(f) + 1,
+            }));
+            let most = (0..=255).zip(freqs).rev().max_by_key(|(_, f)| **f);
+            tables.cheapest.push(most.map_or(0, |(symbol, _)| symbol));
+        }
+        tables
+    }
+
+    /// The symbol that costs least in a table.
+    pub fn cheapest(&self, table: usize) -> u8 {
+        self.cheapest.get(table).copied().unwrap_or(0)
+    }
+}
+
+/// 1 / `freq` rounded down, so that a quotient is never too large.
+fn reciprocal_down(freq: u16) -> f32 {
+    let nearest = 1.0 / f32::from(freq.max(1));
+    if f64::from(nearest) * f64::from(freq.max(1)) > 1.0 { nearest.next_down() } else { nearest }
 }
 
 /// What encoding with a class table looks up.
@@ -657,11 +731,6 @@ impl EncodeTable {
         let start = super::tables::starts(freq);
         let mut slots = [0; 1 << CLASS_BITS];
         Alias::new(freq).fill_inverse(&start, &mut slots);
-        let down = |f: u16| {
-            let nearest = 1.0 / f32::from(f.max(1));
-            // Rounded down, so that a quotient is never too large.
-            if f64::from(nearest) * f64::from(f.max(1)) > 1.0 { nearest.next_down() } else { nearest }
-        };
-        Self { freq: freq.map(u32::from), start, reciprocal: freq.map(down), slots }
+        Self { freq: freq.map(u32::from), start, reciprocal: freq.map(reciprocal_down), slots }
     }
 }

@@ -4,7 +4,7 @@
 
 use super::{
     BLOCK, Classes, ESCAPED, EncodeTable, GROUP, Histogram, Low, POSITION, Ranked, SMALL_BITS, SMALL_GROUP, SMALL_LOW,
-    Segment, SmallStates, SmallTable, States, TILE, WINDOW, Words, WordsBack,
+    Segment, SmallStates, SmallTable, States, SymbolTables, TILE, WINDOW, Words, WordsBack,
 };
 use crate::codec::tables::{CLASS_BITS, RANKS, SLOT_SYMBOL};
 
@@ -250,6 +250,34 @@ pub fn encode_ranks(
             x = if full { x >> 16 } else { x };
             let (quotient, remainder) = (x / freq, x % freq);
             states.0[t] = quotient << CLASS_BITS | u32::from(table.slots[(table.start[rank] + remainder) as usize]);
+        }
+    }
+}
+
+/// Codes blocks of symbols, the last first.
+pub fn encode_symbols(
+    tables: &SymbolTables,
+    base: u32,
+    columns: &[u32],
+    symbols: &[[u8; BLOCK]],
+    states: &mut States,
+    words: &mut WordsBack,
+) {
+    let bits = tables.bits;
+    for (i, symbols) in symbols.iter().enumerate().rev() {
+        let columns = columns.get(i * BLOCK..(i + 1) * BLOCK);
+        for t in (0..BLOCK).rev() {
+            let entry = base + columns.map_or(0, |c| c[t]) + u32::from(symbols[POSITION[t]]);
+            let (slots, exact) = (tables.slots[entry as usize], tables.exact[entry as usize]);
+            let (freq, start) = (slots & 0xffff, slots >> 16);
+            let mut x = states.0[t];
+            // The word is written in any case and counts only if it is used: no branch.
+            words.words[words.at - 1] = x as u16;
+            let full = u64::from(x) >= u64::from(freq) << (32 - bits);
+            words.at -= usize::from(full);
+            x = if full { x >> 16 } else { x };
+            let quotient = ((u128::from(x) * u128::from(exact)) >> 64) as u32 + u32::from(freq == 1);
+            states.0[t] = (quotient << bits) + start + (x - quotient * freq);
         }
     }
 }
