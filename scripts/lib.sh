@@ -142,6 +142,13 @@ need_build() {
     have cargo || die "no cargo: install a Rust toolchain (1.89 or newer) first"
 }
 
+# The toolchain that sanitizers and fuzzing want; the crate itself builds on stable.
+need_nightly() {
+    cargo +nightly --version >/dev/null 2>&1 && return 0
+    have rustup || die "no nightly toolchain, and no rustup to install one"
+    run rustup toolchain install nightly --profile minimal >&2
+}
+
 need_python() {
     need python3=python3 python:venv=python3-venv python:ensurepip=python3-venv
     python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || die "Python 3.11 or newer is needed"
