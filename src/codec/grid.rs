@@ -82,8 +82,11 @@ type Counts = Vec<[u32; SYMBOLS]>;
 impl Grouping {
     /// Counts the symbols of every `step`-th row.
     fn count(&self, symbols: &[u8], step: usize) -> Counts {
-        let mut counts = vec![[0; SYMBOLS]; self.shape.0 * self.shape.1];
         let width = self.columns.len();
+        if self.shape.1 == 1 {
+            return self.count_rows(symbols, width, step);
+        }
+        let mut counts = vec![[0; SYMBOLS]; self.shape.0 * self.shape.1];
         for (row, &group) in symbols.chunks(width).zip(&self.rows).step_by(step) {
             let from = usize::from(group) * self.shape.1;
             let Some(tables) = counts.get_mut(from..from + self.shape.1) else { continue };
@@ -94,6 +97,32 @@ impl Grouping {
             }
         }
         counts
+    }
+
+    /// The same without groups of columns.
+    fn count_rows(&self, symbols: &[u8], width: usize, step: usize) -> Counts {
+        // Two tables a group: runs of one symbol would otherwise wait for their own stores.
+        let mut halves = vec![[[0_u32; SYMBOLS]; 2]; self.shape.0];
+        for (row, &group) in symbols.chunks(width).zip(&self.rows).step_by(step) {
+            let Some([even, odd]) = halves.get_mut(usize::from(group)) else { continue };
+            let (pairs, rest) = row.as_chunks::<2>();
+            for &[a, b] in pairs {
+                if let (Some(a), Some(b)) = (even.get_mut(usize::from(a)), odd.get_mut(usize::from(b))) {
+                    *a += 1;
+                    *b += 1;
+                }
+            }
+            for &symbol in rest {
+                if let Some(c) = even.get_mut(usize::from(symbol)) {
+                    *c += 1;
+                }
+            }
+        }
+        let sum = |[mut even, odd]: [[u32; SYMBOLS]; 2]| {
+            even.iter_mut().zip(odd).for_each(|(a, b)| *a += b);
+            even
+        };
+        halves.into_iter().map(sum).collect()
     }
 
     /// Bits of the numbers of the groups.
@@ -132,7 +161,7 @@ pub fn encode(
     if n == 0 {
         return false;
     }
-    let base = scratch.split(plan, body);
+    let base = scratch.split(kernel, plan, body);
     let grouping = choose(kernel, &scratch.symbols, plan);
     let counts = grouping.count(&scratch.symbols, 1);
     let fixed = head.len() + tail.len() + scratch.residual.len() + scratch.escapes.len() + 2 * BLOCK;
@@ -213,12 +242,17 @@ fn features(symbols: &[u8]) -> Histogram {
     // Four tables: runs of one feature would otherwise wait for their own stores.
     let mut counts = [[0_u16; FEATURES]; 4];
     let (fours, rest) = symbols.as_chunks::<4>();
-    for four in fours {
-        for (counts, symbol) in counts.iter_mut().zip(four) {
-            if let Some(n) = counts.get_mut(usize::from(symbol >> 2)) {
-                *n = n.saturating_add(1);
-            }
+    let [sums, b, c, d] = &mut counts;
+    let add = |counts: &mut Histogram, symbol: u8| {
+        if let Some(n) = counts.get_mut(usize::from(symbol >> 2)) {
+            *n = n.saturating_add(1);
         }
+    };
+    for four in fours {
+        add(sums, four[0]);
+        add(b, four[1]);
+        add(c, four[2]);
+        add(d, four[3]);
     }
     let [mut sums, b, c, d] = counts;
     for (((sum, b), c), d) in sums.iter_mut().zip(b).zip(c).zip(d) {
@@ -282,15 +316,17 @@ fn choose(kernel: Chosen, symbols: &[u8], plan: &Plan<'_>) -> Grouping {
 
 impl Scratch {
     /// Symbols and what is stored as it is. Gives the first symbol of a window.
-    fn split(&mut self, plan: &Plan<'_>, body: &[u8]) -> u16 {
+    fn split(&mut self, kernel: Chosen, plan: &Plan<'_>, body: &[u8]) -> u16 {
         self.symbols.clear();
         self.residual.clear();
         self.escapes.clear();
         match (plan.layout, plan.grain.log2_width) {
             (Layout::TopByte, 0) => self.symbols.extend_from_slice(body),
             (Layout::TopByte, _) => {
-                self.symbols.extend(body.as_chunks::<2>().0.iter().map(|[_, high]| *high));
-                self.residual.extend(body.as_chunks::<2>().0.iter().map(|[low, _]| *low));
+                let numbers = body.as_chunks().0;
+                self.symbols.resize(numbers.len(), 0);
+                self.residual.resize(numbers.len(), 0);
+                kernel.split_bytes(numbers, &mut self.symbols, &mut self.residual);
             }
             (Layout::Bf16, _) => {
                 let words = body.as_chunks::<2>().0;

@@ -22,6 +22,7 @@ macro_rules! vectorised {
                 residual: &mut [u8; super::SMALL_GROUP]
             ) -> u32;
             fn marked(numbers: &[[u8; 2]], marker: u16) -> bool;
+            fn split_bytes(raw: &[[u8; 2]], high: &mut [u8], low: &mut [u8]);
             fn split16(raw: &[[u8; 2]], heads: &mut [u16]);
             fn split32(raw: &[[u8; 4]], high: &mut [u16], low: &mut [[u8; 2]]);
             fn rank_tile(
@@ -557,6 +558,11 @@ impl Chosen {
     /// Whether a number has the head `marker`.
     pub fn marked(self, numbers: &[[u8; 2]], marker: u16) -> bool {
         dispatch!(self, marked(numbers, marker))
+    }
+
+    /// The high and low bytes of the numbers of `raw`.
+    pub fn split_bytes(self, raw: &[[u8; 2]], high: &mut [u8], low: &mut [u8]) {
+        dispatch!(self, split_bytes(raw, high, low));
     }
 
     /// The numbers of `raw`.

@@ -191,6 +191,14 @@ pub fn marked(numbers: &[[u8; 2]], marker: u16) -> bool {
 }
 
 #[inline(always)]
+pub fn split_bytes(raw: &[[u8; 2]], high: &mut [u8], low: &mut [u8]) {
+    for ((high, low), raw) in high.iter_mut().zip(low).zip(raw) {
+        let word = u16::from_le_bytes(*raw);
+        (*high, *low) = ((word >> 8) as u8, word as u8);
+    }
+}
+
+#[inline(always)]
 pub fn split16(raw: &[[u8; 2]], heads: &mut [u16]) {
     for (head, raw) in heads.iter_mut().zip(raw) {
         *head = u16::from_le_bytes(*raw);
