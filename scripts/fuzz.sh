@@ -43,7 +43,7 @@ have cargo-fuzz || run cargo install --quiet --locked cargo-fuzz
 cd "$ROOT"
 work=
 work_dir work
-fuzz() { run cargo +nightly fuzz "$1" --fuzz-dir "$at" "${@:2}"; }
+fuzz() { RUST_BACKTRACE=0 run cargo +nightly fuzz "$1" --fuzz-dir "$at" "${@:2}"; }
 
 failed=()
 for target in "${targets[@]}"; do
@@ -56,8 +56,10 @@ for target in "${targets[@]}"; do
         printf '%-11s clean: %s\n' "$target" "$(grep '^Done ' "$work/$target")"
     else
         failed+=("$target")
-        printf '%-11s FAILED; the end of its output:\n' "$target"
-        tail -n 60 "$work/$target"
+        printf '%-11s FAILED:\n' "$target"
+        # What happened and where, then the input and how to run it again.
+        grep -m 1 -A 16 -E 'ERROR: |panicked at' "$work/$target" || tail -n 20 "$work/$target"
+        grep -A 20 '^Failing input' "$work/$target" || true
     fi
 done
 
