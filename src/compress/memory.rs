@@ -41,11 +41,13 @@ struct Job<'a> {
     raw: &'a [u8],
     raw_offset: u64,
     numbers: Numbers,
+    /// Where the packed bytes go, as long as the raw ones.
+    room: &'a mut [u8],
 }
 
 /// Compresses `source` in memory, one element type after the other, so that the time of each is its own on any number
 /// of threads. `mtime` is the original's modification time (seconds since 1970, nanoseconds); `options.force` means
-/// nothing here. Beside the source, memory for twice the container is needed.
+/// nothing here. Beside the source, memory for its own length and for the container is needed.
 ///
 /// # Errors
 /// [`Error::NotLossless`] when a chunk does not decode back, [`Error::Interrupted`] when asked to stop,
@@ -61,22 +63,16 @@ pub fn encode_in_memory(
     let started = Instant::now();
     let plan = plan::plan(source, options.chunk_len, options.mode)?;
     let mut seconds = started.elapsed().as_secs_f64();
-    let (groups, literals) = jobs(&plan, source.bytes());
-    let (mut chunks, mut dtypes): (Vec<(usize, Encoded)>, _) = (Vec::new(), Vec::new());
+    // Written once, so that no page has to be made while the time runs: a program that compresses uses its buffers again.
+    let mut room = vec![1; source.bytes().len()];
+    let (groups, literals) = jobs(&plan, source.bytes(), &mut room);
+    let (mut chunks, mut dtypes): (Vec<(usize, Encoded<&[u8]>)>, _) = (Vec::new(), Vec::new());
     for (dtype, jobs) in groups {
-        let encode = |job: &Job<'_>| {
-            if options.stop.load(Ordering::Relaxed) {
-                return Err(Error::Interrupted);
-            }
-            let encoded =
-                pipeline::encode_and_prove(source.path(), options.mode, job.numbers, job.raw_offset, job.raw)?;
-            progress.advance(job.raw.len() as u64, encoded.packed.len() as u64);
-            Ok((job.number, encoded))
-        };
+        let encode = |job| encode(job, source, options, progress);
         let (done, took) = pool.install(|| {
             let started = Instant::now();
             // Chunks are long enough to be handed out one by one.
-            let done: Result<Vec<_>> = jobs.par_iter().with_max_len(1).map(encode).collect();
+            let done: Result<Vec<_>> = jobs.into_par_iter().with_max_len(1).map(encode).collect();
             (done, started.elapsed().as_secs_f64())
         });
         chunks.extend(done?);
@@ -87,7 +83,7 @@ pub fn encode_in_memory(
     let refused = |error| Error::io("write in memory", source.path())(error);
     let mut writer = Writer::new(Cursor::new(Vec::new())).map_err(refused)?;
     for (_, Encoded { packed, codec, checksum }) in chunks {
-        writer.chunk(&packed, codec, checksum).map_err(refused)?;
+        writer.chunk(packed, codec, checksum).map_err(refused)?;
     }
     let digests = digest::digests(pipeline::ranges(&plan), source.bytes());
     let (out, _) =
@@ -95,10 +91,34 @@ pub fn encode_in_memory(
     Ok(InMemory { container: out.into_inner(), seconds, dtypes })
 }
 
+/// Encodes a chunk into its room.
+fn encode<'a>(
+    job: Job<'a>,
+    source: &MemorySource,
+    options: &Options<'_>,
+    progress: &dyn Progress,
+) -> Result<(usize, Encoded<&'a [u8]>)> {
+    if options.stop.load(Ordering::Relaxed) {
+        return Err(Error::Interrupted);
+    }
+    let Job { number, raw, raw_offset, numbers, room } = job;
+    let what = (numbers, raw_offset);
+    let encoded = pipeline::encode_and_prove(source.path(), options.mode, what, raw, move |packed| put(room, packed))?;
+    progress.advance(raw.len() as u64, encoded.packed.len() as u64);
+    Ok((number, encoded))
+}
+
+/// Copies bytes to the front of `room`, which is long enough.
+fn put<'a>(room: &'a mut [u8], bytes: &[u8]) -> &'a [u8] {
+    let (front, _) = room.split_at_mut_checked(bytes.len()).unwrap_or_default();
+    front.copy_from_slice(bytes);
+    front
+}
+
 type Groups<'a> = Vec<(&'static str, Vec<Job<'a>>)>;
 
 /// The chunks of a plan by element type, and the literal bytes.
-fn jobs<'a>(plan: &Plan, bytes: &'a [u8]) -> (Groups<'a>, Vec<u8>) {
+fn jobs<'a>(plan: &Plan, bytes: &'a [u8], mut space: &'a mut [u8]) -> (Groups<'a>, Vec<u8>) {
     let (mut groups, mut literals) = (Groups::new(), Vec::new());
     let (mut rest, mut raw_offset, mut number) = (bytes, 0, 0);
     for span in &plan.spans {
@@ -117,7 +137,9 @@ fn jobs<'a>(plan: &Plan, bytes: &'a [u8]) -> (Groups<'a>, Vec<u8>) {
         let Some((_, jobs)) = groups.get_mut(at) else { break };
         while !raw.is_empty() {
             let (chunk, left) = raw.split_at(raw.len().min(span.chunk_len as usize));
-            jobs.push(Job { number, raw: chunk, raw_offset, numbers: plan::numbers(span) });
+            let (room, behind) = std::mem::take(&mut space).split_at_mut_checked(chunk.len()).unwrap_or_default();
+            space = behind;
+            jobs.push(Job { number, raw: chunk, raw_offset, numbers: plan::numbers(span), room });
             raw = left;
             raw_offset += chunk.len() as u64;
             number += 1;

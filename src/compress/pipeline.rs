@@ -4,8 +4,8 @@ use std::cell::RefCell;
 use std::io::{self, Seek, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use super::digest::{Digester, Digests};
@@ -32,13 +32,14 @@ struct Job {
 /// What it gives back.
 struct Done {
     raw: Arc<Vec<u8>>,
-    encoded: Encoded,
+    encoded: Encoded<Vec<u8>>,
     span: usize,
 }
 
 /// A chunk that has been shown to decode back.
-pub(super) struct Encoded {
-    pub(super) packed: Vec<u8>,
+pub(super) struct Encoded<T> {
+    /// The packed bytes, or what was made of them.
+    pub(super) packed: T,
     pub(super) codec: Codec,
     /// XXH3 of the raw bytes.
     pub(super) checksum: u64,
@@ -74,6 +75,8 @@ pub fn compress(
     let digester = Digester::start(ranges(&plan), window)?;
     let mut feed = Feed::new(&source, &plan, &digester);
     let mut sums = Sums::default();
+    // Buffers of packed bytes that were written: fresh pages for each chunk would cost a tenth of the time.
+    let free: Mutex<Vec<Vec<u8>>> = Mutex::default();
     parallel::ordered(
         pool,
         window,
@@ -84,16 +87,25 @@ pub fn compress(
             feed.next()
         },
         |job: Job| {
-            let encoded = encode_and_prove(input, options.mode, job.numbers, job.raw_offset, &job.raw)?;
+            let mut buffer = free.lock().ok().and_then(|mut free| free.pop()).unwrap_or_default();
+            let keep = |packed: &[u8]| {
+                buffer.clear();
+                buffer.extend_from_slice(packed);
+                buffer
+            };
+            let encoded = encode_and_prove(input, options.mode, (job.numbers, job.raw_offset), &job.raw, keep)?;
             Ok(Done { raw: job.raw, encoded, span: job.span })
         },
         |done: Done| {
             let Encoded { packed, codec, checksum } = done.encoded;
             writer.chunk(&packed, codec, checksum).map_err(Error::io("write", output))?;
-            let (raw, packed) = (done.raw.len() as u64, packed.len() as u64);
+            let (raw, len) = (done.raw.len() as u64, packed.len() as u64);
+            if let Ok(mut free) = free.lock() {
+                free.push(packed);
+            }
             let elem = plan.spans.get(done.span).map_or(crate::tensor::ElemType::BYTES, |span| span.elem);
-            sums.add(elem.name().unwrap_or("unknown"), raw, packed);
-            progress.advance(raw, packed);
+            sums.add(elem.name().unwrap_or("unknown"), raw, len);
+            progress.advance(raw, len);
             Ok(())
         },
     )?;
@@ -253,14 +265,15 @@ thread_local! {
     static WORKER: RefCell<(Scratch, Vec<u8>, Vec<u8>)> = RefCell::default();
 }
 
-/// Encodes a chunk, decodes it back and compares. `input` and `raw_offset` are for the message when it differs.
-pub(super) fn encode_and_prove(
+/// Encodes a chunk, decodes it back and compares; `keep` gets the packed bytes, which lie in memory that is used again.
+/// `input` and `raw_offset` are for the message when it differs.
+pub(super) fn encode_and_prove<T>(
     input: &Path,
     mode: Mode,
-    numbers: Numbers,
-    raw_offset: u64,
+    (numbers, raw_offset): (Numbers, u64),
     raw: &[u8],
-) -> Result<Encoded> {
+    keep: impl FnOnce(&[u8]) -> T,
+) -> Result<Encoded<T>> {
     WORKER.with_borrow_mut(|(scratch, packed, back)| {
         let codec = codec::encode(numbers, mode, raw, packed, scratch);
         let len = packed.len();
@@ -270,7 +283,7 @@ pub(super) fn encode_and_prove(
         if decoded != Some(Ok(())) || *back != *raw {
             return Err(Error::NotLossless { path: input.into(), raw_offset, codec: codec.name() });
         }
-        let packed = packed.get(..len).unwrap_or_default().to_vec();
+        let packed = keep(packed.get(..len).unwrap_or_default());
         Ok(Encoded { packed, codec, checksum: checksum(raw) })
     })
 }
