@@ -66,7 +66,7 @@ pub fn encode_in_memory(
     // Written once, so that no page has to be made while the time runs: a program that compresses uses its buffers again.
     let mut room = vec![1; source.bytes().len()];
     let (groups, literals) = jobs(&plan, source.bytes(), &mut room);
-    let (mut chunks, mut dtypes): (Vec<(usize, Encoded<&[u8]>)>, _) = (Vec::new(), Vec::new());
+    let (mut chunks, mut dtypes) = (Vec::<Numbered<'_>>::new(), Vec::new());
     for (dtype, jobs) in groups {
         let encode = |job| encode(job, source, options, progress);
         let (done, took) = pool.install(|| {
@@ -91,13 +91,16 @@ pub fn encode_in_memory(
     Ok(InMemory { container: out.into_inner(), seconds, dtypes })
 }
 
+/// An encoded chunk behind its number.
+type Numbered<'a> = (usize, Encoded<&'a [u8]>);
+
 /// Encodes a chunk into its room.
 fn encode<'a>(
     job: Job<'a>,
     source: &MemorySource,
     options: &Options<'_>,
     progress: &dyn Progress,
-) -> Result<(usize, Encoded<&'a [u8]>)> {
+) -> Result<Numbered<'a>> {
     if options.stop.load(Ordering::Relaxed) {
         return Err(Error::Interrupted);
     }

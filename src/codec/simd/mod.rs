@@ -47,11 +47,15 @@ macro_rules! vectorised {
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod encode;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod scalar;
+mod small;
 
+pub use encode::{EncodeTable, SymbolTables, WordsBack};
 pub use scalar::small_residual_row;
+pub use small::{SMALL_BITS, SMALL_LOW, SMALL_RANKS, SmallStates, SmallTable};
 
 /// States, and symbols in a block.
 pub const BLOCK: usize = 64;
@@ -161,93 +165,6 @@ impl<'a> Words<'a> {
             return Ok(());
         }
         Err(Damage::new("bytes of coded words used", self.end as u64, self.at as u64))
-    }
-}
-
-/// 64 states of sixteen bits of the coder of exponents.
-#[derive(Debug, Clone)]
-#[repr(C, align(64))]
-pub struct SmallStates(pub [u16; BLOCK]);
-
-/// Every 16-bit state starts here when encoding, and so must end here when decoding.
-pub const SMALL_LOW: u16 = 1 << 8;
-
-impl SmallStates {
-    /// The states at the front of `bytes`, each checked, and what lies behind them.
-    pub fn read(bytes: &[u8]) -> Result<(Self, &[u8]), Damage> {
-        let need = 2 * BLOCK;
-        let (head, rest) = bytes.split_at_checked(need).ok_or(Damage::new(
-            "length of the coder's states",
-            need as u64,
-            bytes.len() as u64,
-        ))?;
-        let mut states = Self([0; BLOCK]);
-        for (x, bytes) in states.0.iter_mut().zip(head.as_chunks::<2>().0) {
-            *x = u16::from_le_bytes(*bytes);
-            if *x < SMALL_LOW {
-                return Err(Damage::new("a coder's state, at least", SMALL_LOW.into(), (*x).into()));
-            }
-        }
-        Ok((states, rest))
-    }
-
-    /// Checks that every state is back where encoding began.
-    pub fn finish(&self) -> Result<(), Damage> {
-        match self.0.iter().find(|&&x| x != SMALL_LOW) {
-            None => Ok(()),
-            Some(&x) => Err(Damage::new("a coder's state at the end", SMALL_LOW.into(), x.into())),
-        }
-    }
-}
-
-/// log2 of the slots of a table of exponents.
-pub const SMALL_BITS: u32 = 7;
-/// Exponents in a table, at most.
-pub const SMALL_RANKS: usize = 16;
-
-/// A table of at most sixteen exponents in 128 slots, ranks in ascending order of slots.
-#[derive(Debug, Clone)]
-#[repr(C, align(64))]
-pub struct SmallTable {
-    /// The rank of each slot.
-    rank: [u8; 1 << SMALL_BITS],
-    /// The slots of each rank, at most 128.
-    freq: [u8; SMALL_RANKS],
-    /// The first slot of each rank; 128 for ranks that are not used.
-    start: [u8; SMALL_RANKS],
-    /// The exponent of each rank.
-    exponent: [u8; SMALL_RANKS],
-    /// The ranks that are used.
-    used: usize,
-}
-
-impl SmallTable {
-    /// From (exponent, frequency) of each rank; `None` unless there are 1 to 16, none of frequency 0, whose sum is 128.
-    pub fn new(ranks: &[(u8, u8)]) -> Option<Self> {
-        let mut table = Self {
-            rank: [0; 1 << SMALL_BITS],
-            freq: [0; SMALL_RANKS],
-            start: [1 << SMALL_BITS; SMALL_RANKS],
-            exponent: [0; SMALL_RANKS],
-            used: ranks.len(),
-        };
-        let mut at = 0;
-        for (i, &(exponent, freq)) in ranks.iter().enumerate() {
-            table.rank.get_mut(at..at + usize::from(freq))?.fill(i as u8);
-            *table.start.get_mut(i)? = at as u8;
-            *table.freq.get_mut(i)? = freq;
-            *table.exponent.get_mut(i)? = exponent;
-            at += usize::from(freq);
-            if freq == 0 {
-                return None;
-            }
-        }
-        (at == 1 << SMALL_BITS).then_some(table)
-    }
-
-    /// The frequency and the first slot of a rank.
-    pub fn slots(&self, rank: usize) -> Option<(u16, u16)> {
-        Some(((*self.freq.get(rank)?).into(), (*self.start.get(rank)?).into()))
     }
 }
 
@@ -646,97 +563,4 @@ pub struct Ranked {
     pub mask: u32,
     /// Their sum.
     pub sum: u32,
-}
-
-/// Coded words, written from the last to the first.
-#[derive(Debug, Default)]
-pub struct WordsBack {
-    words: Vec<u16>,
-    /// The first word that is in use.
-    at: usize,
-}
-
-impl WordsBack {
-    /// Nothing, with room for the words of `blocks` blocks. Memory is used again.
-    pub fn reserve(&mut self, blocks: usize) {
-        // 16 more in front, where a vector of sixteen words that are not all in use may begin.
-        let len = blocks * BLOCK + 16;
-        self.words.resize(len, 0);
-        self.at = len;
-    }
-
-    /// The words, the first to be decoded first.
-    pub fn words(&self) -> &[u16] {
-        self.words.get(self.at..).unwrap_or_default()
-    }
-}
-
-/// What encoding with tables of 256 symbols looks up; symbol s of table k is at 256 k + s.
-#[derive(Debug, Clone, Default)]
-pub struct SymbolTables {
-    /// Frequency in bits 0-12, first slot in bits 16-31.
-    slots: Vec<u32>,
-    /// 1 / frequency, rounded down.
-    reciprocal: Vec<f32>,
-    /// 2^64 / frequency, rounded up: the high half of a product is an exact quotient of 32 bits. For a frequency of 1 it is
-    /// 2^64 - 1, one too little.
-    exact: Vec<u64>,
-    /// The symbol of highest frequency of each table, the lowest of equals: what costs least.
-    cheapest: Vec<u8>,
-    /// log2 of the slots of a table.
-    bits: u32,
-}
-
-impl SymbolTables {
-    /// Of frequencies that sum to 2^`bits` (10 to 12) in each table.
-    pub fn new(freqs: &[[u16; 256]], bits: u32) -> Self {
-        let mut tables = Self { bits, ..Self::default() };
-        for freqs in freqs {
-            let starts = super::tables::starts(freqs);
-            tables.slots.extend(freqs.iter().zip(starts).map(|(&f, start)| u32::from(f) | start << 16));
-            tables.reciprocal.extend(freqs.iter().map(|&f| reciprocal_down(f)));
-            tables.exact.extend(freqs.iter().map(|&f| match f {
-                0 | 1 => u64::MAX,
-                f => u64::MAX / u64::from(f) + 1,
-            }));
-            let most = (0..=255).zip(freqs).rev().max_by_key(|(_, f)| **f);
-            tables.cheapest.push(most.map_or(0, |(symbol, _)| symbol));
-        }
-        tables
-    }
-
-    /// The symbol that costs least in a table.
-    pub fn cheapest(&self, table: usize) -> u8 {
-        self.cheapest.get(table).copied().unwrap_or(0)
-    }
-}
-
-/// 1 / `freq` rounded down, so that a quotient is never too large.
-fn reciprocal_down(freq: u16) -> f32 {
-    let nearest = 1.0 / f32::from(freq.max(1));
-    if f64::from(nearest) * f64::from(freq.max(1)) > 1.0 { nearest.next_down() } else { nearest }
-}
-
-/// What encoding with a class table looks up.
-#[derive(Debug, Clone)]
-#[repr(C, align(64))]
-pub struct EncodeTable {
-    /// Frequencies; 0 for ranks that may not occur.
-    freq: [u32; RANKS],
-    /// The place of each rank's first slot in `slots`.
-    start: [u32; RANKS],
-    /// 1 / frequency, rounded down.
-    reciprocal: [f32; RANKS],
-    /// The slots of all ranks, in order of rank and offset.
-    slots: [u16; 1 << CLASS_BITS],
-}
-
-impl EncodeTable {
-    /// Of frequencies that sum to 2048.
-    pub fn new(freq: &[u16; RANKS]) -> Self {
-        let start = super::tables::starts(freq);
-        let mut slots = [0; 1 << CLASS_BITS];
-        Alias::new(freq).fill_inverse(&start, &mut slots);
-        Self { freq: freq.map(u32::from), start, reciprocal: freq.map(reciprocal_down), slots }
-    }
 }

@@ -137,7 +137,7 @@ fn containers() {
         ("empty", &[], Mode::Balanced),
     ] {
         fs::write(&input, raw).unwrap();
-        let options = Options { mode, chunk_len: 1024, force: true, stop: &stop };
+        let options = Options { mode, chunk_len: Some(1024), force: true, stop: &stop };
         compress(&pool, &input, &output, &options, &()).unwrap();
         let file = fs::read(&output).unwrap();
         let seeds = dir("container");

@@ -1,0 +1,97 @@
+//! What encoding looks up, and the words that it gives off.
+
+use super::BLOCK;
+use crate::codec::tables::{Alias, CLASS_BITS, RANKS, starts};
+
+/// Coded words, written from the last to the first.
+#[derive(Debug, Default)]
+pub struct WordsBack {
+    pub(super) words: Vec<u16>,
+    /// The first word that is in use.
+    pub(super) at: usize,
+}
+
+impl WordsBack {
+    /// Nothing, with room for the words of `blocks` blocks. Memory is used again.
+    pub fn reserve(&mut self, blocks: usize) {
+        // 16 more in front, where a vector of sixteen words that are not all in use may begin.
+        let len = blocks * BLOCK + 16;
+        self.words.resize(len, 0);
+        self.at = len;
+    }
+
+    /// The words, the first to be decoded first.
+    pub fn words(&self) -> &[u16] {
+        self.words.get(self.at..).unwrap_or_default()
+    }
+}
+
+/// What encoding with tables of 256 symbols looks up; symbol s of table k is at 256 k + s.
+#[derive(Debug, Clone, Default)]
+pub struct SymbolTables {
+    /// Frequency in bits 0-12, first slot in bits 16-31.
+    pub(super) slots: Vec<u32>,
+    /// 1 / frequency, rounded down.
+    pub(super) reciprocal: Vec<f32>,
+    /// 2^64 / frequency, rounded up: the high half of a product is an exact quotient of 32 bits. For a frequency of 1 it is
+    /// 2^64 - 1, one too little.
+    pub(super) exact: Vec<u64>,
+    /// The symbol of highest frequency of each table, the lowest of equals: what costs least.
+    pub(super) cheapest: Vec<u8>,
+    /// log2 of the slots of a table.
+    pub(super) bits: u32,
+}
+
+impl SymbolTables {
+    /// Of frequencies that sum to 2^`bits` (10 to 12) in each table.
+    pub fn new(freqs: &[[u16; 256]], bits: u32) -> Self {
+        let mut tables = Self { bits, ..Self::default() };
+        for freqs in freqs {
+            let starts = starts(freqs);
+            tables.slots.extend(freqs.iter().zip(starts).map(|(&f, start)| u32::from(f) | start << 16));
+            tables.reciprocal.extend(freqs.iter().map(|&f| reciprocal_down(f)));
+            tables.exact.extend(freqs.iter().map(|&f| match f {
+                0 | 1 => u64::MAX,
+                f => u64::MAX / u64::from(f) + 1,
+            }));
+            let most = (0..=255).zip(freqs).rev().max_by_key(|(_, f)| **f);
+            tables.cheapest.push(most.map_or(0, |(symbol, _)| symbol));
+        }
+        tables
+    }
+
+    /// The symbol that costs least in a table.
+    pub fn cheapest(&self, table: usize) -> u8 {
+        self.cheapest.get(table).copied().unwrap_or(0)
+    }
+}
+
+/// 1 / `freq` rounded down, so that a quotient is never too large.
+fn reciprocal_down(freq: u16) -> f32 {
+    let nearest = 1.0 / f32::from(freq.max(1));
+    if f64::from(nearest) * f64::from(freq.max(1)) > 1.0 { nearest.next_down() } else { nearest }
+}
+
+/// What encoding with a class table looks up.
+#[derive(Debug, Clone)]
+#[repr(C, align(64))]
+pub struct EncodeTable {
+    /// Frequencies; 0 for ranks that may not occur.
+    pub(super) freq: [u32; RANKS],
+    /// The place of each rank's first slot in `slots`.
+    pub(super) start: [u32; RANKS],
+    /// 1 / frequency, rounded down.
+    pub(super) reciprocal: [f32; RANKS],
+    /// The slots of all ranks, in order of rank and offset.
+    pub(super) slots: [u16; 1 << CLASS_BITS],
+}
+
+impl EncodeTable {
+    /// Of frequencies that sum to 2048.
+    pub fn new(freq: &[u16; RANKS]) -> Self {
+        let start = starts(freq);
+        let mut slots = [0; 1 << CLASS_BITS];
+        Alias::new(freq).fill_inverse(&start, &mut slots);
+        Self { freq: freq.map(u32::from), start, reciprocal: freq.map(reciprocal_down), slots }
+    }
+}
