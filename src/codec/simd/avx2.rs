@@ -140,6 +140,33 @@ unsafe fn refill_all(states: &mut States, mut at: *const u8) -> *const u8 {
     at
 }
 
+/// The symbols of eight states, in the low bytes of lanes; `x` becomes the states behind them.
+///
+/// # Safety
+/// Every offset must leave room for 2^BITS entries in the tables; 16 bytes must be readable at `at`.
+#[inline]
+#[target_feature(enable = "avx2,popcnt")]
+unsafe fn symbol<const BITS: u32>(
+    tables: *const u32,
+    offsets: Option<&[u32; 8]>,
+    x: &mut __m256i,
+    at: &mut *const u8,
+) -> __m256i {
+    let mut slot = _mm256_and_si256(*x, _mm256_set1_epi32((1 << BITS) - 1));
+    if let Some(offsets) = offsets {
+        slot = _mm256_add_epi32(slot, load(offsets));
+    }
+    // SAFETY: the caller's promise; slots are masked to 2^BITS.
+    let entry = unsafe { gather(tables, slot) };
+    let freq = _mm256_and_si256(_mm256_srli_epi32(entry, 8), _mm256_set1_epi32(0xfff));
+    // A stored frequency is one less than the frequency: f q = (f - 1) q + q.
+    let quotient = _mm256_srl_epi32(*x, _mm_cvtsi32_si128(BITS as i32));
+    let product = _mm256_add_epi32(_mm256_mullo_epi32(freq, quotient), quotient);
+    // SAFETY: the caller's promise.
+    *x = unsafe { refill(_mm256_add_epi32(product, _mm256_srli_epi32(entry, 20)), at) };
+    _mm256_and_si256(entry, _mm256_set1_epi32(0xff))
+}
+
 #[target_feature(enable = "avx2,bmi2,popcnt")]
 pub fn symbols<const BITS: u32>(
     segment: &Segment<'_>,
@@ -147,45 +174,36 @@ pub fn symbols<const BITS: u32>(
     words: &mut Words<'_>,
     out: &mut [[u8; BLOCK]],
 ) -> bool {
-    let mut x = load_states(states);
-    let mask = _mm256_set1_epi32((1 << BITS) - 1);
+    let [mut x0, mut x1, mut x2, mut x3, mut x4, mut x5, mut x6, mut x7] = load_states(states);
     let tables = segment.tables().as_ptr();
     let columns = segment.columns().unwrap_or_default().as_chunks::<8>().0;
     for (i, out) in out.iter_mut().enumerate() {
         let Some(window) = words.block() else { return false };
         let start = window.as_ptr().cast::<u8>();
         let mut at = start;
-        let mut symbols = [_mm256_setzero_si256(); 8];
-        for (g, (x, symbol)) in x.iter_mut().zip(&mut symbols).enumerate() {
-            let mut slot = _mm256_and_si256(*x, mask);
-            if let Some(offsets) = columns.get(8 * i + g) {
-                slot = _mm256_add_epi32(slot, load(offsets));
-            }
-            // SAFETY: every offset leaves room for 2^BITS entries (`Segment`), and slots are masked to that.
-            let entry = unsafe { gather(tables, slot) };
-            let freq = _mm256_add_epi32(
-                _mm256_and_si256(_mm256_srli_epi32(entry, 8), _mm256_set1_epi32(0xfff)),
-                _mm256_set1_epi32(1),
-            );
-            let next = _mm256_add_epi32(
-                _mm256_mullo_epi32(freq, _mm256_srl_epi32(*x, _mm_cvtsi32_si128(BITS as i32))),
-                _mm256_srli_epi32(entry, 20),
-            );
-            // SAFETY: a block of 64 states takes at most 64 words, and `Words` has `PAD` bytes behind its window.
-            *x = unsafe { refill(next, &mut at) };
-            *symbol = _mm256_and_si256(entry, _mm256_set1_epi32(0xff));
-        }
-        words.advance(at.addr() - start.addr());
         // Lanes 0-7 of each group of sixteen states make bytes 0-31, lanes 8-15 bytes 32-63.
-        let [a0, b0, a1, b1, a2, b2, a3, b3] = symbols;
-        let pack =
-            |v: [__m256i; 4]| _mm256_packus_epi16(_mm256_packus_epi32(v[0], v[1]), _mm256_packus_epi32(v[2], v[3]));
+        // SAFETY: every offset leaves room for 2^BITS entries (`Segment`). A block of 64 states takes at most 64 words,
+        // and `Words` has `PAD` bytes behind its window.
+        let [a0, b0, a1, b1, a2, b2, a3, b3] = unsafe {
+            [
+                symbol::<BITS>(tables, columns.get(8 * i), &mut x0, &mut at),
+                symbol::<BITS>(tables, columns.get(8 * i + 1), &mut x1, &mut at),
+                symbol::<BITS>(tables, columns.get(8 * i + 2), &mut x2, &mut at),
+                symbol::<BITS>(tables, columns.get(8 * i + 3), &mut x3, &mut at),
+                symbol::<BITS>(tables, columns.get(8 * i + 4), &mut x4, &mut at),
+                symbol::<BITS>(tables, columns.get(8 * i + 5), &mut x5, &mut at),
+                symbol::<BITS>(tables, columns.get(8 * i + 6), &mut x6, &mut at),
+                symbol::<BITS>(tables, columns.get(8 * i + 7), &mut x7, &mut at),
+            ]
+        };
+        words.advance(at.addr() - start.addr());
+        let pack = |v0, v1, v2, v3| _mm256_packus_epi16(_mm256_packus_epi32(v0, v1), _mm256_packus_epi32(v2, v3));
         if let [first, second] = out.as_chunks_mut::<32>().0 {
-            store_bytes(first, pack([a0, a1, a2, a3]));
-            store_bytes(second, pack([b0, b1, b2, b3]));
+            store_bytes(first, pack(a0, a1, a2, a3));
+            store_bytes(second, pack(b0, b1, b2, b3));
         }
     }
-    store_states(states, x);
+    store_states(states, [x0, x1, x2, x3, x4, x5, x6, x7]);
     true
 }
 

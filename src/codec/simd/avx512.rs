@@ -485,6 +485,33 @@ unsafe fn gather(table: *const u32, index: __m512i) -> __m512i {
     _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high)
 }
 
+/// The symbols of sixteen states, in the low bytes of lanes; `x` becomes the states behind them.
+///
+/// # Safety
+/// Every offset must leave room for 2^BITS entries in the tables; 32 bytes must be readable at `at`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi2,popcnt")]
+unsafe fn symbol<const BITS: u32>(
+    tables: *const u32,
+    offsets: Option<&[u32; 16]>,
+    x: &mut __m512i,
+    at: &mut *const u8,
+) -> __m512i {
+    let mut slot = _mm512_and_si512(*x, _mm512_set1_epi32((1 << BITS) - 1));
+    if let Some(offsets) = offsets {
+        slot = _mm512_add_epi32(slot, load_u32(offsets));
+    }
+    // SAFETY: the caller's promise; slots are masked to 2^BITS.
+    let entry = unsafe { gather(tables, slot) };
+    let freq = _mm512_and_si512(_mm512_srli_epi32(entry, 8), _mm512_set1_epi32(0xfff));
+    // A stored frequency is one less than the frequency: f q = (f - 1) q + q.
+    let quotient = _mm512_srli_epi32(*x, BITS);
+    let product = _mm512_add_epi32(_mm512_mullo_epi32(freq, quotient), quotient);
+    // SAFETY: the caller's promise.
+    *x = unsafe { refill(_mm512_add_epi32(product, _mm512_srli_epi32(entry, 20)), at) };
+    _mm512_and_si512(entry, _mm512_set1_epi32(0xff))
+}
+
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
 pub fn symbols<const BITS: u32>(
     segment: &Segment<'_>,
@@ -492,36 +519,27 @@ pub fn symbols<const BITS: u32>(
     words: &mut Words<'_>,
     out: &mut [[u8; BLOCK]],
 ) -> bool {
-    let mut x = load_states(states);
-    let mask = _mm512_set1_epi32((1 << BITS) - 1);
+    let [mut x0, mut x1, mut x2, mut x3] = load_states(states);
     let tables = segment.tables().as_ptr();
     let columns = segment.columns().unwrap_or_default().as_chunks::<16>().0;
     for (i, out) in out.iter_mut().enumerate() {
         let Some(window) = words.block() else { return false };
         let start = window.as_ptr().cast::<u8>();
         let mut at = start;
-        let mut entries = [_mm512_setzero_si512(); 4];
-        for (g, (x, e)) in x.iter_mut().zip(&mut entries).enumerate() {
-            let mut slot = _mm512_and_si512(*x, mask);
-            if let Some(offsets) = columns.get(4 * i + g) {
-                slot = _mm512_add_epi32(slot, load_u32(offsets));
-            }
-            // SAFETY: every offset leaves room for 2^BITS entries (`Segment`), and slots are masked to that.
-            let entry = unsafe { gather(tables, slot) };
-            let freq = _mm512_add_epi32(
-                _mm512_and_si512(_mm512_srli_epi32(entry, 8), _mm512_set1_epi32(0xfff)),
-                _mm512_set1_epi32(1),
-            );
-            let next =
-                _mm512_add_epi32(_mm512_mullo_epi32(freq, _mm512_srli_epi32(*x, BITS)), _mm512_srli_epi32(entry, 20));
-            // SAFETY: a block of 64 states takes at most 64 words, and `Words` has `PAD` bytes behind its window.
-            *x = unsafe { refill(next, &mut at) };
-            *e = _mm512_and_si512(entry, _mm512_set1_epi32(0xff));
-        }
+        // SAFETY: every offset leaves room for 2^BITS entries (`Segment`). A block of 64 states takes at most 64 words,
+        // and `Words` has `PAD` bytes behind its window.
+        let entries = unsafe {
+            [
+                symbol::<BITS>(tables, columns.get(4 * i), &mut x0, &mut at),
+                symbol::<BITS>(tables, columns.get(4 * i + 1), &mut x1, &mut at),
+                symbol::<BITS>(tables, columns.get(4 * i + 2), &mut x2, &mut at),
+                symbol::<BITS>(tables, columns.get(4 * i + 3), &mut x3, &mut at),
+            ]
+        };
         words.advance(at.addr() - start.addr());
         store_bytes(out, pack(entries));
     }
-    store_states(states, x);
+    store_states(states, [x0, x1, x2, x3]);
     true
 }
 
