@@ -65,7 +65,15 @@ pub struct Scratch {
     escapes: Vec<u8>,
     words: WordsBack,
     tables: Vec<u32>,
+    rows: Vec<Row>,
 }
+
+/// How often each symbol occurs in a row.
+type Row = [u16; SYMBOLS];
+
+/// Widths of rows that are counted one by one: shorter ones would take longer to add up than to count again, and counts of
+/// longer ones need more than sixteen bits.
+const COUNTED: std::ops::Range<usize> = 256..1 << 16;
 
 /// Rows and columns in groups.
 #[derive(Debug, Clone, Default)]
@@ -80,11 +88,13 @@ struct Grouping {
 type Counts = Vec<[u32; SYMBOLS]>;
 
 impl Grouping {
-    /// Counts the symbols of every `step`-th row.
-    fn count(&self, symbols: &[u8], step: usize) -> Counts {
+    /// Counts the symbols of every `step`-th row; `counted` are those of each, if they are known.
+    fn count(&self, symbols: &[u8], counted: &[Row], step: usize) -> Counts {
         let width = self.columns.len();
-        if self.shape.1 == 1 {
-            return self.count_rows(symbols, width, step);
+        match self.shape.1 {
+            1 if counted.is_empty() => return self.count_rows(symbols, width, step),
+            1 => return self.add_rows(counted, step),
+            _ => {}
         }
         let mut counts = vec![[0; SYMBOLS]; self.shape.0 * self.shape.1];
         for (row, &group) in symbols.chunks(width).zip(&self.rows).step_by(step) {
@@ -125,6 +135,17 @@ impl Grouping {
         halves.into_iter().map(sum).collect()
     }
 
+    /// The same from the counts of each row.
+    fn add_rows(&self, counted: &[Row], step: usize) -> Counts {
+        let mut counts = vec![[0_u32; SYMBOLS]; self.shape.0];
+        for (row, &group) in counted.iter().zip(&self.rows).step_by(step) {
+            if let Some(sums) = counts.get_mut(usize::from(group)) {
+                sums.iter_mut().zip(row).for_each(|(sum, &n)| *sum += u32::from(n));
+            }
+        }
+        counts
+    }
+
     /// Bits of the numbers of the groups.
     fn id_bits(&self) -> u64 {
         let (rows, columns) = self.shape;
@@ -162,8 +183,8 @@ pub fn encode(
         return false;
     }
     let base = scratch.split(kernel, plan, body);
-    let grouping = choose(kernel, &scratch.symbols, plan);
-    let counts = grouping.count(&scratch.symbols, 1);
+    let grouping = choose(kernel, &scratch.symbols, plan, &mut scratch.rows);
+    let counts = grouping.count(&scratch.symbols, &scratch.rows, 1);
     let fixed = head.len() + tail.len() + scratch.residual.len() + scratch.escapes.len() + 2 * BLOCK;
     if fixed + ((cost(&counts, 1) + grouping.id_bits()) / 8) as usize >= limit {
         return false;
@@ -237,14 +258,15 @@ fn tell(columns: &[Histogram]) -> bool {
 /// One bit in the units of [`entropy`].
 const ONE_BIT: u64 = 1 << 16;
 
-/// How often each feature occurs, as far as sixteen bits go.
-fn features(symbols: &[u8]) -> Histogram {
-    // Four tables: runs of one feature would otherwise wait for their own stores.
-    let mut counts = [[0_u16; FEATURES]; 4];
+/// How often each symbol occurs in a row, as far as sixteen bits go.
+fn count_row(symbols: &[u8], sums: &mut Row) {
+    // Four tables: runs of one symbol would otherwise wait for their own stores.
+    let mut counts = [[0_u16; SYMBOLS]; 3];
+    *sums = [0; SYMBOLS];
     let (fours, rest) = symbols.as_chunks::<4>();
-    let [sums, b, c, d] = &mut counts;
-    let add = |counts: &mut Histogram, symbol: u8| {
-        if let Some(n) = counts.get_mut(usize::from(symbol >> 2)) {
+    let [b, c, d] = &mut counts;
+    let add = |counts: &mut Row, symbol: u8| {
+        if let Some(n) = counts.get_mut(usize::from(symbol)) {
             *n = n.saturating_add(1);
         }
     };
@@ -254,28 +276,38 @@ fn features(symbols: &[u8]) -> Histogram {
         add(c, four[2]);
         add(d, four[3]);
     }
-    let [mut sums, b, c, d] = counts;
+    rest.iter().for_each(|&symbol| add(sums, symbol));
     for (((sum, b), c), d) in sums.iter_mut().zip(b).zip(c).zip(d) {
-        *sum = sum.saturating_add(b).saturating_add(c).saturating_add(d);
+        *sum = sum.saturating_add(*b).saturating_add(*c).saturating_add(*d);
     }
-    for symbol in rest {
-        if let Some(n) = sums.get_mut(usize::from(symbol >> 2)) {
-            *n = n.saturating_add(1);
-        }
-    }
-    sums
 }
 
-/// The grouping of the smallest estimate, made from a sample of rows.
-fn choose(kernel: Chosen, symbols: &[u8], plan: &Plan<'_>) -> Grouping {
+/// How often each feature occurs, as far as sixteen bits go.
+fn features(row: &Row) -> Histogram {
+    let mut features = [0; FEATURES];
+    for (sum, four) in features.iter_mut().zip(row.as_chunks::<4>().0) {
+        *sum = four.iter().fold(0_u16, |sum, &n| sum.saturating_add(n));
+    }
+    features
+}
+
+/// The grouping of the smallest estimate, made from a sample of rows. `counted` gets the counts of each row where that helps.
+fn choose(kernel: Chosen, symbols: &[u8], plan: &Plan<'_>, counted: &mut Vec<Row>) -> Grouping {
     let rows_known = plan.row > 0 && plan.row.is_multiple_of(BLOCK) && plan.row / BLOCK <= usize::from(u16::MAX);
     let width = if rows_known { plan.row } else { RUN };
     let count = symbols.len().div_ceil(width);
     let step = (count / 128).clamp(1, 8);
     let mut rows: Vec<Histogram> = vec![[0; FEATURES]; count];
     let mut columns: Vec<Histogram> = vec![[0; FEATURES]; if rows_known { width } else { 0 }];
+    counted.clear();
+    let keep = COUNTED.contains(&width);
     for (i, (row, histogram)) in symbols.chunks(width).zip(&mut rows).enumerate() {
-        *histogram = features(row);
+        let mut counts = [0; SYMBOLS];
+        count_row(row, &mut counts);
+        *histogram = features(&counts);
+        if keep {
+            counted.push(counts);
+        }
         if i % step == 0 {
             for (&symbol, column) in row.iter().zip(&mut columns) {
                 if let Some(n) = column.get_mut(usize::from(symbol >> 2)) {
@@ -305,7 +337,7 @@ fn choose(kernel: Chosen, symbols: &[u8], plan: &Plan<'_>) -> Grouping {
         }
         let shape = (of_rows, of_columns);
         let grouping = Grouping { rows: group(true, of_rows), columns: group(false, of_columns), shape };
-        let bits = cost(&grouping.count(symbols, step), step) + grouping.id_bits();
+        let bits = cost(&grouping.count(symbols, counted, step), step) + grouping.id_bits();
         if best.as_ref().is_none_or(|(least, _)| bits < *least) {
             best = Some((bits, grouping));
         }

@@ -418,13 +418,15 @@ fn give(x: __m512i, full: __mmask16, words: &mut WordsBack) -> __m512i {
     _mm512_mask_srli_epi32(x, full, x, 16)
 }
 
-/// Quotient and remainder by a frequency, of quotients below 2^21.
+/// Quotient and remainder by a frequency, of quotients below 2^22.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn divide(x: __m512i, freq: __m512i, reciprocal: __m512) -> (__m512i, __m512i) {
     const ROUND: i32 = _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC;
-    // Every step is rounded down, so the quotient is the right one or one less: below 2^21, a float's 24 bits leave an
-    // error of less than 1.
+    // Three steps are rounded down, so the quotient is the right one or less. With mantissas a of x, b of the reciprocal and
+    // q of their product, all in [1, 2), each step loses less than its last bit, which below 2^22 is worth at most q / 4a,
+    // q / 4b and 1 / 4 of the quotient. As ab is q or 2q, and so a + b at most 3 or 4, that is less than 1 in all: the
+    // quotient is at most one too small.
     let product = _mm512_mul_round_ps::<ROUND>(_mm512_cvt_roundepu32_ps::<ROUND>(x), reciprocal);
     let quotient = _mm512_cvttps_epu32(product);
     let remainder = _mm512_sub_epi32(x, _mm512_mullo_epi32(quotient, freq));

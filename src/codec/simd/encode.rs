@@ -95,3 +95,49 @@ impl EncodeTable {
         Self { freq: freq.map(u32::from), start, reciprocal: freq.map(reciprocal_down), slots }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::simd::{Chosen, Kernel, LOW, States};
+
+    /// Where an estimate of a quotient is most easily too small: at large multiples of every frequency, for tables of every
+    /// size.
+    #[test]
+    fn every_kernel_divides_exactly() {
+        for bits in 10..=12 {
+            let all = 1_u32 << bits;
+            for freq in 1..all {
+                let mut freqs = [0; 256];
+                freqs[0] = freq as u16;
+                freqs[1] = (all - freq) as u16;
+                let tables = SymbolTables::new(&[freqs], bits);
+                // Multiples of the frequency, below which an estimate must not stay, up to where a word is given off.
+                let most = (u64::from(freq) << (32 - bits)) - 1;
+                let states: Vec<[u32; BLOCK]> = (0..8)
+                    .map(|block: u64| {
+                        std::array::from_fn(|lane| {
+                            let down = (block * BLOCK as u64 + lane as u64) * 997;
+                            let x = most - (freq as u64 - 1) - down * u64::from(freq) % (most / 2 + 1);
+                            (x / u64::from(freq) * u64::from(freq)).max(LOW.into()) as u32
+                        })
+                    })
+                    .collect();
+                let encode = |kernel: Chosen| {
+                    let mut words = WordsBack::default();
+                    words.reserve(states.len());
+                    let after = states.iter().map(|&states| {
+                        let mut states = States(states);
+                        kernel.encode_symbols(&tables, 0, None, &[[0; BLOCK]], &mut states, &mut words);
+                        states.0
+                    });
+                    (after.collect::<Vec<_>>(), words.words().to_vec())
+                };
+                let expected = encode(Chosen::new(Kernel::Scalar).unwrap());
+                for kernel in Kernel::ALL.into_iter().filter_map(Chosen::new) {
+                    assert_eq!(encode(kernel), expected, "{kernel:?}, {bits} bits, frequency {freq}");
+                }
+            }
+        }
+    }
+}

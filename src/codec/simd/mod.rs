@@ -540,10 +540,9 @@ impl Chosen {
         }
         match self.0 {
             #[cfg(target_arch = "x86_64")]
-            // Quotients of 22 bits, of tables of 2^10 slots, are too long for floats.
             // SAFETY: a `Chosen` exists only for a kernel that this machine has; `end` is where the last table ends that an
             // entry can lie in, and all columns of `tables` are equally long.
-            Kernel::Avx512 if tables.bits >= 11 => unsafe {
+            Kernel::Avx512 => unsafe {
                 avx512::encode_symbols(tables, base, columns, symbols, states, words);
             },
             _ => scalar::encode_symbols(tables, base, columns, symbols, states, words),
