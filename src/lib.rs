@@ -25,7 +25,7 @@
 //!
 //! let source = Arc::new(FileSource::open(&packed)?);
 //! let container = Arc::new(Container::open(&*source)?);
-//! let engine = engine::Engine::new(engine::EngineConfig { memory: 256 << 20 });
+//! let engine = engine::Engine::new(engine::EngineConfig::default());
 //! let image = engine.image(container, source);
 //! assert_eq!(image.len(), 1_000_000);
 //! assert_eq!(&*image.read_at(999_990, 100)?, [7; 10]);

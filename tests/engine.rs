@@ -8,7 +8,7 @@ use bsfs::compress::{Options, compress};
 use bsfs::engine::{Engine, EngineConfig, Image, verify};
 use bsfs::error::Error;
 use bsfs::format::{ChunkId, Container};
-use bsfs::source::{FileSource, MemorySource};
+use bsfs::source::{FileSource, MemorySource, ReadAt};
 
 /// A safetensors file of odd parts, and its container.
 fn sample() -> (Vec<u8>, Vec<u8>) {
@@ -56,7 +56,7 @@ fn open(engine: &Arc<Engine>, packed: Vec<u8>) -> bsfs::Result<Image> {
 }
 
 fn engine(memory: u64) -> Arc<Engine> {
-    Engine::new(EngineConfig { memory })
+    Engine::new(EngineConfig { memory, ..EngineConfig::default() })
 }
 
 #[test]
@@ -189,4 +189,154 @@ fn the_same_file_gives_the_same_container_whatever_the_threads() {
     }
     assert!(containers[0] == containers[2] && containers[2] == containers[4]);
     assert!(containers[1] == containers[3] && containers[3] == containers[5]);
+}
+
+/// Bytes in memory that count who reads them, and wait while a gate is shut.
+struct Gated {
+    inner: MemorySource,
+    reads: std::sync::atomic::AtomicUsize,
+    shut: std::sync::Mutex<bool>,
+    opened: std::sync::Condvar,
+}
+
+impl Gated {
+    fn new(packed: Vec<u8>) -> Arc<Self> {
+        let inner = MemorySource::new("gated.bs", packed);
+        Arc::new(Self { inner, reads: 0.into(), shut: false.into(), opened: std::sync::Condvar::new() })
+    }
+
+    fn shut(&self, shut: bool) {
+        *self.shut.lock().unwrap() = shut;
+        self.opened.notify_all();
+    }
+
+    fn reads(&self) -> usize {
+        self.reads.load(std::sync::atomic::Ordering::SeqCst)
+    }
+}
+
+impl ReadAt for Gated {
+    fn path(&self) -> &std::path::Path {
+        self.inner.path()
+    }
+
+    fn len(&self) -> u64 {
+        self.inner.len()
+    }
+
+    fn read_exact_at(&self, offset: u64, buf: &mut [u8]) -> bsfs::Result<()> {
+        self.reads.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        let shut = self.shut.lock().unwrap();
+        drop(self.opened.wait_while(shut, |shut| *shut).unwrap());
+        self.inner.read_exact_at(offset, buf)
+    }
+}
+
+/// The bytes of a read that may be answered by another thread.
+fn ask(image: &Image, offset: usize, size: usize) -> std::sync::mpsc::Receiver<bsfs::Result<Vec<u8>>> {
+    let (send, receive) = std::sync::mpsc::channel();
+    image.read(offset as u64, size, move |bytes| drop(send.send(bytes.map(|bytes| bytes.to_vec()))));
+    receive
+}
+
+const SOON: std::time::Duration = std::time::Duration::from_secs(20);
+
+/// A BF16 tensor of 8 MiB, and its container of 128 chunks.
+fn large() -> (Vec<u8>, Vec<u8>) {
+    let header = r#"{"w":{"dtype":"BF16","shape":[4194304],"data_offsets":[0,8388608]}}"#;
+    let mut raw = (header.len() as u64).to_le_bytes().to_vec();
+    raw.extend(header.bytes());
+    raw.extend((0..4_194_304_u32).flat_map(|i| {
+        [(i.wrapping_mul(2_654_435_761) >> 24) as u8, [0x3c, 0x3d, 0xbc, 0xbd][(i.wrapping_mul(i) >> 3) as usize % 4]]
+    }));
+    let stop = AtomicBool::new(false);
+    let options = Options { mode: Mode::Balanced, chunk_len: Some(64 << 10), force: false, stop: &stop };
+    let pool = bsfs::parallel::pool(2).unwrap();
+    let made = bsfs::compress::encode_in_memory(&pool, &MemorySource::new("w", raw.clone()), (0, 0), &options, &());
+    (raw, made.unwrap().container)
+}
+
+#[test]
+fn what_is_answered_by_other_threads_equals_the_original_and_streams_are_decoded_ahead() {
+    let (raw, packed) = large();
+    for memory in [0, 300_000, 2 << 20, 64 << 20] {
+        let engine = engine(memory);
+        let image = open(&engine, packed.clone()).unwrap();
+        for at in (0..raw.len() + 200_000).step_by(100_000) {
+            let expected = &raw[raw.len().min(at)..raw.len().min(at + 100_000)];
+            assert!(
+                ask(&image, at, 100_000).recv_timeout(SOON).unwrap().unwrap() == expected,
+                "at {at}, memory {memory}"
+            );
+        }
+        let stats = engine.stats();
+        assert_eq!(stats.errors, 0);
+        assert!(memory < 2 << 20 || stats.ahead_used > 20, "{stats:?}");
+        assert!(stats.buffer_bytes <= memory + (1 << 20), "{stats:?}");
+    }
+}
+
+#[test]
+fn many_readers_stay_within_the_memory() {
+    let (raw, packed) = large();
+    let engine = engine(1 << 20);
+    let image = open(&engine, packed).unwrap();
+    let most = std::sync::atomic::AtomicU64::new(0);
+    std::thread::scope(|s| {
+        for reader in 0..64_usize {
+            let (engine, image, raw, most) = (&engine, &image, &raw, &most);
+            s.spawn(move || {
+                for turn in 0..20 {
+                    let at = (reader * 131_072 + turn * 6000) % raw.len();
+                    let bytes = ask(image, at, 6000).recv_timeout(SOON).unwrap().unwrap();
+                    assert!(bytes == raw[at..raw.len().min(at + 6000)]);
+                    most.fetch_max(engine.stats().buffer_bytes, std::sync::atomic::Ordering::SeqCst);
+                }
+            });
+        }
+    });
+    // What is being decoded for readers is had in any case: 16 threads for one file, two buffers each.
+    assert!(most.into_inner() <= (1 << 20) + 16 * 2 * (128 << 10));
+}
+
+#[test]
+fn a_source_that_hangs_stalls_only_its_own_readers() {
+    let (raw, packed) = large();
+    let engine = engine(64 << 20);
+    let slow = Gated::new(packed.clone());
+    let container = Arc::new(Container::open(&*slow).unwrap());
+    let stalled = engine.image(container, slow.clone());
+    let other = open(&engine, packed).unwrap();
+    slow.shut(true);
+    let waiting: Vec<_> = (0..100).map(|i| ask(&stalled, i * 80_000, 1000)).collect();
+    for at in [0, 5_000_000, 1_000_000] {
+        assert!(ask(&other, at, 200_000).recv_timeout(SOON).unwrap().unwrap() == raw[at..at + 200_000]);
+    }
+    slow.shut(false);
+    for (i, answer) in waiting.into_iter().enumerate() {
+        assert!(answer.recv_timeout(SOON).unwrap().unwrap() == raw[i * 80_000..i * 80_000 + 1000]);
+    }
+}
+
+#[test]
+fn closing_a_file_ends_the_work_ahead_of_its_readers() {
+    let (_, packed) = large();
+    let engine = engine(64 << 20);
+    let source = Gated::new(packed);
+    let container = Arc::new(Container::open(&*source).unwrap());
+    let image = engine.image(container, source.clone());
+    source.shut(true);
+    // 2 MiB, 32 chunks, are planned behind these, and wait as the readers do.
+    for at in 0..6 {
+        drop(ask(&image, at * 65_536, 65_536));
+    }
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    let before = source.reads();
+    drop(image);
+    source.shut(false);
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    assert!(source.reads() <= before + 12, "{} reads after {before}: more than readers asked for", source.reads());
+    let settled = source.reads();
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    assert_eq!(source.reads(), settled);
 }

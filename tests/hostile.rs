@@ -72,7 +72,7 @@ fn sample() -> (Vec<u8>, Vec<u8>) {
 fn read_all(packed: &[u8]) -> bsfs::Result<Vec<u8>> {
     let source = Arc::new(MemorySource::new("hostile.bs", packed.to_vec()));
     let container = Arc::new(Container::open(&*source)?);
-    let image = Engine::new(EngineConfig { memory: 0 }).image(container, source);
+    let image = Engine::new(EngineConfig { memory: 0, ..EngineConfig::default() }).image(container, source);
     // A hostile length is no reason to ask for so much at once.
     let len = image.len().min(1 << 20) as usize;
     image.read_at(0, len).map(|bytes| bytes.to_vec())

@@ -232,7 +232,8 @@ fn a_sparse_file_over_four_gibibytes() {
     let source = std::sync::Arc::new(FileSource::open(&output).unwrap());
     let container = std::sync::Arc::new(Container::open(&*source).unwrap());
     assert_eq!(container.raw_len(), start + len);
-    let image = engine::Engine::new(engine::EngineConfig { memory: 32 << 20 }).image(container, source);
+    let image = engine::Engine::new(engine::EngineConfig { memory: 32 << 20, ..engine::EngineConfig::default() })
+        .image(container, source);
     assert_eq!(&*image.read_at(start + len - 300_000, 1 << 20).unwrap(), &end[..]);
     let over = image.read_at((4 << 30) + 100, 1000).unwrap();
     assert!(*over == end[end.len() - (start + len - (4 << 30)) as usize + 100..][..1000]);

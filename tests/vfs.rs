@@ -16,7 +16,7 @@ use bsfs::vfs::{Attr, Handle, Inode, Kind, Vfs, VfsConfig};
 use common::{Bench, ORIGINAL_MTIME, age, eventually, noise, pack, safetensors};
 
 fn tree_of(source: PathBuf, exclude: Option<PathBuf>) -> Vfs {
-    let engine = Engine::new(EngineConfig { memory: 8 << 20 });
+    let engine = Engine::new(EngineConfig { memory: 8 << 20, ..EngineConfig::default() });
     Vfs::new(VfsConfig { source, uid: 7, gid: 8, exclude }, engine).unwrap()
 }
 
@@ -253,7 +253,7 @@ fn one_file_as_the_source() {
     fs::remove_file(path).unwrap();
     assert!(look(&vfs, Inode::ROOT, "one.safetensors").is_none());
 
-    let engine = Engine::new(EngineConfig { memory: 1 });
+    let engine = Engine::new(EngineConfig { memory: 1, ..EngineConfig::default() });
     let refused = |name: &str| {
         let config = VfsConfig { source: bench.source().join(name), uid: 0, gid: 0, exclude: None };
         Vfs::new(config, engine.clone()).unwrap_err()

@@ -32,7 +32,7 @@ pub struct MountArgs {
     /// Let other users read too (for users other than root it must be allowed in /etc/fuse.conf)
     #[arg(long)]
     pub allow_other: bool,
-    /// Memory for decoded data, in bytes or with K, M, G
+    /// Memory for decoded data and buffers together, in bytes or with K, M, G
     #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = parse_size, help_heading = "Memory and cache")]
     pub memory: u64,
     /// Which decoded data to keep on disk for later mounts [default: auto]. This release keeps none, whatever is given
@@ -44,6 +44,18 @@ pub struct MountArgs {
     /// Largest readahead of the kernel, in bytes or with K, M (takes effect for root only)
     #[arg(long, value_name = "SIZE", default_value = "1M", value_parser = parse_size, help_heading = "Memory and cache")]
     pub readahead: u64,
+    /// Threads that decode, and threads that take requests [default: one of each for each core]
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, help_heading = "Memory and cache")]
+    pub threads: usize,
+    /// Requests for readahead that the kernel may have waiting [default: 4 for each thread, at least 32]
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, help_heading = "Memory and cache")]
+    pub max_background: u16,
+    /// Leave compressed data in the page cache after it was read through. (Decoded data is there too by then)
+    #[arg(long, help_heading = "Memory and cache")]
+    pub keep_packed: bool,
+    /// Show zeros in place of contents, for measurements
+    #[arg(long, hide = true)]
+    pub null: bool,
     /// Seconds for which the kernel may keep names, sizes and times without asking (opening a file always asks)
     #[arg(long, value_name = "SECONDS", default_value_t = 60, help_heading = "Memory and cache")]
     pub ttl: u64,
@@ -112,6 +124,8 @@ fn daemon_arguments(args: &MountArgs) -> Result<Vec<OsString>> {
     option("--memory", args.memory.to_string().into());
     option("--readahead", args.readahead.to_string().into());
     option("--ttl", args.ttl.to_string().into());
+    option("--threads", args.threads.to_string().into());
+    option("--max-background", args.max_background.to_string().into());
     if let Some(cache) = args.cache.and_then(|cache| cache.to_possible_value()) {
         option("--cache", cache.get_name().into());
     }
@@ -121,9 +135,8 @@ fn daemon_arguments(args: &MountArgs) -> Result<Vec<OsString>> {
     if let Some(file) = &args.log_file {
         option("--log-file", absolute(file)?);
     }
-    if args.allow_other {
-        list.push("--allow-other".into());
-    }
+    let flags = [("--allow-other", args.allow_other), ("--keep-packed", args.keep_packed), ("--null", args.null)];
+    list.extend(flags.iter().filter(|(_, set)| *set).map(|(flag, _)| flag.into()));
     list.extend(["--".into(), absolute(&args.source)?, absolute(&args.mount_point)?]);
     Ok(list)
 }
@@ -137,6 +150,10 @@ fn serve(args: &MountArgs) -> Result<()> {
         source: args.source.clone(),
         mount_point: args.mount_point.clone(),
         memory: args.memory,
+        threads: args.threads,
+        max_background: args.max_background,
+        keep_packed: args.keep_packed,
+        null: args.null,
         allow_other: args.allow_other,
         ttl: Duration::from_secs(args.ttl),
         readahead: args.readahead,

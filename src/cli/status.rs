@@ -57,9 +57,10 @@ fn describe(record: &MountRecord) -> String {
     line(
         "memory",
         format!(
-            "{} of {} in {} chunks; headers and indexes {}; disk cache {}",
-            show_size(e.memory_bytes),
+            "{} of {}, {} of it in {} chunks; headers and indexes {}; disk cache {}",
+            show_size(e.buffer_bytes),
             show_size(e.memory_limit),
+            show_size(e.memory_bytes),
             e.memory_chunks,
             show_size(s.metadata_bytes),
             s.cache
@@ -69,6 +70,13 @@ fn describe(record: &MountRecord) -> String {
     line("chunks", format!("{} hits, {} misses, {} waits, {} evicted", e.hits, e.misses, e.waits, e.evicted_chunks));
     let (decoded, packed) = (show_size(e.decoded_bytes), show_size(e.packed_bytes_read));
     line("decoded", format!("{} chunks, {decoded} from {packed}", e.decoded_chunks));
+    line(
+        "ahead",
+        format!("{} chunks, {} of them read, {} dropped unread", e.ahead_chunks, e.ahead_used, e.ahead_wasted),
+    );
+    let times = [e.source_seconds, e.decode_seconds, e.wait_seconds, e.gather_seconds, s.reply_seconds];
+    let [source, decode, wait, gather, reply] = times.map(|t| format!("{t:.2} s"));
+    line("time", format!("source {source}, decode {decode}, wait {wait}, gather {gather}, reply {reply}"));
     line("errors", format!("{} ({} of them panics)", s.errors, s.panics));
     text
 }

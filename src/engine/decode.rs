@@ -2,6 +2,11 @@
 
 use std::cell::RefCell;
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::buffer::{Buffer, Pool};
+use super::stats::Counters;
 
 use crate::codec::{self, Codec, PAD, Packed, Scratch};
 use crate::error::{Damage, Error, Result};
@@ -13,20 +18,30 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-/// The raw bytes of a chunk. What comes back has passed its checksum.
+/// The raw bytes of a chunk, in memory of `pool`. What comes back has passed its checksum.
 ///
 /// # Errors
 /// [`Error::Chunk`] for damage, after a second try from the source; [`Error::Unsupported`] for an unknown codec;
 /// those of the source.
-pub fn chunk(container: &Container, source: &dyn ReadAt, chunk: &Chunk) -> Result<Vec<u8>> {
+pub fn chunk(
+    container: &Container,
+    source: &dyn ReadAt,
+    chunk: &Chunk,
+    (pool, counters): (&Arc<Pool>, &Counters),
+) -> Result<Buffer> {
     let codec = codec_of(source.path(), chunk)?;
     // Both lengths are bounded by the checked index, not by the packed bytes.
     let len = chunk.packed_len as usize;
-    let mut packed = vec![0; len + PAD];
-    let mut raw = vec![0; chunk.raw_len as usize];
+    let mut packed = pool.take(len + PAD);
+    let mut raw = pool.take(chunk.raw_len as usize);
     let mut attempt = || -> Result<Result<(), Damage>> {
+        let start = Instant::now();
         source.read_exact_at(chunk.packed_offset, packed.get_mut(..len).unwrap_or_default())?;
-        Ok(unpack(codec, &packed, chunk, &mut raw))
+        let read = Instant::now();
+        let result = unpack(codec, &packed, chunk, &mut raw);
+        Counters::add_time(&counters.source_nanos, read - start);
+        Counters::add_time(&counters.decode_nanos, read.elapsed());
+        Ok(result)
     };
     // A second read tells a fault on the way (memory, cable, cache) from damage on the disk.
     let result = match attempt()? {
@@ -36,7 +51,15 @@ pub fn chunk(container: &Container, source: &dyn ReadAt, chunk: &Chunk) -> Resul
             attempt()?
         }
     };
-    result.map(|()| raw).map_err(|damage| damaged(container, source.path(), chunk, damage))
+    match result {
+        Ok(()) => {
+            Counters::add(&counters.decoded_chunks, 1);
+            Counters::add(&counters.decoded_bytes, raw.len() as u64);
+            Counters::add(&counters.packed_bytes_read, u64::from(chunk.packed_len));
+            Ok(raw)
+        }
+        Err(damage) => Err(damaged(container, source.path(), chunk, damage)),
+    }
 }
 
 /// Decodes a chunk of a container that lies in memory into `raw`, without a copy of its packed bytes.

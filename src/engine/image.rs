@@ -1,25 +1,40 @@
 //! One open container as a flat range of bytes: the original file.
 
 use std::ops::{Deref, Range};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
+use super::ahead::Streams;
+use super::buffer::Buffer;
 use super::flight::Outcome;
-use super::memory::{Key, Raw};
+use super::memory::{Found, Key, Raw};
 use super::stats::Counters;
+use super::workers::Job;
 use super::{Engine, decode};
 use crate::error::{Error, Result};
-use crate::format::{Chunk, Container, Piece};
+use crate::format::{Chunk, ChunkId, Container, Piece};
 use crate::source::ReadAt;
 
+/// What is decoded ahead of one stream at most, bytes, and as a part of the memory.
+const MOST_AHEAD: u64 = 16 << 20;
+const MEMORY_PER_STREAM: u64 = 8;
+/// Packed bytes that were read through are given up when there are so many: fewer calls.
+const GIVE_UP: u64 = 4 << 20;
+/// What the null backend answers with.
+static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
+
 /// Bytes of an image: part of one decoded chunk, borrowed, or gathered from several. Derefs to `[u8]`.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Bytes(Inner);
 
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 enum Inner {
     Chunk(Raw, Range<usize>),
     Literal(Arc<Container>, Range<usize>),
-    Gathered(Vec<u8>),
+    Gathered(Buffer),
+    Zeros(usize),
+    None,
 }
 
 impl Deref for Bytes {
@@ -31,32 +46,43 @@ impl Deref for Bytes {
             Inner::Chunk(raw, range) => raw.get(range.clone()).unwrap_or_default(),
             Inner::Literal(container, range) => container.literals().get(range.clone()).unwrap_or_default(),
             Inner::Gathered(bytes) => bytes,
+            Inner::Zeros(len) => ZEROS.get(..*len).unwrap_or_default(),
+            Inner::None => &[],
         }
     }
 }
 
 /// An open container seen as the original's bytes. Reads from many threads at once.
-pub struct Image {
+pub struct Image(Arc<Open>);
+
+struct Open {
     engine: Arc<Engine>,
     container: Arc<Container>,
     source: Arc<dyn ReadAt>,
+    streams: Mutex<Streams>,
+    /// Packed bytes that were read through and not yet given up.
+    read_through: Mutex<Range<u64>>,
+    /// Nobody will read any more; answers that are under way are still given.
+    closed: AtomicBool,
 }
 
 impl std::fmt::Debug for Image {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Image").field("path", &self.container.path()).finish_non_exhaustive()
+        f.debug_struct("Image").field("path", &self.0.container.path()).finish_non_exhaustive()
     }
 }
 
 impl Image {
     pub(super) fn new(engine: Arc<Engine>, container: Arc<Container>, source: Arc<dyn ReadAt>) -> Self {
-        Self { engine, container, source }
+        let (streams, read_through) = (Mutex::default(), Mutex::new(0..0));
+        let closed = AtomicBool::new(false);
+        Self(Arc::new(Open { engine, container, source, streams, read_through, closed }))
     }
 
     /// Length of the original, bytes.
     #[must_use]
     pub fn len(&self) -> u64 {
-        self.container.raw_len()
+        self.0.container.raw_len()
     }
 
     /// Whether the original has no bytes.
@@ -68,100 +94,248 @@ impl Image {
     /// The container.
     #[must_use]
     pub fn container(&self) -> &Arc<Container> {
-        &self.container
+        &self.0.container
     }
 
-    /// Up to `size` bytes at `offset`; fewer only at the end of the file, none beyond it.
+    /// Up to `size` bytes at `offset`; fewer only at the end of the file, none beyond it. Decodes on this thread, and nothing
+    /// ahead.
     ///
     /// # Errors
     /// [`Error::Chunk`] for a damaged chunk, those of the source. No byte that failed its check is given out.
     pub fn read_at(&self, offset: u64, size: usize) -> Result<Bytes> {
-        let len = self.len().saturating_sub(offset).min(size as u64) as usize;
-        if len == 0 {
-            return Ok(Bytes(Inner::Gathered(Vec::new())));
+        self.0.read(offset, size)
+    }
+
+    /// The same, given to `done`: at once when the bytes are in memory, otherwise on another thread, so that the caller never
+    /// waits. After a panic `done` is dropped without a call. Chunks that are likely to be read next are decoded meanwhile, as
+    /// long as this image lives.
+    pub fn read(&self, offset: u64, size: usize, done: impl FnOnce(Result<Bytes>) + Send + 'static) {
+        let len = self.len().saturating_sub(offset).min(size as u64);
+        if self.0.engine.config.null {
+            return done(Ok(self.0.zeros(len as usize)));
         }
-        let first = self.piece(offset)?;
-        let part = first.part(offset, len);
-        if part.len() == len {
-            return Ok(Bytes(match first {
-                Held::Chunk(_, raw) => Inner::Chunk(raw, part),
-                Held::Literal(..) => Inner::Literal(Arc::clone(&self.container), first.literal(part)),
+        if self.0.at_hand(offset, len) {
+            self.ahead(offset..offset + len);
+            // Gone again by now only if memory is very short; then it is decoded here.
+            return done(self.0.read(offset, size));
+        }
+        let open = Arc::clone(&self.0);
+        let job = move || done(open.read(offset, size));
+        self.0.engine.workers.demand(self.0.container.id(), Box::new(job));
+        self.ahead(offset..offset + len);
+    }
+
+    /// Has decoded what is likely to be read after `read`.
+    fn ahead(&self, read: Range<u64>) {
+        let open = &self.0;
+        let config = &open.engine.config;
+        if read.is_empty() || !config.ahead {
+            return;
+        }
+        let most = (config.memory / MEMORY_PER_STREAM).min(MOST_AHEAD);
+        let wasted = open.engine.chunks.gauge().ahead_wasted;
+        let mut streams = open.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        let plan = streams.note(read.clone(), open.tensor_in(&read), most, wasted);
+        drop(streams);
+        let Some(plan) = plan else { return };
+        let chunks: Vec<Chunk> = open.chunks(plan.start, plan.end.min(self.len())).collect();
+        if let (Some(first), Some(last)) = (chunks.first(), chunks.last()) {
+            let end = last.packed_offset + u64::from(last.packed_len);
+            open.source.will_need(first.packed_offset, end.saturating_sub(first.packed_offset));
+        }
+        let jobs = chunks.into_iter().map(|chunk| {
+            // Closing the file is the end of the work for it.
+            let open = Arc::downgrade(open);
+            Box::new(move || {
+                if let Some(open) = open.upgrade().filter(|open| !open.closed.load(Ordering::Relaxed)) {
+                    open.decode_ahead(&chunk);
+                }
+            }) as Job
+        });
+        open.engine.workers.ahead(jobs);
+    }
+}
+
+impl Open {
+    fn zeros(&self, len: usize) -> Bytes {
+        if len <= ZEROS.len() {
+            return Bytes(Inner::Zeros(len));
+        }
+        let mut bytes = self.engine.pool.take(len);
+        bytes.fill(0);
+        Bytes(Inner::Gathered(bytes))
+    }
+
+    /// The chunks that hold bytes from `start` to `end`.
+    fn chunks(&self, start: u64, end: u64) -> impl Iterator<Item = Chunk> + '_ {
+        let mut at = start;
+        std::iter::from_fn(move || {
+            while at < end {
+                match self.container.locate(at)? {
+                    Piece::Literal { raw_offset, range } => at = raw_offset + range.len() as u64,
+                    Piece::Chunk(chunk) => {
+                        at = chunk.raw_offset + u64::from(chunk.raw_len);
+                        return Some(chunk);
+                    }
+                }
+            }
+            None
+        })
+    }
+
+    fn key(&self, chunk: ChunkId) -> Key {
+        Key { container: self.container.id(), chunk }
+    }
+
+    fn at_hand(&self, offset: u64, len: u64) -> bool {
+        self.engine.chunks.have(self.chunks(offset, offset + len).map(|chunk| self.key(chunk.id)))
+    }
+
+    /// The tensor that begins in `read` and does not end there; the last of several.
+    fn tensor_in(&self, read: &Range<u64>) -> Option<Range<u64>> {
+        let tensors = self.container.tensors();
+        let behind = tensors.partition_point(|t| t.raw_offset < read.end);
+        let last = tensors.get(..behind)?.last()?;
+        (last.raw_offset >= read.start).then(|| last.raw_offset..last.raw_offset + last.raw_len)
+    }
+
+    fn read(&self, offset: u64, size: usize) -> Result<Bytes> {
+        let len = self.container.raw_len().saturating_sub(offset).min(size as u64) as usize;
+        if len == 0 {
+            return Ok(Bytes(Inner::None));
+        }
+        let first = self.piece(offset, len)?;
+        if first.part.len() == len {
+            return Ok(Bytes(match first.bytes {
+                Some(raw) => Inner::Chunk(raw, first.part),
+                None => Inner::Literal(Arc::clone(&self.container), first.part),
             }));
         }
         // Across pieces: each is copied once, into the buffer that the reader gets.
-        let mut bytes = Vec::with_capacity(len);
-        bytes.extend_from_slice(self.slice(&first, part));
-        while bytes.len() < len {
-            let at = offset + bytes.len() as u64;
-            let piece = self.piece(at)?;
-            let part = piece.part(at, len - bytes.len());
-            if part.is_empty() {
+        self.engine.chunks.make_room(len);
+        let mut bytes = self.engine.pool.take(len);
+        let mut done = 0;
+        let mut piece = first;
+        loop {
+            let start = Instant::now();
+            let from = piece.slice(&self.container);
+            let Some(to) = bytes.get_mut(done..done + from.len()).filter(|to| !to.is_empty()) else {
+                let at = offset + done as u64;
                 return Err(Error::corrupt(self.container.path(), "index", format!("no bytes at offset {at}")));
+            };
+            to.copy_from_slice(from);
+            done += from.len();
+            Counters::add_time(&self.engine.counters.gather_nanos, start.elapsed());
+            if done == len {
+                return Ok(Bytes(Inner::Gathered(bytes)));
             }
-            bytes.extend_from_slice(self.slice(&piece, part));
+            piece = self.piece(offset + done as u64, len - done)?;
         }
-        Ok(Bytes(Inner::Gathered(bytes)))
     }
 
-    fn piece(&self, offset: u64) -> Result<Held> {
+    /// The piece at `offset` and its part that holds up to `len` bytes from there.
+    fn piece(&self, offset: u64, len: usize) -> Result<Held> {
+        let part = |start: u64, size: usize| {
+            let from = ((offset - start) as usize).min(size);
+            from..from + len.min(size - from)
+        };
         match self.container.locate(offset) {
-            Some(Piece::Literal { raw_offset, range }) => Ok(Held::Literal(raw_offset, range)),
-            Some(Piece::Chunk(chunk)) => Ok(Held::Chunk(chunk.raw_offset, self.chunk(&chunk)?)),
+            Some(Piece::Literal { raw_offset, range }) => {
+                let part = part(raw_offset, range.len());
+                Ok(Held { bytes: None, part: range.start + part.start..range.start + part.end })
+            }
+            Some(Piece::Chunk(chunk)) => {
+                let part = part(chunk.raw_offset, chunk.raw_len as usize);
+                Ok(Held { bytes: Some(self.chunk(&chunk, part.len())?), part })
+            }
             None => Err(Error::corrupt(self.container.path(), "index", format!("no bytes at offset {offset}"))),
         }
     }
 
-    fn slice<'a>(&'a self, held: &'a Held, part: Range<usize>) -> &'a [u8] {
-        match held {
-            Held::Chunk(_, raw) => raw.get(part),
-            Held::Literal(..) => self.container.literals().get(held.literal(part)),
-        }
-        .unwrap_or_default()
-    }
-
-    fn chunk(&self, chunk: &Chunk) -> Result<Raw> {
+    /// The chunk, of which `read` bytes are going to be read.
+    fn chunk(&self, chunk: &Chunk, read: usize) -> Result<Raw> {
         let counters = &self.engine.counters;
-        let key = Key { container: self.container.id(), chunk: chunk.id };
-        let result = self.engine.chunks.get(key, || {
+        let start = Instant::now();
+        let result = self.engine.chunks.get(self.key(chunk.id), read, || {
             Counters::add(&counters.misses, 1);
-            let raw = decode::chunk(&self.container, &*self.source, chunk)?;
-            Counters::add(&counters.decoded_chunks, 1);
-            Counters::add(&counters.decoded_bytes, raw.len() as u64);
-            Counters::add(&counters.packed_bytes_read, u64::from(chunk.packed_len));
-            Ok(raw)
+            let _demanding = self.engine.workers.demanding();
+            self.engine.chunks.make_room((chunk.packed_len + chunk.raw_len) as usize);
+            decode::chunk(&self.container, &*self.source, chunk, (&self.engine.pool, counters))
         });
         match &result {
             Ok((_, Outcome::Hit)) => Counters::add(&counters.hits, 1),
-            Ok((_, Outcome::Waited)) => Counters::add(&counters.waits, 1),
+            Ok((_, Outcome::Waited)) => {
+                Counters::add(&counters.waits, 1);
+                Counters::add_time(&counters.wait_nanos, start.elapsed());
+            }
             Ok((_, Outcome::Decoded)) => {}
             Err(_) => Counters::add(&counters.errors, 1),
         }
-        result.map(|(raw, _)| raw)
+        let (Found { raw, spent }, _) = result?;
+        if spent {
+            self.give_up(chunk);
+        }
+        Ok(raw)
+    }
+
+    fn decode_ahead(&self, chunk: &Chunk) {
+        let (pool, counters) = (&self.engine.pool, &self.engine.counters);
+        let need = (chunk.packed_len + chunk.raw_len) as usize;
+        let decode = || decode::chunk(&self.container, &*self.source, chunk, (pool, counters));
+        match self.engine.chunks.ahead(self.key(chunk.id), need, decode) {
+            Ok(true) => Counters::add(&counters.ahead_chunks, 1),
+            Ok(false) => {}
+            // Who needs the chunk will try again, and get the error.
+            Err(error) => log::debug!("ahead of readers: {error}"),
+        }
+    }
+
+    /// Lets the system drop the packed bytes of a chunk that was read whole.
+    fn give_up(&self, chunk: &Chunk) {
+        if !self.engine.config.drop_packed {
+            return;
+        }
+        let end = chunk.packed_offset + u64::from(chunk.packed_len);
+        let mut through = self.read_through.lock().unwrap_or_else(PoisonError::into_inner);
+        let out = if through.end == chunk.packed_offset {
+            through.end = end;
+            if through.end - through.start < GIVE_UP {
+                return;
+            }
+            std::mem::replace(&mut *through, end..end)
+        } else {
+            std::mem::replace(&mut *through, chunk.packed_offset..end)
+        };
+        drop(through);
+        self.source.wont_need(out.start, out.end - out.start);
     }
 }
 
-/// A piece with its bytes at hand.
-enum Held {
-    Chunk(u64, Raw),
-    Literal(u64, Range<usize>),
+impl Drop for Image {
+    fn drop(&mut self) {
+        self.0.closed.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let through = self.read_through.get_mut().unwrap_or_else(PoisonError::into_inner);
+        self.source.wont_need(through.start, through.end - through.start);
+    }
+}
+
+/// A part of a chunk, or of the literals.
+struct Held {
+    bytes: Option<Raw>,
+    part: Range<usize>,
 }
 
 impl Held {
-    /// The part of the piece that holds up to `len` bytes from `offset` of the original.
-    fn part(&self, offset: u64, len: usize) -> Range<usize> {
-        let (start, size) = match self {
-            Self::Chunk(start, raw) => (*start, raw.len()),
-            Self::Literal(start, range) => (*start, range.len()),
-        };
-        let from = ((offset - start) as usize).min(size);
-        from..from + len.min(size - from)
-    }
-
-    /// That part as a range of the container's literals.
-    fn literal(&self, part: Range<usize>) -> Range<usize> {
-        match self {
-            Self::Chunk(..) => part,
-            Self::Literal(_, range) => range.start + part.start..range.start + part.end,
+    fn slice<'a>(&'a self, container: &'a Container) -> &'a [u8] {
+        match &self.bytes {
+            Some(raw) => raw.get(self.part.clone()),
+            None => container.literals().get(self.part.clone()),
         }
+        .unwrap_or_default()
     }
 }

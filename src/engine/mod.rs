@@ -3,13 +3,18 @@
 //! One [`Engine`] serves all images of a process: it holds the memory cache of decoded chunks and sees to it that a
 //! chunk is decoded once however many readers want it. No lock is held while a chunk is read or decoded.
 
+mod ahead;
+mod buffer;
 mod decode;
 mod flight;
 mod image;
 mod memory;
 mod scan;
 mod stats;
+mod sync;
+mod workers;
 
+pub use buffer::Buffer;
 pub use decode::decode_into;
 pub use image::{Bytes, Image};
 pub use scan::{Verified, scan, verify};
@@ -23,39 +28,83 @@ use crate::source::ReadAt;
 /// How an engine is set up.
 #[derive(Debug, Clone)]
 pub struct EngineConfig {
-    /// Bound for decoded chunks kept in memory, bytes.
+    /// Bound for decoded chunks and buffers together, bytes. What a single read needs is had in any case.
     pub memory: u64,
+    /// Threads that decode; 0 for one for each core.
+    pub threads: usize,
+    /// Decode ahead of readers.
+    pub ahead: bool,
+    /// Let the system drop packed bytes from its page cache once they were read through: a model is there once, decoded.
+    pub drop_packed: bool,
+    /// Answer every read with zeros, without reading or decoding anything: what remains is the cost of everything else.
+    pub null: bool,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        Self { memory: 256 << 20, threads: 0, ahead: true, drop_packed: true, null: false }
+    }
 }
 
 /// The read side, shared by all images of a process.
 #[derive(Debug)]
 pub struct Engine {
+    config: EngineConfig,
+    pool: Arc<buffer::Pool>,
     chunks: flight::Chunks,
     counters: stats::Counters,
+    workers: workers::Workers,
 }
 
 impl Engine {
-    /// An engine with an empty cache.
+    /// An engine with an empty cache. Threads are made when they are needed.
     #[must_use]
     pub fn new(config: EngineConfig) -> Arc<Self> {
-        Arc::new(Self { chunks: flight::Chunks::new(config.memory), counters: stats::Counters::default() })
+        let threads = match config.threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            n => n,
+        };
+        let pool = buffer::Pool::new(config.memory);
+        Arc::new(Self {
+            config,
+            chunks: flight::Chunks::new(Arc::clone(&pool)),
+            pool,
+            counters: stats::Counters::default(),
+            workers: workers::Workers::new(threads),
+        })
     }
 
     /// Counters and gauges, now.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        let mut stats = self.counters.snapshot();
         let gauge = self.chunks.gauge();
-        stats.evicted_chunks = gauge.evicted;
-        stats.memory_bytes = gauge.bytes;
-        stats.memory_limit = gauge.limit;
-        stats.memory_chunks = gauge.chunks;
-        stats
+        Stats {
+            evicted_chunks: gauge.evicted,
+            ahead_used: gauge.ahead_used,
+            ahead_wasted: gauge.ahead_wasted,
+            memory_bytes: gauge.bytes,
+            memory_limit: gauge.limit,
+            memory_chunks: gauge.chunks,
+            buffer_bytes: self.pool.held(),
+            ..self.counters.snapshot()
+        }
     }
 
     /// An open container as the original's bytes; `source` must be the one that `container` was read from.
     #[must_use]
     pub fn image(self: &Arc<Self>, container: Arc<Container>, source: Arc<dyn ReadAt>) -> Image {
         Image::new(Arc::clone(self), container, source)
+    }
+
+    /// A buffer of `len` bytes that hold anything, counted and used again as those for chunks are.
+    #[must_use]
+    pub fn buffer(&self, len: usize) -> Buffer {
+        self.chunks.make_room(len);
+        self.pool.take(len)
+    }
+
+    /// Does `job` on a thread that may wait, for a reader of `file`, which is any number that tells files apart.
+    pub fn run(&self, file: u64, job: Box<dyn FnOnce() + Send>) {
+        self.workers.demand(file, job);
     }
 }

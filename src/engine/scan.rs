@@ -1,10 +1,13 @@
 //! A whole container from front to back, chunks decoded in parallel: what decompress and verify are made of.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use sha2::{Digest, Sha256};
 
+use super::buffer::{Buffer, Pool};
 use super::decode;
+use super::stats::Counters;
 use crate::error::{Error, Result};
 use crate::format::checksum::hex;
 use crate::format::{Container, Piece};
@@ -26,20 +29,33 @@ pub fn scan(
 ) -> Result<()> {
     let mut pieces = container.pieces();
     let mut at = 0;
+    let window = 2 * pool.current_num_threads() + 2;
+    // Two buffers for each chunk in flight at most, which are used again.
+    let (buffers, counters) = (Pool::new(u64::MAX), Counters::default());
     parallel::ordered(
         pool,
-        2 * pool.current_num_threads() + 2,
+        window,
         || if stop.load(Ordering::Relaxed) { Err(Error::Interrupted) } else { Ok(pieces.next()) },
         |piece| match piece {
-            Piece::Literal { range, .. } => Ok(container.literals().get(range).unwrap_or_default().to_vec()),
-            Piece::Chunk(chunk) => decode::chunk(container, source, &chunk),
+            Piece::Literal { range, .. } => Ok(Decoded::Literal(range)),
+            Piece::Chunk(chunk) => decode::chunk(container, source, &chunk, (&buffers, &counters)).map(Decoded::Chunk),
         },
-        |raw: Vec<u8>| {
-            take(at, &raw)?;
+        |decoded| {
+            let raw = match &decoded {
+                Decoded::Literal(range) => container.literals().get(range.clone()).unwrap_or_default(),
+                Decoded::Chunk(raw) => raw,
+            };
+            take(at, raw)?;
             at += raw.len() as u64;
             Ok(())
         },
     )
+}
+
+/// A piece on its way to who takes it.
+enum Decoded {
+    Literal(Range<usize>),
+    Chunk(Buffer),
 }
 
 /// What [`verify`] found in a sound container.

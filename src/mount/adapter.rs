@@ -5,9 +5,11 @@
 
 use std::ffi::OsStr;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use fuser::{
     AccessFlags, BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
@@ -20,7 +22,7 @@ use log::{debug, warn};
 use super::guard::Guard;
 use super::status;
 use crate::error::Result;
-use crate::vfs::{Attr, BLOCK_SIZE, Handle, Inode, Kind, Time, Vfs};
+use crate::vfs::{Attr, BLOCK_SIZE, Data, Handle, Inode, Kind, Time, Vfs};
 
 /// The largest request, bytes. Larger ones gain nothing and make a cold fault slow.
 const MAX_REQUEST: u32 = 1024 * 1024;
@@ -41,6 +43,39 @@ pub(super) struct Adapter {
     /// How many requests may wait in the background.
     pub(super) background: u16,
     pub(super) report: Report,
+    /// Time that went into answers to reads, which is the kernel's copy into its pages; nanoseconds.
+    pub(super) replying: Arc<AtomicU64>,
+}
+
+/// What a reader is waiting for. Dropped without an answer, as by a panic, it is EIO.
+struct Answer {
+    reply: Option<ReplyData>,
+    guard: Arc<Guard>,
+    replying: Arc<AtomicU64>,
+}
+
+impl Answer {
+    fn give(mut self, result: Result<Data>) {
+        let Some(reply) = self.reply.take() else { return };
+        match self.guard.answer("read", result) {
+            Ok(data) => {
+                let start = Instant::now();
+                reply.data(&data);
+                let nanos = u64::try_from(start.elapsed().as_nanos()).unwrap_or(0);
+                self.replying.fetch_add(nanos, Ordering::Relaxed);
+            }
+            Err(errno) => reply.error(errno),
+        }
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        if let Some(reply) = self.reply.take() {
+            self.guard.panicked();
+            reply.error(Errno::EIO);
+        }
+    }
 }
 
 impl Adapter {
@@ -170,10 +205,10 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        match self.run("read", |vfs| vfs.read(handle(fh), offset, size)) {
-            Ok(data) => reply.data(&data),
-            Err(errno) => reply.error(errno),
-        }
+        let answer = Answer { reply: Some(reply), guard: self.guard.clone(), replying: self.replying.clone() };
+        // The answer is given here for what is in memory, by another thread otherwise. A panic drops it, which counts it.
+        let read = || self.vfs.read_with(handle(fh), offset, size, move |result| answer.give(result));
+        let _ = catch_unwind(AssertUnwindSafe(read));
     }
 
     fn release(

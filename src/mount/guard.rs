@@ -34,15 +34,7 @@ impl Guard {
     /// are taken whatever happened to their last holder.
     pub(super) fn run<T>(&self, op: &str, work: impl FnOnce() -> Result<T>) -> Result<T, Errno> {
         match catch_unwind(AssertUnwindSafe(work)) {
-            Ok(Ok(value)) => Ok(value),
-            Ok(Err(error)) => {
-                let level = errno::level(&error);
-                if level == Level::Error {
-                    self.errors.fetch_add(1, Ordering::Relaxed);
-                }
-                log!(level, "{op}: {error}");
-                Err(errno::of(&error))
-            }
+            Ok(result) => self.answer(op, result),
             Err(payload) => {
                 self.errors.fetch_add(1, Ordering::Relaxed);
                 self.panics.fetch_add(1, Ordering::Relaxed);
@@ -50,6 +42,24 @@ impl Guard {
                 Err(Errno::EIO)
             }
         }
+    }
+
+    /// Counts and logs what went wrong, and turns it into what the kernel gets.
+    pub(super) fn answer<T>(&self, op: &str, result: Result<T>) -> Result<T, Errno> {
+        result.map_err(|error| {
+            let level = errno::level(&error);
+            if level == Level::Error {
+                self.errors.fetch_add(1, Ordering::Relaxed);
+            }
+            log!(level, "{op}: {error}");
+            errno::of(&error)
+        })
+    }
+
+    /// Counts a request that ended in a panic on another thread, which has logged it.
+    pub(super) fn panicked(&self) {
+        self.errors.fetch_add(1, Ordering::Relaxed);
+        self.panics.fetch_add(1, Ordering::Relaxed);
     }
 }
 

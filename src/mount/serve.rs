@@ -7,6 +7,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -55,8 +56,16 @@ pub struct MountOptions {
     pub source: PathBuf,
     /// An existing directory outside of the source.
     pub mount_point: PathBuf,
-    /// Bound for decoded chunks kept in memory, bytes.
+    /// Bound for decoded chunks and buffers together, bytes.
     pub memory: u64,
+    /// Threads that take requests, and threads that decode; 0 for one of each for each core, two at least of the former.
+    pub threads: usize,
+    /// Requests that the kernel may have waiting for readahead; 0 for four for each thread, 32 at least.
+    pub max_background: u16,
+    /// Leaves packed bytes in the system's page cache after they were read through.
+    pub keep_packed: bool,
+    /// Shows zeros of the right sizes, for measurements of everything but reading and decoding.
+    pub null: bool,
     /// Lets users other than the mounting one in.
     pub allow_other: bool,
     /// How long the kernel may keep names and attributes without asking. Opening a file asks in any case.
@@ -96,7 +105,16 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
     }
     let mount_point = checked.mount_point;
     let started = (Instant::now(), SystemTime::now());
-    let engine = Engine::new(EngineConfig { memory: options.memory });
+    let engine = Engine::new(EngineConfig {
+        memory: options.memory,
+        threads: options.threads,
+        drop_packed: !options.keep_packed,
+        null: options.null,
+        ..EngineConfig::default()
+    });
+    if options.null {
+        warn!("showing zeros in place of the contents of every compressed file, as asked");
+    }
     let vfs = Arc::new(Vfs::new(
         VfsConfig {
             source: checked.source.clone(),
@@ -107,9 +125,14 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
         engine.clone(),
     )?);
     let guard = Arc::new(Guard::default());
-    let threads = thread::available_parallelism().map_or(2, usize::from).max(2);
+    let threads = match options.threads {
+        0 => thread::available_parallelism().map_or(2, usize::from),
+        n => n,
+    };
+    let threads = threads.max(2);
+    let replying = Arc::new(AtomicU64::new(0));
     let report = {
-        let (vfs, guard) = (vfs.clone(), guard.clone());
+        let (vfs, guard, replying) = (vfs.clone(), guard.clone(), replying.clone());
         let status = initial_status(options, &checked.source, &mount_point, started.1);
         move || {
             let files = vfs.stats();
@@ -122,6 +145,7 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
                 metadata_bytes: files.metadata_bytes,
                 errors: guard.errors(),
                 panics: guard.panics(),
+                reply_seconds: Duration::from_nanos(replying.load(Ordering::Relaxed)).as_secs_f64(),
                 engine: engine.stats(),
                 ..status.clone()
             };
@@ -132,8 +156,12 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
         vfs: vfs.clone(),
         guard,
         ttl: options.ttl,
-        background: u16::try_from(threads.saturating_mul(4).clamp(32, 1024)).unwrap_or(32),
+        background: match options.max_background {
+            0 => u16::try_from(threads.saturating_mul(4).clamp(32, 1024)).unwrap_or(32),
+            n => n,
+        },
         report: Box::new(report),
+        replying,
     };
 
     // Before the mount: a signal that comes in between waits instead of leaving a dead mount behind.
@@ -230,6 +258,7 @@ fn initial_status(options: &MountOptions, source: &Path, mount_point: &Path, sta
         read_bytes: 0,
         errors: 0,
         panics: 0,
+        reply_seconds: 0.0,
         inodes: 0,
         metadata_bytes: 0,
         engine: crate::engine::Stats::default(),

@@ -48,6 +48,8 @@ pub struct Status {
     pub errors: u64,
     /// Requests that ended in a panic; part of `errors`.
     pub panics: u64,
+    /// Time in which answers to reads were given, which is the kernel's copy into its pages; seconds, summed over threads.
+    pub reply_seconds: f64,
     /// Inodes that exist now.
     pub inodes: u64,
     /// Memory that headers and indexes of containers take, bytes.

@@ -108,6 +108,17 @@ impl FileSource {
         }
         Ok(done)
     }
+
+    /// Reads bytes at `offset` that the system has in memory, without waiting; `None` when it has none of them, or cannot
+    /// tell. May read fewer than there are.
+    #[must_use]
+    pub fn read_cached(&self, offset: u64, buf: &mut [u8]) -> Option<usize> {
+        if buf.is_empty() {
+            return Some(0);
+        }
+        let mut into = [std::io::IoSliceMut::new(buf)];
+        rustix::io::preadv2(&self.file, &mut into, offset, rustix::io::ReadWriteFlags::NOWAIT).ok()
+    }
 }
 
 impl ReadAt for FileSource {
@@ -129,5 +140,17 @@ impl ReadAt for FileSource {
             expected: offset.saturating_add(buf.len() as u64),
             got: offset.saturating_add(got as u64),
         })
+    }
+
+    fn will_need(&self, offset: u64, len: u64) {
+        let _ = rustix::fs::fadvise(&self.file, offset, std::num::NonZeroU64::new(len), Advice::WillNeed);
+    }
+
+    fn wont_need(&self, offset: u64, len: u64) {
+        // The first page is shared with what was read before it, the last with what comes next. Without a length the system
+        // would take it for the rest of the file.
+        if let Some(len) = std::num::NonZeroU64::new(len) {
+            let _ = rustix::fs::fadvise(&self.file, offset / 4096 * 4096, Some(len), Advice::DontNeed);
+        }
     }
 }

@@ -95,8 +95,21 @@ pub struct Vfs {
     table: Mutex<Table>,
     handles: RwLock<HashMap<Handle, Open>>,
     next_handle: AtomicU64,
+    counts: Arc<Counts>,
+}
+
+/// What was read.
+#[derive(Debug, Default)]
+struct Counts {
     reads: AtomicU64,
-    read_bytes: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl Counts {
+    fn add(&self, bytes: usize) {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -143,8 +156,7 @@ impl Vfs {
             engine,
             handles: RwLock::default(),
             next_handle: AtomicU64::new(1),
-            reads: AtomicU64::new(0),
-            read_bytes: AtomicU64::new(0),
+            counts: Arc::default(),
         })
     }
 
@@ -193,19 +205,37 @@ impl Vfs {
         Ok(self.keep(Open::File(open)))
     }
 
-    /// Up to `size` bytes at `offset`; fewer only at the end of the file, none beyond it.
+    /// Up to `size` bytes at `offset`; fewer only at the end of the file, none beyond it. Waits for them.
     ///
     /// # Errors
     /// [`Error::Io`] for a handle that is no open file; otherwise what the engine or the source says.
     pub fn read(&self, handle: Handle, offset: u64, size: u32) -> Result<Data> {
-        let open = self.handles.read().unwrap_or_else(PoisonError::into_inner).get(&handle).cloned();
-        let Some(Open::File(file)) = open else {
-            return Err(refuse("read", &self.config.source, Errno::BADF));
-        };
-        let data = file.read(offset, size as usize)?;
-        self.reads.fetch_add(1, Ordering::Relaxed);
-        self.read_bytes.fetch_add(data.len() as u64, Ordering::Relaxed);
+        let data = self.file(handle)?.read_waiting(&self.engine, offset, size as usize)?;
+        self.counts.add(data.len());
         Ok(data)
+    }
+
+    /// The same, given to `done`: at once when the bytes are in memory, otherwise from another thread, so that the caller
+    /// never waits. After a panic there, `done` is dropped without a call.
+    pub fn read_with(&self, handle: Handle, offset: u64, size: u32, done: impl FnOnce(Result<Data>) + Send + 'static) {
+        let file = match self.file(handle) {
+            Ok(file) => file,
+            Err(error) => return done(Err(error)),
+        };
+        let counts = Arc::clone(&self.counts);
+        file.read(&self.engine, offset, size as usize, move |result| {
+            if let Ok(data) = &result {
+                counts.add(data.len());
+            }
+            done(result);
+        });
+    }
+
+    fn file(&self, handle: Handle) -> Result<Arc<OpenFile>> {
+        match self.handles.read().unwrap_or_else(PoisonError::into_inner).get(&handle) {
+            Some(Open::File(file)) => Ok(Arc::clone(file)),
+            _ => Err(refuse("read", &self.config.source, Errno::BADF)),
+        }
     }
 
     /// Closes a handle. One that is not open is ignored.
@@ -272,8 +302,8 @@ impl Vfs {
         let (inodes, metadata_bytes) = lock(&self.table).sizes();
         VfsStats {
             open_files: self.handles.read().unwrap_or_else(PoisonError::into_inner).len() as u64,
-            reads: self.reads.load(Ordering::Relaxed),
-            read_bytes: self.read_bytes.load(Ordering::Relaxed),
+            reads: self.counts.reads.load(Ordering::Relaxed),
+            read_bytes: self.counts.bytes.load(Ordering::Relaxed),
             inodes: inodes as u64,
             metadata_bytes,
         }

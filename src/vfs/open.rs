@@ -1,13 +1,12 @@
 //! Open files and what reading them gives.
 
-use std::cell::RefCell;
 use std::fmt;
 use std::ops::Deref;
 use std::sync::{Arc, Weak};
 
 use super::lock;
 use super::tree::File;
-use crate::engine::{Bytes, Engine, Image};
+use crate::engine::{Buffer, Bytes, Engine, Image};
 use crate::error::{Error, Result};
 use crate::source::{FileSource, ReadAt};
 
@@ -63,26 +62,59 @@ impl OpenFile {
         Ok(open)
     }
 
-    /// Up to `size` bytes at `offset`; fewer only at the end of the file.
-    pub(super) fn read(&self, offset: u64, size: usize) -> Result<Data> {
-        match self {
-            Self::Image(image) => Ok(Data(Held::Image(image.read_at(offset, size)?))),
+    /// Gives up to `size` bytes at `offset` to `done`, fewer only at the end of the file: at once when they are in memory,
+    /// otherwise on another thread.
+    pub(super) fn read(
+        self: &Arc<Self>,
+        engine: &Engine,
+        offset: u64,
+        size: usize,
+        done: impl FnOnce(Result<Data>) + Send + 'static,
+    ) {
+        match &**self {
+            Self::Image(image) => {
+                image.read(offset, size, |bytes| done(bytes.map(|bytes| Data(Held::Image(bytes)))));
+            }
             Self::Plain(source) => {
-                // The size of this version, should somebody be appending to the file.
-                let rest = source.len().saturating_sub(offset);
-                let size = usize::try_from(rest).map_or(size, |rest| size.min(rest));
-                let mut buffer = BUFFER.take();
-                if buffer.len() < size {
-                    buffer.resize(size, 0);
+                let size = inside(source, offset, size);
+                let mut buffer = engine.buffer(size);
+                match source.read_cached(offset, &mut buffer) {
+                    Some(got) if got == size => done(Ok(Data(Held::Plain { buffer, len: size }))),
+                    _ => {
+                        let file = Arc::clone(self);
+                        let job = move || {
+                            if let Self::Plain(source) = &*file {
+                                done(read_plain(source, offset, buffer));
+                            }
+                        };
+                        // Apart from the numbers of containers, which count up from 1.
+                        engine.run(u64::MAX - source.identity().ino, Box::new(job));
+                    }
                 }
-                // Nothing to ask for beyond the end, where an offset may be more than the system takes.
-                let room = buffer.get_mut(..size).unwrap_or_default();
-                let got = if room.is_empty() { Ok(0) } else { source.read_at(offset, room) };
-                let data = Data(Held::Plain { buffer, len: *got.as_ref().unwrap_or(&0) });
-                got.map(|_| data)
             }
         }
     }
+
+    /// The same on this thread.
+    pub(super) fn read_waiting(&self, engine: &Engine, offset: u64, size: usize) -> Result<Data> {
+        match self {
+            Self::Image(image) => Ok(Data(Held::Image(image.read_at(offset, size)?))),
+            Self::Plain(source) => read_plain(source, offset, engine.buffer(inside(source, offset, size))),
+        }
+    }
+}
+
+/// How many of `size` bytes at `offset` this version has, should somebody be appending to the file.
+fn inside(source: &FileSource, offset: u64, size: usize) -> usize {
+    let rest = source.len().saturating_sub(offset);
+    usize::try_from(rest).map_or(size, |rest| size.min(rest))
+}
+
+/// Fills a buffer.
+fn read_plain(source: &FileSource, offset: u64, mut buffer: Buffer) -> Result<Data> {
+    // Nothing to ask for beyond the end, where an offset may be more than the system takes.
+    let len = if buffer.is_empty() { 0 } else { source.read_at(offset, &mut buffer)? };
+    Ok(Data(Held::Plain { buffer, len }))
 }
 
 fn is_gone(error: &std::io::Error) -> bool {
@@ -90,18 +122,12 @@ fn is_gone(error: &std::io::Error) -> bool {
     matches!(error.kind(), NotFound | NotADirectory | IsADirectory)
 }
 
-thread_local! {
-    // A request is at most 1 MiB and each session thread handles one at a time: the buffer is reused instead of
-    // being mapped, zeroed and unmapped for each read.
-    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
-
 /// Bytes that were read; derefs to `[u8]`.
 pub struct Data(Held);
 
 enum Held {
     Image(Bytes),
-    Plain { buffer: Vec<u8>, len: usize },
+    Plain { buffer: Buffer, len: usize },
 }
 
 impl Deref for Data {
@@ -118,14 +144,5 @@ impl Deref for Data {
 impl fmt::Debug for Data {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Data({} bytes)", self.len())
-    }
-}
-
-impl Drop for Data {
-    fn drop(&mut self) {
-        if let Held::Plain { buffer, .. } = &mut self.0 {
-            // Fails only while the thread ends, when there is nobody left to use it.
-            let _ = BUFFER.try_with(|slot| slot.replace(std::mem::take(buffer)));
-        }
     }
 }

@@ -133,7 +133,7 @@ pub fn container(data: &[u8]) {
     for tensor in container.tensors().iter().take(1000) {
         let _ = container.tensor_at(tensor.raw_offset);
     }
-    let image = Engine::new(EngineConfig { memory: MOST_READ }).image(Arc::clone(&container), source);
+    let image = Engine::new(EngineConfig { memory: MOST_READ, ..EngineConfig::default() }).image(Arc::clone(&container), source);
     for piece in container.pieces().take(32) {
         let (offset, len) = match piece {
             bsfs::format::Piece::Literal { raw_offset, range } => (raw_offset, range.len() as u64),
