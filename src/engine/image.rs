@@ -17,7 +17,7 @@ use crate::format::{Chunk, ChunkId, Container, Piece};
 use crate::source::ReadAt;
 
 /// What is decoded ahead of one stream at most, bytes, and as a part of the memory.
-const MOST_AHEAD: u64 = 16 << 20;
+const MOST_AHEAD: u64 = 8 << 20;
 const MEMORY_PER_STREAM: u64 = 8;
 /// Packed bytes that were read through are given up when there are so many: fewer calls.
 const GIVE_UP: u64 = 4 << 20;

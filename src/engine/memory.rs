@@ -12,7 +12,7 @@ use crate::format::ChunkId;
 
 /// Bytes of chunks that were read whole and are kept all the same: an eighth of the memory, at most this much. More would only
 /// push the buffers that are used next out of the processor's caches.
-const SPENT: u64 = 16 << 20;
+const SPENT: u64 = 8 << 20;
 
 /// A chunk of a container of this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
