@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # What the scripts share; source it first. It sets `set -euo pipefail` and a trap that undoes what the script began:
-# children, mounts and work directories, on success, on failure and on Ctrl-C alike.
+# children, mounts, control groups and work directories, on success, on failure and on Ctrl-C alike.
 set -euo pipefail
 
 SCRIPTS=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -32,7 +32,7 @@ help_wanted() {
 
 # ---- undoing ----
 
-_mounts=() _dirs=() _child=
+_mounts=() _dirs=() _child='' _servers=() _groups=() _io_added=
 
 _cleanup() {
     local status=$? at
@@ -50,6 +50,12 @@ _cleanup() {
     for at in ${_mounts[@]+"${_mounts[@]}"}; do
         unmount_lazily "$at"
     done
+    for at in ${_servers[@]+"${_servers[@]}"}; do
+        kill -KILL -- "-$at" 2>/dev/null || true
+    done
+    for at in ${_groups[@]+"${_groups[@]}"}; do
+        remove_group "$at" || printf '%s: the control group %s is still there\n' "${0##*/}" "$at" >&2
+    done
     for at in ${_dirs[@]+"${_dirs[@]}"}; do
         # never across a mount that could not be taken away
         rm -rf --one-file-system -- "$at" || true
@@ -62,10 +68,15 @@ trap 'exit 143' TERM
 trap 'exit 129' HUP
 
 # run COMMAND...: runs it so that a signal to the script ends it at once. (A shell waits for a foreground command before
-# it runs a trap.) Standard input is empty.
+# it runs a trap.) Standard input is empty. With GROUP set it runs in that control group, and so does what it leaves behind.
+GROUP=
 run() {
     local status=0
-    setsid "$@" </dev/null &
+    if [[ -n $GROUP ]]; then
+        { echo "$BASHPID" >"$GROUP/cgroup.procs" && exec setsid "$@"; } </dev/null &
+    else
+        setsid "$@" </dev/null &
+    fi
     _child=$!
     wait "$_child" || status=$?
     _child=
@@ -240,14 +251,51 @@ mount_bsfs() {
 }
 
 unmount_bsfs() {
-    local at rest=() gone
+    local gone
     gone=$(cd "$1" && pwd -P)
     run "$BSFS" unmount "$gone" >&2 || die "bsfs unmount $1 failed"
     [[ -z $(mount_type "$gone") ]] || die "bsfs unmount returned, but $1 is still mounted"
+    _forget_mount "$gone"
+}
+
+_forget_mount() {
+    local at rest=()
     for at in "${_mounts[@]}"; do
-        [[ $at == "$gone" ]] || rest+=("$at")
+        [[ $at == "$1" ]] || rest+=("$at")
     done
     _mounts=(${rest[@]+"${rest[@]}"})
+}
+
+# serve_mount VARIABLE MOUNTPOINT COMMAND...: starts a FUSE server that stays in the foreground, waits for its mount and puts
+# its process id into VARIABLE. It ends with the script at the latest.
+serve_mount() {
+    local at server tries
+    mkdir -p "$2"
+    at=$(cd "$2" && pwd -P)
+    _mounts+=("$at")
+    setsid "${@:3}" </dev/null >&2 &
+    server=$!
+    _servers+=("$server")
+    for ((tries = 0; tries < 300; tries++)); do
+        [[ -z $(mount_type "$at") ]] || break
+        kill -0 "$server" 2>/dev/null || break
+        sleep 0.1
+    done
+    [[ -n $(mount_type "$at") ]] || die "$3 did not mount $2"
+    printf -v "$1" %s "$server"
+}
+
+# end_served PID MOUNTPOINT: unmounts, and waits for the server to leave.
+end_served() {
+    local at rest=() gone
+    gone=$(cd "$2" && pwd -P)
+    fusermount3 -u -- "$gone" >&2 || die "$2 could not be unmounted"
+    wait "$1" || true
+    _forget_mount "$gone"
+    for at in "${_servers[@]}"; do
+        [[ $at == "$1" ]] || rest+=("$at")
+    done
+    _servers=(${rest[@]+"${rest[@]}"})
 }
 
 # The way out after a failure: works with a dead daemon, and with readers that still hold the mount.
@@ -255,6 +303,71 @@ unmount_lazily() {
     [[ -n $(mount_type "$1") ]] || return 0
     fusermount3 -u -z -- "$1" 2>/dev/null || as_root umount -l -- "$1" 2>/dev/null ||
         printf '%s: %s is still mounted; unmount it with: fusermount3 -u -z %s\n' "${0##*/}" "$1" "$1" >&2
+}
+
+# ---- slow disks ----
+
+# disk_of DIR: MAJOR:MINOR of the whole disk that holds DIR; limits are not for partitions.
+disk_of() {
+    local at source
+    read -r at source < <(findmnt -nvo MAJ:MIN,SOURCE -T "$1") || true
+    # a file system on several disks shows a number of its own
+    if [[ ! -e /sys/dev/block/$at && -b ${source:-} ]]; then at=$(lsblk -dnro MAJ:MIN "$source"); fi
+    [[ -n $at && -e /sys/dev/block/$at ]] || return 1
+    if [[ -e /sys/dev/block/$at/partition ]]; then at=$(<"/sys/dev/block/$at/../dev"); fi
+    printf %s "$at"
+}
+
+# disk_group VARIABLE DIR RATE: a new control group, put into VARIABLE, whose processes together get RATE bytes per second from
+# the disk of DIR; removed at the end. Returns 1, with the reason in `why`, where that cannot be had.
+disk_group() {
+    local disk root parent own made
+    ((EUID == 0)) || { why="only root can hold back a disk"; return 1; }
+    disk=$(disk_of "$2") || { why="$2 is on no disk of its own"; return 1; }
+    root=$(awk '$3 == "cgroup" && "," $4 "," ~ /,blkio,/ { print $2; exit }' /proc/self/mounts)
+    if [[ -n $root ]]; then
+        # in a container the path may be one of the host, not seen from here
+        own=$(awk -F: '"," $2 "," ~ /,blkio,/ { print $3 }' /proc/self/cgroup)
+        parent=$root${own%/}
+        [[ -d $parent ]] || parent=$root
+    else
+        # a group with processes may not have limited ones below it, so the root's
+        parent=$(awk '$3 == "cgroup2" { print $2; exit }' /proc/self/mounts)
+        grep -qw io "$parent/cgroup.controllers" 2>/dev/null || { why="no control groups that limit disks"; return 1; }
+        if ! grep -qw io "$parent/cgroup.subtree_control"; then
+            { echo +io >"$parent/cgroup.subtree_control"; } 2>/dev/null || { why="$parent does not hand on limits of disks"; return 1; }
+            _io_added=$parent
+        fi
+    fi
+    made=$parent/bsfs-${0##*/}.$$.${#_groups[@]}
+    mkdir "$made" 2>/dev/null || { why="$made cannot be made"; return 1; }
+    _groups+=("$made")
+    if [[ -n $root ]]; then
+        { echo "$disk $3" >"$made/blkio.throttle.read_bps_device"; } 2>/dev/null
+    else
+        { echo "$disk rbps=$3" >"$made/io.max"; } 2>/dev/null
+    fi || { why="the disk $disk takes no limit"; return 1; }
+    printf -v "$1" %s "$made"
+}
+
+# remove_group GROUP: what still runs in it goes to the group above.
+remove_group() {
+    local pid at rest=()
+    for at in ${_groups[@]+"${_groups[@]}"}; do
+        [[ $at == "$1" ]] || rest+=("$at")
+    done
+    _groups=(${rest[@]+"${rest[@]}"})
+    if [[ -d $1 ]]; then
+        while read -r pid; do
+            # it may be gone by now
+            { echo "$pid" >"${1%/*}/cgroup.procs"; } 2>/dev/null || true
+        done <"$1/cgroup.procs"
+        rmdir "$1" || return
+    fi
+    if [[ -n $_io_added && ${#_groups[@]} == 0 ]]; then
+        { echo -io >"$_io_added/cgroup.subtree_control"; } 2>/dev/null || true
+        _io_added=
+    fi
 }
 
 # ---- numbers and tables ----
