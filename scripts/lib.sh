@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # What the scripts share; source it first. It sets `set -euo pipefail` and a trap that undoes what the script began:
-# children, mounts and work directories, on success, on failure and on Ctrl-C alike.
+# children, mounts, memory groups and work directories, on success, on failure and on Ctrl-C alike.
 set -euo pipefail
 
 SCRIPTS=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -32,7 +32,7 @@ help_wanted() {
 
 # ---- undoing ----
 
-_mounts=() _dirs=() _child=
+_mounts=() _dirs=() _groups=() _child=
 
 _cleanup() {
     local status=$? at
@@ -49,6 +49,9 @@ _cleanup() {
     fi
     for at in ${_mounts[@]+"${_mounts[@]}"}; do
         unmount_lazily "$at"
+    done
+    for at in ${_groups[@]+"${_groups[@]}"}; do
+        remove_group "$at"
     done
     for at in ${_dirs[@]+"${_dirs[@]}"}; do
         # never across a mount that could not be taken away
@@ -255,6 +258,68 @@ unmount_lazily() {
     [[ -n $(mount_type "$1") ]] || return 0
     fusermount3 -u -z -- "$1" 2>/dev/null || as_root umount -l -- "$1" 2>/dev/null ||
         printf '%s: %s is still mounted; unmount it with: fusermount3 -u -z %s\n' "${0##*/}" "$1" "$1" >&2
+}
+
+# ---- memory groups ----
+
+# Where the script itself is, and where groups are made.
+_group_home='' _group_top=''
+
+# memory_group VARIABLE BYTES: makes a control group with a limit of memory, removed at the end, and puts its directory into
+# VARIABLE. Status 1 if this machine has none to give.
+memory_group() {
+    local made limit=memory.max v1=/sys/fs/cgroup/memory v2=/sys/fs/cgroup
+    if [[ -e $v1/memory.limit_in_bytes ]]; then
+        limit=memory.limit_in_bytes
+        _group_home=$v1$(awk -F : '$2 ~ /(^|,)memory(,|$)/ { print $3; exit }' /proc/self/cgroup)
+        # a container may see its own group as the root
+        [[ -e $_group_home/cgroup.procs ]] || _group_home=$v1
+        _group_top=$_group_home
+    elif grep -qw memory "$v2/cgroup.controllers" 2>/dev/null; then
+        _group_home=$v2$(awk -F : '$1 == 0 { print $3; exit }' /proc/self/cgroup)
+        [[ -e $_group_home/cgroup.procs ]] || _group_home=$v2
+        # a group with processes of its own cannot hand memory on to groups below it, the root can
+        _group_top=$v2
+        grep -qw memory "$v2/cgroup.subtree_control" || { echo +memory >"$v2/cgroup.subtree_control"; } 2>/dev/null || return 1
+    else
+        return 1
+    fi
+    made=$_group_top/bsfs-${0##*/}.$$
+    mkdir "$made" 2>/dev/null || return 1
+    _groups+=("$made")
+    { echo "$2" >"$made/$limit"; } 2>/dev/null || return 1
+    # what is swapped out counts too; with v1 some kernels count no shortage where both limits are set
+    if [[ -e $made/memory.swap.max ]]; then echo 0 >"$made/memory.swap.max"; fi
+    if [[ -e $made/memory.memsw.limit_in_bytes && $(wc -l </proc/swaps) -gt 1 ]]; then
+        echo "$2" >"$made/memory.memsw.limit_in_bytes"
+    fi
+    printf -v "$1" %s "$made"
+}
+
+# enter_group DIR: the script and what it starts from now on are in the group. What runs already stays where it is.
+enter_group() { echo $$ >"$1/cgroup.procs"; }
+leave_group() { [[ -z $_group_home ]] || echo $$ >"$_group_home/cgroup.procs"; }
+
+remove_group() {
+    local at
+    leave_group
+    # a daemon ends a little after its mount
+    for ((at = 0; at < 50; at++)); do
+        rmdir -- "$1" 2>/dev/null && return 0
+        sleep 0.1
+    done
+    printf '%s: the group %s is still in use; remove it with: rmdir %s\n' "${0##*/}" "$1" "$1" >&2
+}
+
+# group_counts DIR: how often memory was short, how many processes were killed for it, and the most that was used.
+group_counts() {
+    if [[ -e $1/memory.failcnt ]]; then
+        printf '%s %s %s\n' "$(cat "$1/memory.failcnt")" \
+            "$(awk '$1 == "oom_kill" { n = $2 } END { print n + 0 }' "$1/memory.oom_control")" "$(cat "$1/memory.max_usage_in_bytes")"
+    else
+        printf '%s %s %s\n' "$(awk '$1 == "max" { print $2 }' "$1/memory.events")" \
+            "$(awk '$1 == "oom_kill" { print $2 }' "$1/memory.events")" "$(cat "$1/memory.peak" 2>/dev/null || echo 0)"
+    fi
 }
 
 # ---- numbers and tables ----
