@@ -350,9 +350,10 @@ disk_group() {
     printf -v "$1" %s "$made"
 }
 
-# remove_group GROUP: what still runs in it goes to the group above.
+# remove_group GROUP: the script leaves it; what still runs in it goes to the group above.
 remove_group() {
     local pid at rest=()
+    leave_group
     for at in ${_groups[@]+"${_groups[@]}"}; do
         [[ $at == "$1" ]] || rest+=("$at")
     done
@@ -367,6 +368,57 @@ remove_group() {
     if [[ -n $_io_added && ${#_groups[@]} == 0 ]]; then
         { echo -io >"$_io_added/cgroup.subtree_control"; } 2>/dev/null || true
         _io_added=
+    fi
+}
+
+# ---- memory groups ----
+
+# Where the script itself is, and where groups are made.
+_group_home='' _group_top=''
+
+# memory_group VARIABLE BYTES: makes a control group with a limit of memory, removed at the end, and puts its directory into
+# VARIABLE. Status 1 if this machine has none to give.
+memory_group() {
+    local made limit=memory.max v1=/sys/fs/cgroup/memory v2=/sys/fs/cgroup
+    if [[ -e $v1/memory.limit_in_bytes ]]; then
+        limit=memory.limit_in_bytes
+        _group_home=$v1$(awk -F : '$2 ~ /(^|,)memory(,|$)/ { print $3; exit }' /proc/self/cgroup)
+        # a container may see its own group as the root
+        [[ -e $_group_home/cgroup.procs ]] || _group_home=$v1
+        _group_top=$_group_home
+    elif grep -qw memory "$v2/cgroup.controllers" 2>/dev/null; then
+        _group_home=$v2$(awk -F : '$1 == 0 { print $3; exit }' /proc/self/cgroup)
+        [[ -e $_group_home/cgroup.procs ]] || _group_home=$v2
+        # a group with processes of its own cannot hand memory on to groups below it, the root can
+        _group_top=$v2
+        grep -qw memory "$v2/cgroup.subtree_control" || { echo +memory >"$v2/cgroup.subtree_control"; } 2>/dev/null || return 1
+    else
+        return 1
+    fi
+    made=$_group_top/bsfs-${0##*/}.$$
+    mkdir "$made" 2>/dev/null || return 1
+    _groups+=("$made")
+    { echo "$2" >"$made/$limit"; } 2>/dev/null || return 1
+    # what is swapped out counts too; with v1 some kernels count no shortage where both limits are set
+    if [[ -e $made/memory.swap.max ]]; then echo 0 >"$made/memory.swap.max"; fi
+    if [[ -e $made/memory.memsw.limit_in_bytes && $(wc -l </proc/swaps) -gt 1 ]]; then
+        echo "$2" >"$made/memory.memsw.limit_in_bytes"
+    fi
+    printf -v "$1" %s "$made"
+}
+
+# enter_group DIR: the script and what it starts from now on are in the group. What runs already stays where it is.
+enter_group() { echo $$ >"$1/cgroup.procs"; }
+leave_group() { [[ -z $_group_home ]] || echo $$ >"$_group_home/cgroup.procs"; }
+
+# group_counts DIR: how often memory was short, how many processes were killed for it, and the most that was used.
+group_counts() {
+    if [[ -e $1/memory.failcnt ]]; then
+        printf '%s %s %s\n' "$(cat "$1/memory.failcnt")" \
+            "$(awk '$1 == "oom_kill" { n = $2 } END { print n + 0 }' "$1/memory.oom_control")" "$(cat "$1/memory.max_usage_in_bytes")"
+    else
+        printf '%s %s %s\n' "$(awk '$1 == "max" { print $2 }' "$1/memory.events")" \
+            "$(awk '$1 == "oom_kill" { print $2 }' "$1/memory.events")" "$(cat "$1/memory.peak" 2>/dev/null || echo 0)"
     fi
 }
 
