@@ -3,6 +3,8 @@
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
+use memmap2::MmapMut;
+
 use super::sync::{AtomicU64, Mutex, Ordering, lock};
 
 /// Buffers that may wait to be used again.
@@ -13,7 +15,7 @@ const STEP: usize = 64 << 10;
 /// Where buffers come from. It counts all of them: those in use and those that wait.
 #[derive(Debug)]
 pub struct Pool {
-    spare: Mutex<Vec<Vec<u8>>>,
+    spare: Mutex<Vec<Memory>>,
     held: AtomicU64,
     limit: u64,
 }
@@ -21,9 +23,35 @@ pub struct Pool {
 /// Memory from a pool, given back when it is dropped. Derefs to as many bytes as were asked for.
 #[derive(Debug)]
 pub struct Buffer {
-    bytes: Vec<u8>,
+    bytes: Memory,
     len: usize,
     pool: Arc<Pool>,
+}
+
+/// Memory of a buffer. Pages of its own, which the system has back as soon as it is dropped; an allocator would keep them, and
+/// one heap for each thread, beside all that is counted here.
+#[derive(Debug)]
+enum Memory {
+    Pages(MmapMut),
+    Heap(Vec<u8>),
+}
+
+impl Memory {
+    fn new(len: usize) -> Self {
+        let pages = (len >= STEP).then(|| MmapMut::map_anon(len).ok()).flatten();
+        pages.map_or_else(|| Self::Heap(vec![0; len]), Self::Pages)
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Pages(pages) => pages,
+            Self::Heap(bytes) => bytes,
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.bytes().len()
+    }
 }
 
 /// The capacity of a buffer for `len` bytes.
@@ -49,7 +77,7 @@ impl Pool {
 
     /// Whether a buffer of `len` bytes would stay within the bound. Buffers that wait do not count: they can be had or let go.
     pub fn has_room(&self, len: usize) -> bool {
-        let spare: usize = lock(&self.spare).iter().map(Vec::len).sum();
+        let spare: usize = lock(&self.spare).iter().map(Memory::len).sum();
         self.held().saturating_sub(spare as u64) + capacity(len) as u64 <= self.limit
     }
 
@@ -70,7 +98,7 @@ impl Pool {
         drop(spare);
         drop(dropped);
         self.held.fetch_add(need as u64, Ordering::Relaxed);
-        Buffer { bytes: vec![0; need], len, pool: Arc::clone(self) }
+        Buffer { bytes: Memory::new(need), len, pool: Arc::clone(self) }
     }
 }
 
@@ -85,19 +113,23 @@ impl Deref for Buffer {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        self.bytes.get(..self.len).unwrap_or_default()
+        self.bytes.bytes().get(..self.len).unwrap_or_default()
     }
 }
 
 impl DerefMut for Buffer {
     fn deref_mut(&mut self) -> &mut [u8] {
-        self.bytes.get_mut(..self.len).unwrap_or_default()
+        let bytes = match &mut self.bytes {
+            Memory::Pages(pages) => pages.as_mut(),
+            Memory::Heap(bytes) => bytes,
+        };
+        bytes.get_mut(..self.len).unwrap_or_default()
     }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        let bytes = std::mem::take(&mut self.bytes);
+        let bytes = std::mem::replace(&mut self.bytes, Memory::Heap(Vec::new()));
         let mut spare = lock(&self.pool.spare);
         if self.pool.held() <= self.pool.limit && spare.len() < SPARE {
             spare.push(bytes);

@@ -64,13 +64,14 @@ impl Engine {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             n => n,
         };
-        let pool = buffer::Pool::new(config.memory);
+        let memory = config.memory;
+        let pool = buffer::Pool::new(memory);
         Arc::new(Self {
             config,
             chunks: flight::Chunks::new(Arc::clone(&pool)),
             pool,
             counters: stats::Counters::default(),
-            workers: workers::Workers::new(threads),
+            workers: workers::Workers::new(threads, memory),
         })
     }
 

@@ -9,10 +9,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-/// Threads at most. Most of them wait for a source when there are so many.
-const THREADS: usize = 64;
-/// Threads that one file may use for its readers.
-const PER_FILE: usize = 16;
+/// Threads at most where there are few cores. Most of them wait for a source when there are so many.
+const THREADS: usize = 32;
+/// What a thread may need for a reader, beside the cache: packed and decoded chunk, the answer, tables; bytes.
+const PER_THREAD: u64 = 4 << 20;
+/// What all of them may need beside the memory that the user gave, bytes.
+const BESIDE: u64 = 32 << 20;
+/// A file may use one in so many threads for its readers.
+const SHARE: usize = 4;
 /// Work ahead that waits at most; the oldest is dropped, for its reader has gone on.
 const QUEUE: usize = 1024;
 /// A thread without work ends after this long.
@@ -40,6 +44,9 @@ struct Shared {
     state: Mutex<State>,
     wake: Condvar,
     cores: usize,
+    /// Jobs for readers that run at once, at most, and those of one file.
+    most: usize,
+    per_file: usize,
 }
 
 /// The threads. They are made when there is work, and end after a while without, or when this is dropped.
@@ -74,15 +81,16 @@ enum Turn {
 }
 
 impl State {
-    fn next(&mut self, cores: usize) -> Option<Turn> {
-        let free = |(file, _): &(u64, Job)| self.files.get(file).copied().unwrap_or(0) < PER_FILE;
-        if let Some(at) = self.demand.iter().position(free)
+    fn next(&mut self, Shared { cores, most, per_file, .. }: &Shared) -> Option<Turn> {
+        let free = |(file, _): &(u64, Job)| self.files.get(file).is_none_or(|running| running < per_file);
+        if self.files.values().sum::<usize>() < *most
+            && let Some(at) = self.demand.iter().position(free)
             && let Some((file, job)) = self.demand.remove(at)
         {
             *self.files.entry(file).or_default() += 1;
             return Some(Turn::Demand(file, job));
         }
-        if self.running_ahead + self.decoding < cores
+        if self.running_ahead + self.decoding < *cores
             && let Some(job) = self.ahead.pop_front()
         {
             self.running_ahead += 1;
@@ -93,10 +101,13 @@ impl State {
 }
 
 impl Workers {
-    /// Threads for a machine of `cores` cores.
-    pub fn new(cores: usize) -> Self {
-        let state = Mutex::default();
-        Self(Arc::new(Shared { state, wake: Condvar::new(), cores: cores.max(1) }))
+    /// Threads for a machine of `cores` cores, and as many as fit `memory` (bytes) and some beside it.
+    pub fn new(cores: usize, memory: u64) -> Self {
+        let cores = cores.max(1);
+        let fit = usize::try_from(memory.saturating_add(BESIDE) / PER_THREAD).unwrap_or(usize::MAX);
+        let most = fit.clamp(SHARE, THREADS.max(2 * cores));
+        let (state, wake, per_file) = (Mutex::default(), Condvar::new(), most / SHARE);
+        Self(Arc::new(Shared { state, wake, cores, most, per_file }))
     }
 
     /// Does `job` for a reader of `file`, as soon as possible. When no thread can be made it is done before this returns.
@@ -140,7 +151,7 @@ impl Workers {
     /// Sees to it that somebody can take one more job. `false` when there is no thread and none can be made.
     fn staff(&self, state: &mut State) -> bool {
         let waiting = state.demand.len() + state.ahead.len().min(self.0.cores);
-        if state.idle > waiting || state.threads >= THREADS {
+        if state.idle > waiting || state.threads >= self.0.most + self.0.cores {
             return true;
         }
         let shared = Arc::clone(&self.0);
@@ -167,7 +178,7 @@ fn work(shared: &Shared) {
         if state.stopped {
             break;
         }
-        let Some(turn) = state.next(shared.cores) else {
+        let Some(turn) = state.next(shared) else {
             state.idle += 1;
             let waited = shared.wake.wait_timeout(state, PATIENCE).unwrap_or_else(PoisonError::into_inner);
             state = waited.0;
@@ -212,7 +223,7 @@ mod tests {
 
     #[test]
     fn a_file_that_hangs_leaves_threads_to_others() {
-        let workers = Workers::new(2);
+        let workers = Workers::new(2, 256 << 20);
         let (release, hanging) = mpsc::channel::<()>();
         let hanging = Arc::new(Mutex::new(hanging));
         for _ in 0..200 {
@@ -231,7 +242,7 @@ mod tests {
 
     #[test]
     fn readers_come_before_work_ahead_and_a_panic_ends_only_its_job() {
-        let workers = Workers::new(1);
+        let workers = Workers::new(1, 0);
         let (done, order) = mpsc::channel();
         let guard = workers.demanding();
         let say = |word: &'static str| {
