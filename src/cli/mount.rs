@@ -42,7 +42,7 @@ pub struct MountArgs {
     #[arg(long, value_name = "DIR", help_heading = "Memory and cache")]
     pub cache_dir: Option<PathBuf>,
     /// Largest readahead of the kernel, in bytes or with K, M (takes effect for root only)
-    #[arg(long, value_name = "SIZE", default_value = "1M", value_parser = parse_size, help_heading = "Memory and cache")]
+    #[arg(long, value_name = "SIZE", default_value = "2M", value_parser = parse_size, help_heading = "Memory and cache")]
     pub readahead: u64,
     /// Threads that decode, and threads that take requests [default: one of each for each core]
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, help_heading = "Memory and cache")]

@@ -1,7 +1,7 @@
 //! One open container as a flat range of bytes: the original file.
 
 use std::ops::{Deref, Range};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -62,6 +62,9 @@ struct Open {
     streams: Mutex<Streams>,
     /// Packed bytes that were read through and not yet given up.
     read_through: Mutex<Range<u64>>,
+    /// Reads so far, and how many there were when each chunk was last read; they wrap.
+    clock: AtomicU32,
+    last_read: Box<[AtomicU32]>,
     /// Nobody will read any more; answers that are under way are still given.
     closed: AtomicBool,
 }
@@ -75,8 +78,9 @@ impl std::fmt::Debug for Image {
 impl Image {
     pub(super) fn new(engine: Arc<Engine>, container: Arc<Container>, source: Arc<dyn ReadAt>) -> Self {
         let (streams, read_through) = (Mutex::default(), Mutex::new(0..0));
-        let closed = AtomicBool::new(false);
-        Self(Arc::new(Open { engine, container, source, streams, read_through, closed }))
+        let (clock, closed) = (AtomicU32::new(1), AtomicBool::new(false));
+        let last_read = (0..container.chunk_count()).map(|_| AtomicU32::new(0)).collect();
+        Self(Arc::new(Open { engine, container, source, streams, read_through, clock, last_read, closed }))
     }
 
     /// Length of the original, bytes.
@@ -139,16 +143,13 @@ impl Image {
         drop(streams);
         let Some(plan) = plan else { return };
         let chunks: Vec<Chunk> = open.chunks(plan.start, plan.end.min(self.len())).collect();
-        if let (Some(first), Some(last)) = (chunks.first(), chunks.last()) {
-            let end = last.packed_offset + u64::from(last.packed_len);
-            open.source.will_need(first.packed_offset, end.saturating_sub(first.packed_offset));
-        }
+        let planned = open.clock.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
         let jobs = chunks.into_iter().map(|chunk| {
             // Closing the file is the end of the work for it.
             let open = Arc::downgrade(open);
             Box::new(move || {
                 if let Some(open) = open.upgrade().filter(|open| !open.closed.load(Ordering::Relaxed)) {
-                    open.decode_ahead(&chunk);
+                    open.decode_ahead(&chunk, planned);
                 }
             }) as Job
         });
@@ -256,6 +257,9 @@ impl Open {
     fn chunk(&self, chunk: &Chunk, read: usize) -> Result<Raw> {
         let counters = &self.engine.counters;
         let start = Instant::now();
+        if let Some(at) = self.last_read.get(chunk.id.0 as usize) {
+            at.store(self.clock.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
         let result = self.engine.chunks.get(self.key(chunk.id), read, || {
             Counters::add(&counters.misses, 1);
             let _demanding = self.engine.workers.demanding();
@@ -278,7 +282,12 @@ impl Open {
         Ok(raw)
     }
 
-    fn decode_ahead(&self, chunk: &Chunk) {
+    /// Decodes a chunk that was planned when the clock stood at `planned`, unless its readers were faster.
+    fn decode_ahead(&self, chunk: &Chunk, planned: u32) {
+        let read = self.last_read.get(chunk.id.0 as usize).map_or(0, |at| at.load(Ordering::Relaxed));
+        if read.wrapping_sub(planned).cast_signed() >= 0 {
+            return;
+        }
         let (pool, counters) = (&self.engine.pool, &self.engine.counters);
         let need = (chunk.packed_len + chunk.raw_len) as usize;
         let decode = || decode::chunk(&self.container, &*self.source, chunk, (pool, counters));

@@ -1,7 +1,7 @@
 //! The threads that read and decode: what somebody waits for first, then what will be asked for.
 //!
 //! Readers that wait never queue behind work ahead, nor behind other files: a file may use only a part of the threads, so a
-//! source that hangs stalls its own readers. Work ahead runs on as many threads as there are cores, less those that decode
+//! source that hangs stalls its own readers. Work ahead runs on two threads more than there are cores, less those that decode
 //! for readers.
 
 use std::collections::{HashMap, VecDeque};
@@ -17,6 +17,8 @@ const PER_THREAD: u64 = 4 << 20;
 const BESIDE: u64 = 32 << 20;
 /// A file may use one in so many threads for its readers.
 const SHARE: usize = 4;
+/// Threads beyond the cores that work ahead: those that wait for packed bytes leave a core to others.
+const READING: usize = 2;
 /// Work ahead that waits at most; the oldest is dropped, for its reader has gone on.
 const QUEUE: usize = 1024;
 /// A thread without work ends after this long.
@@ -90,7 +92,7 @@ impl State {
             *self.files.entry(file).or_default() += 1;
             return Some(Turn::Demand(file, job));
         }
-        if self.running_ahead + self.decoding < *cores
+        if self.running_ahead + self.decoding < *cores + READING
             && let Some(job) = self.ahead.pop_front()
         {
             self.running_ahead += 1;
@@ -244,7 +246,7 @@ mod tests {
     fn readers_come_before_work_ahead_and_a_panic_ends_only_its_job() {
         let workers = Workers::new(1, 0);
         let (done, order) = mpsc::channel();
-        let guard = workers.demanding();
+        let guards: Vec<_> = (0..=READING).map(|_| workers.demanding()).collect();
         let say = |word: &'static str| {
             let done = done.clone();
             Box::new(move || done.send(word).unwrap()) as Job
@@ -253,8 +255,11 @@ mod tests {
         workers.demand(1, Box::new(|| panic!("on purpose")));
         workers.demand(1, say("reader"));
         assert_eq!(order.recv_timeout(SOON), Ok("reader"));
-        assert!(order.recv_timeout(Duration::from_millis(50)).is_err(), "the only core decodes for a reader");
-        drop(guard);
+        assert!(
+            order.recv_timeout(Duration::from_millis(50)).is_err(),
+            "all threads that may decode do so for readers"
+        );
+        drop(guards);
         assert_eq!(order.recv_timeout(SOON), Ok("ahead"));
         let begun = Instant::now();
         drop(workers);

@@ -142,10 +142,6 @@ impl ReadAt for FileSource {
         })
     }
 
-    fn will_need(&self, offset: u64, len: u64) {
-        let _ = rustix::fs::fadvise(&self.file, offset, std::num::NonZeroU64::new(len), Advice::WillNeed);
-    }
-
     fn wont_need(&self, offset: u64, len: u64) {
         // The first page is shared with what was read before it, the last with what comes next. Without a length the system
         // would take it for the rest of the file.
