@@ -287,7 +287,7 @@ fn the_mount_table_says_what_it_is() {
     if unsafe { libc::geteuid() } == 0 {
         let dev = fs::metadata(&mount.point).unwrap().dev();
         let path = format!("/sys/class/bdi/{}:{}/read_ahead_kb", libc::major(dev), libc::minor(dev));
-        assert_eq!(fs::read_to_string(path).unwrap().trim(), "1024");
+        assert_eq!(fs::read_to_string(path).unwrap().trim(), "2048");
     }
 }
 

@@ -123,9 +123,18 @@ impl Image {
             // Gone again by now only if memory is very short; then it is decoded here.
             return done(self.0.read(offset, size));
         }
+        let workers = &self.0.engine.workers;
         let open = Arc::clone(&self.0);
         let job = move || done(open.read(offset, size));
-        self.0.engine.workers.demand(self.0.container.id(), Box::new(job));
+        workers.demand(self.0.container.id(), Box::new(job));
+        // Further chunks of the same read meanwhile on other threads, which the first one finds done or waits for.
+        for chunk in self.0.chunks(offset, offset + len).skip(1) {
+            if !self.0.engine.chunks.have([self.0.key(chunk.id)]) {
+                let open = Arc::clone(&self.0);
+                let planned = open.clock.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+                workers.demand(self.0.container.id(), Box::new(move || open.decode_ahead(&chunk, planned)));
+            }
+        }
         self.ahead(offset..offset + len);
     }
 
