@@ -21,6 +21,11 @@ const MOST_AHEAD: u64 = 8 << 20;
 const MEMORY_PER_STREAM: u64 = 8;
 /// Packed bytes that were read through are given up when there are so many: fewer calls.
 const GIVE_UP: u64 = 4 << 20;
+/// Unit of the clock of an image, bytes; each read is one at least.
+const TICK: u64 = 64 << 10;
+/// A chunk that was read less than so many ticks ago (64 MiB) need not be decoded ahead: of readers that take blocks in turn,
+/// one looks ahead to where another was.
+const RECENT: u32 = 1024;
 /// What the null backend answers with.
 static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
 
@@ -62,7 +67,7 @@ struct Open {
     streams: Mutex<Streams>,
     /// Packed bytes that were read through and not yet given up.
     read_through: Mutex<Range<u64>>,
-    /// Reads so far, and how many there were when each chunk was last read; they wrap.
+    /// What was read so far, in [`TICK`]s, and where that stood when each chunk was last read; they wrap.
     clock: AtomicU32,
     last_read: Box<[AtomicU32]>,
     /// Nobody will read any more; answers that are under way are still given.
@@ -78,7 +83,7 @@ impl std::fmt::Debug for Image {
 impl Image {
     pub(super) fn new(engine: Arc<Engine>, container: Arc<Container>, source: Arc<dyn ReadAt>) -> Self {
         let (streams, read_through) = (Mutex::default(), Mutex::new(0..0));
-        let (clock, closed) = (AtomicU32::new(1), AtomicBool::new(false));
+        let (clock, closed) = (AtomicU32::new(2 * RECENT), AtomicBool::new(false));
         let last_read = (0..container.chunk_count()).map(|_| AtomicU32::new(0)).collect();
         Self(Arc::new(Open { engine, container, source, streams, read_through, clock, last_read, closed }))
     }
@@ -118,6 +123,7 @@ impl Image {
         if self.0.engine.config.null {
             return done(Ok(self.0.zeros(len as usize)));
         }
+        self.0.clock.fetch_add((len / TICK) as u32 + 1, Ordering::Relaxed);
         if self.0.at_hand(offset, len) {
             self.ahead(offset..offset + len);
             // Gone again by now only if memory is very short; then it is decoded here.
@@ -131,7 +137,7 @@ impl Image {
         for chunk in self.0.chunks(offset, offset + len).skip(1) {
             if !self.0.engine.chunks.have([self.0.key(chunk.id)]) {
                 let open = Arc::clone(&self.0);
-                let planned = open.clock.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+                let planned = open.clock.load(Ordering::Relaxed);
                 workers.demand(self.0.container.id(), Box::new(move || open.decode_ahead(&chunk, planned)));
             }
         }
@@ -152,7 +158,7 @@ impl Image {
         drop(streams);
         let Some(plan) = plan else { return };
         let chunks: Vec<Chunk> = open.chunks(plan.start, plan.end.min(self.len())).collect();
-        let planned = open.clock.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+        let planned = open.clock.load(Ordering::Relaxed);
         let jobs = chunks.into_iter().map(|chunk| {
             // Closing the file is the end of the work for it.
             let open = Arc::downgrade(open);
@@ -294,7 +300,8 @@ impl Open {
     /// Decodes a chunk that was planned when the clock stood at `planned`, unless its readers were faster.
     fn decode_ahead(&self, chunk: &Chunk, planned: u32) {
         let read = self.last_read.get(chunk.id.0 as usize).map_or(0, |at| at.load(Ordering::Relaxed));
-        if read.wrapping_sub(planned).cast_signed() >= 0 {
+        let now = self.clock.load(Ordering::Relaxed);
+        if now.wrapping_sub(read) < RECENT || read.wrapping_sub(planned).cast_signed() >= 0 {
             return;
         }
         let (pool, counters) = (&self.engine.pool, &self.engine.counters);
