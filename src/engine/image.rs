@@ -134,7 +134,11 @@ impl Image {
         let job = move || done(open.read(offset, size));
         workers.demand(self.0.container.id(), Box::new(job));
         // Further chunks of the same read meanwhile on other threads, which the first one finds done or waits for.
-        for chunk in self.0.chunks(offset, offset + len).skip(1) {
+        let chunks: Vec<Chunk> = self.0.chunks(offset, offset + len).collect();
+        if chunks.len() > 1 {
+            self.0.will_need(&chunks);
+        }
+        for chunk in chunks.into_iter().skip(1) {
             if !self.0.engine.chunks.have([self.0.key(chunk.id)]) {
                 let open = Arc::clone(&self.0);
                 let planned = open.clock.load(Ordering::Relaxed);
@@ -158,6 +162,7 @@ impl Image {
         drop(streams);
         let Some(plan) = plan else { return };
         let chunks: Vec<Chunk> = open.chunks(plan.start, plan.end.min(self.len())).collect();
+        open.will_need(&chunks);
         let planned = open.clock.load(Ordering::Relaxed);
         let jobs = chunks.into_iter().map(|chunk| {
             // Closing the file is the end of the work for it.
@@ -197,6 +202,14 @@ impl Open {
             }
             None
         })
+    }
+
+    /// Says that neighbouring chunks will be read: one long read is faster than several.
+    fn will_need(&self, chunks: &[Chunk]) {
+        if let (Some(first), Some(last)) = (chunks.first(), chunks.last()) {
+            let end = last.packed_offset + u64::from(last.packed_len);
+            self.source.will_need(first.packed_offset, end.saturating_sub(first.packed_offset));
+        }
     }
 
     fn key(&self, chunk: ChunkId) -> Key {

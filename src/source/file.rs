@@ -92,6 +92,11 @@ impl FileSource {
         let _ = rustix::fs::fadvise(&self.file, 0, None, Advice::Sequential);
     }
 
+    /// Tells the kernel that each read asks for all that is wanted: nothing is read ahead.
+    pub fn advise_random(&self) {
+        let _ = rustix::fs::fadvise(&self.file, 0, None, Advice::Random);
+    }
+
     /// Reads at most `buf.len()` bytes at `offset`; fewer only at the end of the file.
     ///
     /// # Errors
@@ -140,6 +145,12 @@ impl ReadAt for FileSource {
             expected: offset.saturating_add(buf.len() as u64),
             got: offset.saturating_add(got as u64),
         })
+    }
+
+    fn will_need(&self, offset: u64, len: u64) {
+        if let Some(len) = std::num::NonZeroU64::new(len) {
+            let _ = rustix::fs::fadvise(&self.file, offset, Some(len), Advice::WillNeed);
+        }
     }
 
     fn wont_need(&self, offset: u64, len: u64) {
