@@ -39,6 +39,11 @@ pub struct Streams {
 }
 
 impl Streams {
+    /// Whether reads have jumped about for a while.
+    pub fn jump(&self) -> bool {
+        self.jumps > JUMPS
+    }
+
     /// Takes note of a read, and gives the bytes that should be decoded next, if any. `tensor` is the tensor that begins in
     /// the read, `most` bounds what is decoded ahead of a stream (bytes), `wasted` counts the chunks decoded for nothing.
     pub fn note(&mut self, read: Range<u64>, tensor: Option<Range<u64>>, most: u64, wasted: u64) -> Option<Range<u64>> {

@@ -70,6 +70,8 @@ struct Open {
     /// What was read so far, in [`TICK`]s, and where that stood when each chunk was last read; they wrap.
     clock: AtomicU32,
     last_read: Box<[AtomicU32]>,
+    /// The source reads ahead.
+    streaming: AtomicBool,
     /// Nobody will read any more; answers that are under way are still given.
     closed: AtomicBool,
 }
@@ -85,7 +87,9 @@ impl Image {
         let (streams, read_through) = (Mutex::default(), Mutex::new(0..0));
         let (clock, closed) = (AtomicU32::new(2 * RECENT), AtomicBool::new(false));
         let last_read = (0..container.chunk_count()).map(|_| AtomicU32::new(0)).collect();
-        Self(Arc::new(Open { engine, container, source, streams, read_through, clock, last_read, closed }))
+        source.expect_streams(false);
+        let streaming = AtomicBool::new(false);
+        Self(Arc::new(Open { engine, container, source, streams, read_through, clock, last_read, streaming, closed }))
     }
 
     /// Length of the original, bytes.
@@ -134,11 +138,7 @@ impl Image {
         let job = move || done(open.read(offset, size));
         workers.demand(self.0.container.id(), Box::new(job));
         // Further chunks of the same read meanwhile on other threads, which the first one finds done or waits for.
-        let chunks: Vec<Chunk> = self.0.chunks(offset, offset + len).collect();
-        if chunks.len() > 1 {
-            self.0.will_need(&chunks);
-        }
-        for chunk in chunks.into_iter().skip(1) {
+        for chunk in self.0.chunks(offset, offset + len).skip(1) {
             if !self.0.engine.chunks.have([self.0.key(chunk.id)]) {
                 let open = Arc::clone(&self.0);
                 let planned = open.clock.load(Ordering::Relaxed);
@@ -159,10 +159,14 @@ impl Image {
         let wasted = open.engine.chunks.gauge().ahead_wasted;
         let mut streams = open.streams.lock().unwrap_or_else(PoisonError::into_inner);
         let plan = streams.note(read.clone(), open.tensor_in(&read), most, wasted);
+        let jump = streams.jump();
         drop(streams);
+        // Reading ahead in the source costs a read at a random place more than its own bytes, and is what streams live on.
+        if (plan.is_some() || jump) && open.streaming.swap(!jump, Ordering::Relaxed) == jump {
+            open.source.expect_streams(!jump);
+        }
         let Some(plan) = plan else { return };
         let chunks: Vec<Chunk> = open.chunks(plan.start, plan.end.min(self.len())).collect();
-        open.will_need(&chunks);
         let planned = open.clock.load(Ordering::Relaxed);
         let jobs = chunks.into_iter().map(|chunk| {
             // Closing the file is the end of the work for it.
@@ -202,14 +206,6 @@ impl Open {
             }
             None
         })
-    }
-
-    /// Says that neighbouring chunks will be read: one long read is faster than several.
-    fn will_need(&self, chunks: &[Chunk]) {
-        if let (Some(first), Some(last)) = (chunks.first(), chunks.last()) {
-            let end = last.packed_offset + u64::from(last.packed_len);
-            self.source.will_need(first.packed_offset, end.saturating_sub(first.packed_offset));
-        }
     }
 
     fn key(&self, chunk: ChunkId) -> Key {

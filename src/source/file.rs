@@ -92,11 +92,6 @@ impl FileSource {
         let _ = rustix::fs::fadvise(&self.file, 0, None, Advice::Sequential);
     }
 
-    /// Tells the kernel that each read asks for all that is wanted: nothing is read ahead.
-    pub fn advise_random(&self) {
-        let _ = rustix::fs::fadvise(&self.file, 0, None, Advice::Random);
-    }
-
     /// Reads at most `buf.len()` bytes at `offset`; fewer only at the end of the file.
     ///
     /// # Errors
@@ -147,10 +142,9 @@ impl ReadAt for FileSource {
         })
     }
 
-    fn will_need(&self, offset: u64, len: u64) {
-        if let Some(len) = std::num::NonZeroU64::new(len) {
-            let _ = rustix::fs::fadvise(&self.file, offset, Some(len), Advice::WillNeed);
-        }
+    fn expect_streams(&self, streams: bool) {
+        let advice = if streams { Advice::Normal } else { Advice::Random };
+        let _ = rustix::fs::fadvise(&self.file, 0, None, advice);
     }
 
     fn wont_need(&self, offset: u64, len: u64) {

@@ -32,8 +32,8 @@ pub trait ReadAt: Send + Sync {
     /// [`Error::Io`](crate::Error::Io) when the system refuses.
     fn read_exact_at(&self, offset: u64, buf: &mut [u8]) -> Result<()>;
 
-    /// Says that these bytes will be read soon. Only a hint; does not wait for them.
-    fn will_need(&self, _offset: u64, _len: u64) {}
+    /// Says whether reads go on where others ended, so that reading ahead pays, or jump. Only a hint.
+    fn expect_streams(&self, _streams: bool) {}
 
     /// Says that these bytes need not be kept in memory by the system. Only a hint.
     fn wont_need(&self, _offset: u64, _len: u64) {}

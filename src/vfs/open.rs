@@ -50,10 +50,7 @@ impl OpenFile {
             return Err(stale());
         }
         let open = Arc::new(match &file.container {
-            Some(container) => {
-                source.advise_random();
-                Self::Image(engine.image(container.clone(), Arc::new(source)))
-            }
+            Some(container) => Self::Image(engine.image(container.clone(), Arc::new(source))),
             None => Self::Plain(source),
         });
         let mut slot = lock(&file.open);
