@@ -56,7 +56,11 @@ impl Memory {
 
 /// The capacity of a buffer for `len` bytes.
 fn capacity(len: usize) -> usize {
-    if len <= STEP { len.next_power_of_two().max(4096) } else { len.next_multiple_of(STEP) }
+    match len {
+        0 => 0,
+        1..=STEP => len.next_power_of_two().max(4096),
+        _ => len.next_multiple_of(STEP),
+    }
 }
 
 impl Pool {

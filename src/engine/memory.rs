@@ -120,36 +120,34 @@ impl MemoryCache {
             if ahead && self.chunks.peek_lru().is_some_and(|(_, entry)| entry.ahead) {
                 return false;
             }
-            let Some((_, old)) = self.chunks.pop_lru() else { return false };
-            self.bytes -= old.raw.size();
-            self.evicted += 1;
-            self.wasted += u64::from(old.ahead);
+            if !self.evict_unspent() {
+                return false;
+            }
         }
+        true
+    }
+
+    fn evict_unspent(&mut self) -> bool {
+        let Some((_, old)) = self.chunks.pop_lru() else { return false };
+        self.bytes -= old.raw.size();
+        self.evicted += 1;
+        self.wasted += u64::from(old.ahead);
         true
     }
 
     /// Keeps a chunk, of which `read` bytes are going to be read; `ahead` if it was decoded before anybody asked. One that
     /// is too large for the bound is not kept.
     pub fn put(&mut self, key: Key, raw: &Raw, read: usize, ahead: bool) {
-        // Its own buffer is counted already.
-        if raw.size() > self.pool.limit() || self.has(&key) {
+        // Its own buffer is counted already. Where too many are in use elsewhere, all others leave but not what waits for
+        // its reader.
+        if raw.size() > self.pool.limit() || self.has(&key) || (!self.make_room(0, ahead) && ahead) {
             return;
         }
-        self.make_room(0, ahead);
         self.bytes += raw.size();
         self.chunks.put(key, Entry { raw: Arc::clone(raw), read: read as u64, ahead });
         if read >= raw.len() {
             self.spend(&key);
         }
-        while self.bytes > self.pool.limit() && (self.evict_spent() || self.evict(ahead)) {}
-    }
-
-    fn evict(&mut self, ahead: bool) -> bool {
-        let Some((_, old)) = self.chunks.pop_lru() else { return false };
-        self.bytes -= old.raw.size();
-        self.evicted += 1;
-        self.wasted += u64::from(old.ahead && !ahead);
-        true
     }
 
     pub fn gauge(&self) -> Gauge {
