@@ -14,6 +14,7 @@ mod cluster;
 mod constant;
 mod exponents;
 mod grid;
+mod grouping;
 mod groups;
 mod halves;
 mod plane;

@@ -96,28 +96,36 @@ pub struct States(pub [u32; BLOCK]);
 impl States {
     /// The states at the front of `bytes`, each checked, and what lies behind them.
     pub fn read(bytes: &[u8]) -> Result<(Self, &[u8]), Damage> {
-        let need = 4 * BLOCK;
-        let (head, rest) = bytes.split_at_checked(need).ok_or(Damage::new(
-            "length of the coder's states",
-            need as u64,
-            bytes.len() as u64,
-        ))?;
-        let mut states = Self([0; BLOCK]);
-        for (x, bytes) in states.0.iter_mut().zip(head.as_chunks::<4>().0) {
-            *x = u32::from_le_bytes(*bytes);
-            if *x < LOW {
-                return Err(Damage::new("a coder's state, at least", LOW.into(), (*x).into()));
-            }
-        }
-        Ok((states, rest))
+        let (states, rest) = read_states::<4>(bytes, LOW)?;
+        Ok((Self(states), rest))
     }
 
     /// Checks that every state is back where encoding began.
     pub fn finish(&self) -> Result<(), Damage> {
-        match self.0.iter().find(|&&x| x != LOW) {
-            None => Ok(()),
-            Some(&x) => Err(Damage::new("a coder's state at the end", LOW.into(), x.into())),
+        finish_states(self.0, LOW)
+    }
+}
+
+/// States of `N` bytes (little-endian) at the front of `bytes`, none below `low`, and what lies behind them.
+fn read_states<const N: usize>(bytes: &[u8], low: u32) -> Result<([u32; BLOCK], &[u8]), Damage> {
+    let (need, got) = (N * BLOCK, bytes.len() as u64);
+    let (head, rest) =
+        bytes.split_at_checked(need).ok_or(Damage::new("length of the coder's states", need as u64, got))?;
+    let mut states = [0; BLOCK];
+    for (x, bytes) in states.iter_mut().zip(head.as_chunks::<N>().0) {
+        *x = bytes.iter().rev().fold(0, |x, &byte| x << 8 | u32::from(byte));
+        if *x < low {
+            return Err(Damage::new("a coder's state, at least", low.into(), (*x).into()));
         }
+    }
+    Ok((states, rest))
+}
+
+/// Checks that every state is back at `low`.
+fn finish_states<T: Into<u32> + Copy>(states: [T; BLOCK], low: u32) -> Result<(), Damage> {
+    match states.into_iter().map(Into::into).find(|&x| x != low) {
+        None => Ok(()),
+        Some(x) => Err(Damage::new("a coder's state at the end", low.into(), x.into())),
     }
 }
 

@@ -1,6 +1,6 @@
 //! States and tables of the coder of exponents: sixteen bits a state, at most sixteen exponents in 128 slots.
 
-use super::BLOCK;
+use super::{BLOCK, finish_states, read_states};
 use crate::error::Damage;
 
 /// 64 states of sixteen bits of the coder of exponents.
@@ -14,28 +14,13 @@ pub const SMALL_LOW: u16 = 1 << 8;
 impl SmallStates {
     /// The states at the front of `bytes`, each checked, and what lies behind them.
     pub fn read(bytes: &[u8]) -> Result<(Self, &[u8]), Damage> {
-        let need = 2 * BLOCK;
-        let (head, rest) = bytes.split_at_checked(need).ok_or(Damage::new(
-            "length of the coder's states",
-            need as u64,
-            bytes.len() as u64,
-        ))?;
-        let mut states = Self([0; BLOCK]);
-        for (x, bytes) in states.0.iter_mut().zip(head.as_chunks::<2>().0) {
-            *x = u16::from_le_bytes(*bytes);
-            if *x < SMALL_LOW {
-                return Err(Damage::new("a coder's state, at least", SMALL_LOW.into(), (*x).into()));
-            }
-        }
-        Ok((states, rest))
+        let (states, rest) = read_states::<2>(bytes, SMALL_LOW.into())?;
+        Ok((Self(states.map(|x| x as u16)), rest))
     }
 
     /// Checks that every state is back where encoding began.
     pub fn finish(&self) -> Result<(), Damage> {
-        match self.0.iter().find(|&&x| x != SMALL_LOW) {
-            None => Ok(()),
-            Some(&x) => Err(Damage::new("a coder's state at the end", SMALL_LOW.into(), x.into())),
-        }
+        finish_states(self.0, SMALL_LOW.into())
     }
 }
 
