@@ -44,9 +44,12 @@ pub struct MountArgs {
     /// Largest readahead of the kernel, in bytes or with K, M (takes effect for root only)
     #[arg(long, value_name = "SIZE", default_value = "2M", value_parser = parse_size, help_heading = "Memory and cache")]
     pub readahead: u64,
-    /// Threads that decode, and threads that take requests [default: one of each for each core]
+    /// Threads that decode [default: one for each core]
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, help_heading = "Memory and cache")]
     pub threads: usize,
+    /// Threads that take requests from the kernel [default: one for each core, at least 2]
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, help_heading = "Memory and cache")]
+    pub session_threads: usize,
     /// Requests for readahead that the kernel may have waiting [default: 4 for each thread, at least 32]
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, help_heading = "Memory and cache")]
     pub max_background: u16,
@@ -125,6 +128,7 @@ fn daemon_arguments(args: &MountArgs) -> Result<Vec<OsString>> {
     option("--readahead", args.readahead.to_string().into());
     option("--ttl", args.ttl.to_string().into());
     option("--threads", args.threads.to_string().into());
+    option("--session-threads", args.session_threads.to_string().into());
     option("--max-background", args.max_background.to_string().into());
     if let Some(cache) = args.cache.and_then(|cache| cache.to_possible_value()) {
         option("--cache", cache.get_name().into());
@@ -151,6 +155,7 @@ fn serve(args: &MountArgs) -> Result<()> {
         mount_point: args.mount_point.clone(),
         memory: args.memory,
         threads: args.threads,
+        session_threads: args.session_threads,
         max_background: args.max_background,
         keep_packed: args.keep_packed,
         null: args.null,

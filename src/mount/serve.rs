@@ -49,6 +49,9 @@ impl CacheMode {
     }
 }
 
+/// Each is a thread that lives as long as the mount; more than this only wait for the same queue.
+const MAX_SESSION_THREADS: usize = 256;
+
 /// How a mount is made.
 #[derive(Debug, Clone)]
 pub struct MountOptions {
@@ -58,8 +61,10 @@ pub struct MountOptions {
     pub mount_point: PathBuf,
     /// Bound for decoded chunks and buffers together, bytes.
     pub memory: u64,
-    /// Threads that take requests, and threads that decode; 0 for one of each for each core, two at least of the former.
+    /// Threads that decode; 0 for one for each core.
     pub threads: usize,
+    /// Threads that take requests from the kernel and answer what is in memory; 0 for one for each core, two at least.
+    pub session_threads: usize,
     /// Requests that the kernel may have waiting for readahead; 0 for four for each thread, 32 at least.
     pub max_background: u16,
     /// Leaves packed bytes in the system's page cache after they were read through.
@@ -125,11 +130,10 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
         engine.clone(),
     )?);
     let guard = Arc::new(Guard::default());
-    let threads = match options.threads {
-        0 => thread::available_parallelism().map_or(2, usize::from),
-        n => n,
+    let threads = match options.session_threads {
+        0 => thread::available_parallelism().map_or(2, usize::from).max(2),
+        n => n.min(MAX_SESSION_THREADS),
     };
-    let threads = threads.max(2);
     let replying = Arc::new(AtomicU64::new(0));
     let report = {
         let (vfs, guard, replying) = (vfs.clone(), guard.clone(), replying.clone());
@@ -191,7 +195,7 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
             .map_err(Error::io("start a thread", &checked.source))?
     };
     info!(
-        "bsfs {} shows {} at {}; {threads} threads, {} bytes of memory for decoded chunks, disk cache off",
+        "bsfs {} shows {} at {}; {threads} threads take requests, {} bytes of memory for decoded chunks, disk cache off",
         env!("CARGO_PKG_VERSION"),
         checked.source.display(),
         mount_point.display(),
