@@ -132,7 +132,8 @@ fn no_flip_and_no_truncation_gives_wrong_bytes() {
 fn a_damaged_chunk_names_its_tensor_and_the_others_are_read() {
     let (raw, mut packed) = sample();
     let engine = engine(1 << 20);
-    let chunk = open(&engine, packed.clone()).unwrap().container().chunk(ChunkId(3)).unwrap();
+    let container = Container::open(&MemorySource::new("m.bs", packed.clone())).unwrap();
+    let chunk = container.chunk(ChunkId(3)).unwrap();
     packed[chunk.packed_offset as usize + 100] ^= 0x10;
     let image = open(&engine, packed).unwrap();
     let Err(error) = image.read_at(chunk.raw_offset, 1) else { panic!("damage not noticed") };

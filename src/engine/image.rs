@@ -5,22 +5,20 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use super::Engine;
 use super::ahead::Streams;
 use super::buffer::Buffer;
+use super::content::{Content, Part, Place};
 use super::flight::Outcome;
 use super::memory::{Found, Key, Raw};
 use super::stats::Counters;
 use super::workers::Job;
-use super::{Engine, decode};
 use crate::error::{Error, Result};
-use crate::format::{Chunk, ChunkId, Container, Piece};
-use crate::source::ReadAt;
+use crate::format::ChunkId;
 
 /// What is decoded ahead of one stream at most, bytes, and as a part of the memory.
 const MOST_AHEAD: u64 = 8 << 20;
 const MEMORY_PER_STREAM: u64 = 8;
-/// Packed bytes that were read through are given up when there are so many: fewer calls.
-const GIVE_UP: u64 = 4 << 20;
 /// Unit of the clock of an image, bytes; each read is one at least.
 const TICK: u64 = 64 << 10;
 /// A chunk that was read less than so many ticks ago (64 MiB) need not be decoded ahead: of readers that take blocks in turn,
@@ -30,16 +28,20 @@ const RECENT: u32 = 1024;
 static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
 
 /// Bytes of an image: part of one decoded chunk, borrowed, or gathered from several. Derefs to `[u8]`.
-#[derive(Debug)]
 pub struct Bytes(Inner);
 
-#[derive(Debug)]
 enum Inner {
     Chunk(Raw, Range<usize>),
-    Literal(Arc<Container>, Range<usize>),
+    Literal(Arc<dyn Content>, Range<usize>),
     Gathered(Buffer),
     Zeros(usize),
     None,
+}
+
+impl std::fmt::Debug for Bytes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Bytes({})", self.len())
+    }
 }
 
 impl Deref for Bytes {
@@ -49,7 +51,7 @@ impl Deref for Bytes {
         // Ranges were checked when the value was made.
         match &self.0 {
             Inner::Chunk(raw, range) => raw.get(range.clone()).unwrap_or_default(),
-            Inner::Literal(container, range) => container.literals().get(range.clone()).unwrap_or_default(),
+            Inner::Literal(content, range) => content.literals().get(range.clone()).unwrap_or_default(),
             Inner::Gathered(bytes) => bytes,
             Inner::Zeros(len) => ZEROS.get(..*len).unwrap_or_default(),
             Inner::None => &[],
@@ -62,11 +64,8 @@ pub struct Image(Arc<Open>);
 
 struct Open {
     engine: Arc<Engine>,
-    container: Arc<Container>,
-    source: Arc<dyn ReadAt>,
+    content: Arc<dyn Content>,
     streams: Mutex<Streams>,
-    /// Packed bytes that were read through and not yet given up.
-    read_through: Mutex<Range<u64>>,
     /// What was read so far, in [`TICK`]s, and where that stood when each chunk was last read; they wrap.
     clock: AtomicU32,
     last_read: Box<[AtomicU32]>,
@@ -78,36 +77,29 @@ struct Open {
 
 impl std::fmt::Debug for Image {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Image").field("path", &self.0.container.path()).finish_non_exhaustive()
+        f.debug_struct("Image").field("path", &self.0.content.path()).finish_non_exhaustive()
     }
 }
 
 impl Image {
-    pub(super) fn new(engine: Arc<Engine>, container: Arc<Container>, source: Arc<dyn ReadAt>) -> Self {
-        let (streams, read_through) = (Mutex::default(), Mutex::new(0..0));
+    pub(super) fn new(engine: Arc<Engine>, content: Arc<dyn Content>) -> Self {
         let (clock, closed) = (AtomicU32::new(2 * RECENT), AtomicBool::new(false));
-        let last_read = (0..container.chunk_count()).map(|_| AtomicU32::new(0)).collect();
-        source.expect_streams(false);
-        let streaming = AtomicBool::new(false);
-        Self(Arc::new(Open { engine, container, source, streams, read_through, clock, last_read, streaming, closed }))
+        let last_read = (0..content.chunk_count()).map(|_| AtomicU32::new(0)).collect();
+        content.expect_streams(false);
+        let (streams, streaming) = (Mutex::default(), AtomicBool::new(false));
+        Self(Arc::new(Open { engine, content, streams, clock, last_read, streaming, closed }))
     }
 
     /// Length of the original, bytes.
     #[must_use]
     pub fn len(&self) -> u64 {
-        self.0.container.raw_len()
+        self.0.content.raw_len()
     }
 
     /// Whether the original has no bytes.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
-    }
-
-    /// The container.
-    #[must_use]
-    pub fn container(&self) -> &Arc<Container> {
-        &self.0.container
     }
 
     /// Up to `size` bytes at `offset`; fewer only at the end of the file, none beyond it. Decodes on this thread, and nothing
@@ -136,13 +128,13 @@ impl Image {
         let workers = &self.0.engine.workers;
         let open = Arc::clone(&self.0);
         let job = move || done(open.read(offset, size));
-        workers.demand(self.0.container.id(), Box::new(job));
+        workers.demand(self.0.content.id(), Box::new(job));
         // Further chunks of the same read meanwhile on other threads, which the first one finds done or waits for.
         for chunk in self.0.chunks(offset, offset + len).skip(1) {
             if !self.0.engine.chunks.have([self.0.key(chunk.id)]) {
                 let open = Arc::clone(&self.0);
                 let planned = open.clock.load(Ordering::Relaxed);
-                workers.demand(self.0.container.id(), Box::new(move || open.decode_ahead(&chunk, planned)));
+                workers.demand(self.0.content.id(), Box::new(move || open.decode_ahead(&chunk, planned)));
             }
         }
         self.ahead(offset..offset + len);
@@ -158,15 +150,15 @@ impl Image {
         let most = (config.memory / MEMORY_PER_STREAM).min(MOST_AHEAD);
         let wasted = open.engine.chunks.gauge().ahead_wasted;
         let mut streams = open.streams.lock().unwrap_or_else(PoisonError::into_inner);
-        let plan = streams.note(read.clone(), open.tensor_in(&read), most, wasted);
+        let plan = streams.note(read.clone(), open.content.tensor_in(&read), most, wasted);
         let jump = streams.jump();
         drop(streams);
         // Reading ahead in the source costs a read at a random place more than its own bytes, and is what streams live on.
         if (plan.is_some() || jump) && open.streaming.swap(!jump, Ordering::Relaxed) == jump {
-            open.source.expect_streams(!jump);
+            open.content.expect_streams(!jump);
         }
         let Some(plan) = plan else { return };
-        let chunks: Vec<Chunk> = open.chunks(plan.start, plan.end.min(self.len())).collect();
+        let chunks: Vec<Part> = open.chunks(plan.start, plan.end.min(self.len())).collect();
         let planned = open.clock.load(Ordering::Relaxed);
         let jobs = chunks.into_iter().map(|chunk| {
             // Closing the file is the end of the work for it.
@@ -192,14 +184,14 @@ impl Open {
     }
 
     /// The chunks that hold bytes from `start` to `end`.
-    fn chunks(&self, start: u64, end: u64) -> impl Iterator<Item = Chunk> + '_ {
+    fn chunks(&self, start: u64, end: u64) -> impl Iterator<Item = Part> + '_ {
         let mut at = start;
         std::iter::from_fn(move || {
             while at < end {
-                match self.container.locate(at)? {
-                    Piece::Literal { raw_offset, range } => at = raw_offset + range.len() as u64,
-                    Piece::Chunk(chunk) => {
-                        at = chunk.raw_offset + u64::from(chunk.raw_len);
+                match self.content.locate(at)? {
+                    Place::Literal { raw_offset, range } => at = raw_offset + range.len() as u64,
+                    Place::Chunk(chunk) => {
+                        at = chunk.raw_end();
                         return Some(chunk);
                     }
                 }
@@ -209,23 +201,15 @@ impl Open {
     }
 
     fn key(&self, chunk: ChunkId) -> Key {
-        Key { container: self.container.id(), chunk }
+        Key { container: self.content.id(), chunk: self.content.known_as(chunk) }
     }
 
     fn at_hand(&self, offset: u64, len: u64) -> bool {
         self.engine.chunks.have(self.chunks(offset, offset + len).map(|chunk| self.key(chunk.id)))
     }
 
-    /// The tensor that begins in `read` and does not end there; the last of several.
-    fn tensor_in(&self, read: &Range<u64>) -> Option<Range<u64>> {
-        let tensors = self.container.tensors();
-        let behind = tensors.partition_point(|t| t.raw_offset < read.end);
-        let last = tensors.get(..behind)?.last()?;
-        (last.raw_offset >= read.start).then(|| last.raw_offset..last.raw_offset + last.raw_len)
-    }
-
     fn read(&self, offset: u64, size: usize) -> Result<Bytes> {
-        let len = self.container.raw_len().saturating_sub(offset).min(size as u64) as usize;
+        let len = self.content.raw_len().saturating_sub(offset).min(size as u64) as usize;
         if len == 0 {
             return Ok(Bytes(Inner::None));
         }
@@ -233,7 +217,7 @@ impl Open {
         if first.part.len() == len {
             return Ok(Bytes(match first.bytes {
                 Some(raw) => Inner::Chunk(raw, first.part),
-                None => Inner::Literal(Arc::clone(&self.container), first.part),
+                None => Inner::Literal(Arc::clone(&self.content), first.part),
             }));
         }
         // Across pieces: each is copied once, into the buffer that the reader gets.
@@ -243,10 +227,10 @@ impl Open {
         let mut piece = first;
         loop {
             let start = Instant::now();
-            let from = piece.slice(&self.container);
+            let from = piece.slice(&*self.content);
             let Some(to) = bytes.get_mut(done..done + from.len()).filter(|to| !to.is_empty()) else {
                 let at = offset + done as u64;
-                return Err(Error::corrupt(self.container.path(), "index", format!("no bytes at offset {at}")));
+                return Err(Error::corrupt(self.content.path(), "index", format!("no bytes at offset {at}")));
             };
             to.copy_from_slice(from);
             done += from.len();
@@ -264,21 +248,21 @@ impl Open {
             let from = ((offset - start) as usize).min(size);
             from..from + len.min(size - from)
         };
-        match self.container.locate(offset) {
-            Some(Piece::Literal { raw_offset, range }) => {
+        match self.content.locate(offset) {
+            Some(Place::Literal { raw_offset, range }) => {
                 let part = part(raw_offset, range.len());
                 Ok(Held { bytes: None, part: range.start + part.start..range.start + part.end })
             }
-            Some(Piece::Chunk(chunk)) => {
+            Some(Place::Chunk(chunk)) => {
                 let part = part(chunk.raw_offset, chunk.raw_len as usize);
                 Ok(Held { bytes: Some(self.chunk(&chunk, part.len())?), part })
             }
-            None => Err(Error::corrupt(self.container.path(), "index", format!("no bytes at offset {offset}"))),
+            None => Err(Error::corrupt(self.content.path(), "index", format!("no bytes at offset {offset}"))),
         }
     }
 
     /// The chunk, of which `read` bytes are going to be read.
-    fn chunk(&self, chunk: &Chunk, read: usize) -> Result<Raw> {
+    fn chunk(&self, chunk: &Part, read: usize) -> Result<Raw> {
         let counters = &self.engine.counters;
         let start = Instant::now();
         if let Some(at) = self.last_read.get(chunk.id.0 as usize) {
@@ -287,8 +271,8 @@ impl Open {
         let result = self.engine.chunks.get(self.key(chunk.id), read, || {
             Counters::add(&counters.misses, 1);
             let _demanding = self.engine.workers.demanding();
-            self.engine.chunks.make_room((chunk.packed_len + chunk.raw_len) as usize);
-            decode::chunk(&self.container, &*self.source, chunk, (&self.engine.pool, counters))
+            self.engine.chunks.make_room(chunk.need);
+            self.content.decode(chunk.id, &self.engine)
         });
         match &result {
             Ok((_, Outcome::Hit)) => Counters::add(&counters.hits, 1),
@@ -301,60 +285,31 @@ impl Open {
         }
         let (Found { raw, spent }, _) = result?;
         if spent {
-            self.give_up(chunk);
+            self.content.read_through(chunk.id);
         }
         Ok(raw)
     }
 
     /// Decodes a chunk that was planned when the clock stood at `planned`, unless its readers were faster.
-    fn decode_ahead(&self, chunk: &Chunk, planned: u32) {
+    fn decode_ahead(&self, chunk: &Part, planned: u32) {
         let read = self.last_read.get(chunk.id.0 as usize).map_or(0, |at| at.load(Ordering::Relaxed));
         let now = self.clock.load(Ordering::Relaxed);
         if now.wrapping_sub(read) < RECENT || read.wrapping_sub(planned).cast_signed() >= 0 {
             return;
         }
-        let (pool, counters) = (&self.engine.pool, &self.engine.counters);
-        let need = (chunk.packed_len + chunk.raw_len) as usize;
-        let decode = || decode::chunk(&self.container, &*self.source, chunk, (pool, counters));
-        match self.engine.chunks.ahead(self.key(chunk.id), need, decode) {
-            Ok(true) => Counters::add(&counters.ahead_chunks, 1),
+        let decode = || self.content.decode(chunk.id, &self.engine);
+        match self.engine.chunks.ahead(self.key(chunk.id), chunk.need, decode) {
+            Ok(true) => Counters::add(&self.engine.counters.ahead_chunks, 1),
             Ok(false) => {}
             // Who needs the chunk will try again, and get the error.
             Err(error) => log::debug!("ahead of readers: {error}"),
         }
-    }
-
-    /// Lets the system drop the packed bytes of a chunk that was read whole.
-    fn give_up(&self, chunk: &Chunk) {
-        if !self.engine.config.drop_packed {
-            return;
-        }
-        let end = chunk.packed_offset + u64::from(chunk.packed_len);
-        let mut through = self.read_through.lock().unwrap_or_else(PoisonError::into_inner);
-        let out = if through.end == chunk.packed_offset {
-            through.end = end;
-            if through.end - through.start < GIVE_UP {
-                return;
-            }
-            std::mem::replace(&mut *through, end..end)
-        } else {
-            std::mem::replace(&mut *through, chunk.packed_offset..end)
-        };
-        drop(through);
-        self.source.wont_need(out.start, out.end - out.start);
     }
 }
 
 impl Drop for Image {
     fn drop(&mut self) {
         self.0.closed.store(true, Ordering::Relaxed);
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        let through = self.read_through.get_mut().unwrap_or_else(PoisonError::into_inner);
-        self.source.wont_need(through.start, through.end - through.start);
     }
 }
 
@@ -365,10 +320,10 @@ struct Held {
 }
 
 impl Held {
-    fn slice<'a>(&'a self, container: &'a Container) -> &'a [u8] {
+    fn slice<'a>(&'a self, content: &'a dyn Content) -> &'a [u8] {
         match &self.bytes {
             Some(raw) => raw.get(self.part.clone()),
-            None => container.literals().get(self.part.clone()),
+            None => content.literals().get(self.part.clone()),
         }
         .unwrap_or_default()
     }

@@ -5,10 +5,12 @@
 
 mod ahead;
 mod buffer;
+mod content;
 mod decode;
 mod flight;
 mod image;
 mod memory;
+mod native;
 mod scan;
 mod stats;
 mod sync;
@@ -94,7 +96,8 @@ impl Engine {
     /// An open container as the original's bytes; `source` must be the one that `container` was read from.
     #[must_use]
     pub fn image(self: &Arc<Self>, container: Arc<Container>, source: Arc<dyn ReadAt>) -> Image {
-        Image::new(Arc::clone(self), container, source)
+        let content = native::Native::new(container, source, self.config.drop_packed);
+        Image::new(Arc::clone(self), Arc::new(content))
     }
 
     /// A buffer of `len` bytes that hold anything, counted and used again as those for chunks are.

@@ -1,0 +1,108 @@
+//! A container of ours behind an image.
+
+use std::ops::Range;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::buffer::Buffer;
+use super::content::{Content, Part, Place};
+use super::{Engine, decode};
+use crate::error::{Error, Result};
+use crate::format::{Chunk, ChunkId, Container, Piece};
+use crate::source::ReadAt;
+
+/// Packed bytes that were read through are given up when there are so many: fewer calls.
+const GIVE_UP: u64 = 4 << 20;
+
+/// A container and the source that it was read from.
+pub struct Native {
+    container: Arc<Container>,
+    source: Arc<dyn ReadAt>,
+    /// Let the system drop what was read through.
+    drop_packed: bool,
+    /// Packed bytes that were read through and not yet given up.
+    through: Mutex<Range<u64>>,
+}
+
+impl Native {
+    pub fn new(container: Arc<Container>, source: Arc<dyn ReadAt>, drop_packed: bool) -> Self {
+        Self { container, source, drop_packed, through: Mutex::new(0..0) }
+    }
+}
+
+fn part(chunk: &Chunk) -> Part {
+    let need = chunk.packed_len as usize + chunk.raw_len as usize;
+    Part { id: chunk.id, raw_offset: chunk.raw_offset, raw_len: chunk.raw_len, need }
+}
+
+impl Content for Native {
+    fn id(&self) -> u64 {
+        self.container.id()
+    }
+
+    fn path(&self) -> &Path {
+        self.container.path()
+    }
+
+    fn raw_len(&self) -> u64 {
+        self.container.raw_len()
+    }
+
+    fn chunk_count(&self) -> u32 {
+        self.container.chunk_count()
+    }
+
+    fn literals(&self) -> &[u8] {
+        self.container.literals()
+    }
+
+    fn locate(&self, raw_offset: u64) -> Option<Place> {
+        Some(match self.container.locate(raw_offset)? {
+            Piece::Literal { raw_offset, range } => Place::Literal { raw_offset, range },
+            Piece::Chunk(chunk) => Place::Chunk(part(&chunk)),
+        })
+    }
+
+    fn tensor_in(&self, read: &Range<u64>) -> Option<Range<u64>> {
+        let tensors = self.container.tensors();
+        let behind = tensors.partition_point(|t| t.raw_offset < read.end);
+        let last = tensors.get(..behind)?.last()?;
+        (last.raw_offset >= read.start).then(|| last.raw_offset..last.raw_offset + last.raw_len)
+    }
+
+    fn decode(&self, chunk: ChunkId, engine: &Engine) -> Result<Buffer> {
+        let chunk = self
+            .container
+            .chunk(chunk)
+            .ok_or_else(|| Error::corrupt(self.container.path(), "index", format!("no chunk of number {}", chunk.0)))?;
+        decode::chunk(&self.container, &*self.source, &chunk, (&engine.pool, &engine.counters))
+    }
+
+    fn expect_streams(&self, streams: bool) {
+        self.source.expect_streams(streams);
+    }
+
+    fn read_through(&self, chunk: ChunkId) {
+        let Some(chunk) = self.container.chunk(chunk).filter(|_| self.drop_packed) else { return };
+        let end = chunk.packed_offset + u64::from(chunk.packed_len);
+        let mut through = self.through.lock().unwrap_or_else(PoisonError::into_inner);
+        let out = if through.end == chunk.packed_offset {
+            through.end = end;
+            if through.end - through.start < GIVE_UP {
+                return;
+            }
+            std::mem::replace(&mut *through, end..end)
+        } else {
+            std::mem::replace(&mut *through, chunk.packed_offset..end)
+        };
+        drop(through);
+        self.source.wont_need(out.start, out.end - out.start);
+    }
+}
+
+impl Drop for Native {
+    fn drop(&mut self) {
+        let through = self.through.get_mut().unwrap_or_else(PoisonError::into_inner);
+        self.source.wont_need(through.start, through.end - through.start);
+    }
+}
