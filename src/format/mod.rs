@@ -3,6 +3,7 @@
 //! [`native`] is our own format, with its specification. [`sniff`] tells the formats apart by a file's first bytes.
 //! This room names codec ids and never runs a codec.
 
+pub mod bigsmall;
 pub mod checksum;
 pub mod native;
 

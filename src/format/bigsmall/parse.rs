@@ -1,0 +1,324 @@
+//! From the JSON header to a [`Container`]: every rule that can be checked without unpacking.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::fmt::Display;
+use std::path::Path;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::container::{Container, Content, Entry, Metadata, Part};
+use super::json::{List, Members, Object, Text, shallow};
+use super::{MAX_DIMS, MAX_RAW_LEN, dtype, group};
+use crate::codec::bigsmall::Coding;
+use crate::error::{Error, Result};
+use crate::tensor::ElemType;
+
+/// Most tensors; their entries would not fit a header of the longest size.
+const MAX_TENSORS: usize = 1 << 20;
+
+/// Most keys of `__metadata__`: a map takes several times the bytes of its shortest keys.
+const MAX_METADATA: usize = 1 << 16;
+
+/// Codec names that are references, not codecs.
+pub const TIED: &str = "tied_ref";
+pub const DELTA: &str = "zstd_xor_delta";
+pub const GROUP: &str = "group_stream_v1";
+pub const MEMBER: &str = "group_member";
+
+/// Why a tensor is refused, without the file's name and its own.
+#[derive(Debug)]
+pub enum Fault {
+    /// A rule is broken.
+    Broken(String),
+    /// It needs this, which is not known here.
+    Unknown(String),
+}
+
+/// A [`Fault::Broken`] from text.
+pub fn broken(detail: impl Display) -> Fault {
+    Fault::Broken(detail.to_string())
+}
+
+#[derive(Deserialize)]
+struct Head<'a> {
+    #[serde(borrow)]
+    tensors: List<Object<Row<'a>>, MAX_TENSORS>,
+    tensor_count: Option<u64>,
+    #[serde(borrow)]
+    safetensors_metadata: Option<Members<'a, &'a RawValue, MAX_METADATA>>,
+    #[serde(borrow)]
+    base_model: Option<Text<'a>>,
+}
+
+/// An entry as it is written.
+#[derive(Deserialize)]
+pub struct Row<'a> {
+    #[serde(borrow)]
+    pub name: Text<'a>,
+    pub shape: List<u64, MAX_DIMS>,
+    #[serde(borrow)]
+    pub dtype: Text<'a>,
+    #[serde(borrow)]
+    pub codec: Text<'a>,
+    pub compressed_bytes: u64,
+    /// From the start of the data.
+    pub offset: u64,
+    #[serde(borrow)]
+    pub md5: Text<'a>,
+    /// Parsed one at a time, by what the codec needs of it.
+    #[serde(borrow)]
+    pub extra: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Kind<'a> {
+    #[serde(borrow)]
+    special_kind: Option<Text<'a>>,
+}
+
+#[derive(Deserialize)]
+struct Tied<'a> {
+    #[serde(borrow)]
+    tied_to: Text<'a>,
+}
+
+/// The header as far as it is checked: what resolving references takes.
+pub struct Table<'a> {
+    pub rows: Vec<Object<Row<'a>>>,
+    /// In the order of the rows; `offset` of a content still counts from the start of the data.
+    pub tensors: Vec<Tensor>,
+    /// Number of each name.
+    pub names: HashMap<Cow<'a, str>, usize>,
+    /// Offset of the data in the file.
+    pub data_start: u64,
+}
+
+/// What an entry says of its tensor.
+pub struct Tensor {
+    pub elem: ElemType,
+    pub shape: Vec<u64>,
+    pub raw_len: u64,
+    pub md5: [u8; 16],
+}
+
+/// Checks and parses the JSON text of the header of a file.
+pub fn container(path: &Path, json: &[u8], data_start: u64, file_len: u64) -> Result<Container> {
+    let corrupt = |detail: String| Error::corrupt(path, "header", detail);
+    let text = std::str::from_utf8(json).map_err(|e| corrupt(format!("no UTF-8 at byte {}", e.valid_up_to())))?;
+    if !shallow(text) {
+        return Err(corrupt("the JSON is nested too deep".into()));
+    }
+    let Object(head) = serde_json::from_str::<Object<Head<'_>>>(text).map_err(|e| corrupt(e.to_string()))?;
+    let List(rows) = head.tensors;
+    if head.tensor_count.is_some_and(|count| count != rows.len() as u64) {
+        let count = head.tensor_count.unwrap_or_default();
+        return Err(corrupt(format!("tensor_count is {count}, there are {} tensors", rows.len())));
+    }
+    let metadata = head.safetensors_metadata.map(metadata).transpose().map_err(corrupt)?;
+
+    let mut table =
+        Table { tensors: Vec::with_capacity(rows.len()), names: HashMap::with_capacity(rows.len()), rows, data_start };
+    let refused = |table: &Table<'_>, i: usize, fault| {
+        let name = table.rows.get(i).map_or_else(String::new, |Object(row)| quoted(&row.name.0));
+        match fault {
+            Fault::Broken(detail) => Error::corrupt(path, format!("header, tensor {name}"), detail),
+            Fault::Unknown(what) => Error::Unsupported { path: path.into(), what: format!("{what} of tensor {name}") },
+        }
+    };
+    let mut total = 0_u64;
+    for i in 0..table.rows.len() {
+        let tensor = own(&mut table, i, file_len - data_start).map_err(|fault| refused(&table, i, fault))?;
+        total += tensor.raw_len;
+        if total > MAX_RAW_LEN {
+            let what = "the length of all tensors";
+            return Err(Error::TooLarge { path: path.into(), what, limit: MAX_RAW_LEN, got: total });
+        }
+        table.tensors.push(tensor);
+    }
+    apart(&table.rows).map_err(|(i, fault)| refused(&table, i, fault))?;
+
+    let mut contents: Vec<Option<Content>> = vec![None; table.rows.len()];
+    for i in 0..table.rows.len() {
+        resolve(&table, i, &mut contents).map_err(|fault| refused(&table, i, fault))?;
+    }
+    // Every other entry has its content; a member gets it from the group that lists it.
+    if let Some(i) = contents.iter().position(Option::is_none) {
+        return Err(refused(&table, i, broken("no group lists it")));
+    }
+    let entries = table.rows.into_iter().zip(table.tensors).zip(contents);
+    let entries = entries
+        .filter_map(|((Object(row), tensor), content)| {
+            let Tensor { elem, shape, raw_len, md5 } = tensor;
+            let (name, dtype) = (row.name.0.into_owned(), elem.name()?);
+            Some(Entry { name, elem, dtype, shape, raw_len, md5, content: content? })
+        })
+        .collect();
+    let base_model = head.base_model.map(|text| text.0.into_owned());
+    Ok(Container { path: path.into(), file_len, entries, metadata, base_model })
+}
+
+/// A name in a message: without control characters, and not without end.
+pub fn quoted(name: &str) -> String {
+    let mut shown: String = name.chars().take(200).flat_map(char::escape_debug).collect();
+    if name.chars().nth(200).is_some() {
+        shown.push('…');
+    }
+    format!("'{shown}'")
+}
+
+fn metadata(Members(members): Members<'_, &RawValue, MAX_METADATA>) -> Result<Metadata, String> {
+    let mut found = Metadata::new();
+    for (Text(key), value) in members {
+        let value = match serde_json::from_str::<Text<'_>>(value.get()) {
+            Ok(Text(text)) => text.into_owned(),
+            Err(_) => value.get().to_owned(),
+        };
+        if found.contains_key(&*key) {
+            return Err(format!("the key {} of safetensors_metadata occurs twice", quoted(&key)));
+        }
+        found.insert(key.into_owned(), value);
+    }
+    Ok(found)
+}
+
+/// Checks what an entry says by itself; takes its shape and notes its name.
+fn own(table: &mut Table<'_>, i: usize, data_len: u64) -> Result<Tensor, Fault> {
+    let Some(Object(row)) = table.rows.get_mut(i) else {
+        return Err(broken("there is no such entry"));
+    };
+    if row.name.0 == "__metadata__" {
+        return Err(broken("the name is taken by safetensors"));
+    }
+    if table.names.insert(row.name.0.clone(), i).is_some() {
+        return Err(broken("the name occurs twice"));
+    }
+    let (elem, shape) = dtype::read(&row.dtype.0, std::mem::take(&mut row.shape.0))
+        .ok_or_else(|| Fault::Unknown(format!("dtype {}", quoted(&row.dtype.0))))?
+        .map_err(Fault::Broken)?;
+    let raw_len = dtype::raw_len(elem, &shape)
+        .ok_or_else(|| broken(format_args!("shape {shape:?} is no length in bytes, or one above {MAX_RAW_LEN}")))?;
+    if row.offset.checked_add(row.compressed_bytes).is_none_or(|end| end > data_len) {
+        let (len, offset) = (row.compressed_bytes, row.offset);
+        return Err(broken(format_args!("{len} bytes at {offset} end beyond the {data_len} bytes of data")));
+    }
+    let md5 = md5(&row.md5.0).ok_or_else(|| broken("its MD5 is not 32 hexadecimal digits"))?;
+    Ok(Tensor { elem, shape, raw_len, md5 })
+}
+
+fn md5(hex: &str) -> Option<[u8; 16]> {
+    // from_str_radix alone would take a sign, too.
+    let digits = hex.len() == 32 && hex.bytes().all(|b| b.is_ascii_hexdigit());
+    digits.then(|| u128::from_str_radix(hex, 16).ok().map(u128::to_be_bytes))?
+}
+
+/// Blobs that share bytes would let a small file unpack to a huge one.
+fn apart(rows: &[Object<Row<'_>>]) -> Result<(), (usize, Fault)> {
+    let mut spans: Vec<(u64, u64, usize)> = rows
+        .iter()
+        .enumerate()
+        .filter(|(_, Object(row))| row.compressed_bytes > 0)
+        .map(|(i, Object(row))| (row.offset, row.offset + row.compressed_bytes, i))
+        .collect();
+    spans.sort_unstable();
+    let mut end = 0;
+    for (start, next, i) in spans {
+        if start < end {
+            return Err((i, broken(format_args!("its bytes at {start} overlap others that end at {end}"))));
+        }
+        end = next;
+    }
+    Ok(())
+}
+
+/// Finds where the bytes of entry `i` come from; those of its whole group when it holds one.
+fn resolve(table: &Table<'_>, i: usize, contents: &mut [Option<Content>]) -> Result<(), Fault> {
+    let (Some(Object(row)), Some(tensor)) = (table.rows.get(i), table.tensors.get(i)) else {
+        return Err(broken("there is no such entry"));
+    };
+    let content = match &*row.codec.0 {
+        GROUP => return group::resolve(table, i, contents),
+        MEMBER => return Ok(()),
+        _ => content(table, row, tensor)?,
+    };
+    if let Some(slot) = contents.get_mut(i) {
+        *slot = Some(content);
+    }
+    Ok(())
+}
+
+/// The content of an entry that is in no group.
+fn content(table: &Table<'_>, row: &Row<'_>, tensor: &Tensor) -> Result<Content, Fault> {
+    let stored = Stored { offset: row.offset, len: row.compressed_bytes, raw_len: tensor.raw_len };
+    match &*row.codec.0 {
+        TIED => {
+            empty(row)?;
+            let Object(Tied { tied_to: Text(master) }) = extra(row.extra)?;
+            let at = *table.names.get(&*master).ok_or_else(|| broken("it is tied to a tensor that is not there"))?;
+            let (Some(Object(to)), Some(of)) = (table.rows.get(at), table.tensors.get(at)) else {
+                return Err(broken("it is tied to a tensor that is not there"));
+            };
+            if to.codec.0 == TIED {
+                return Err(broken("it is tied to a tensor that is itself tied"));
+            }
+            if of.raw_len != tensor.raw_len {
+                return Err(broken(format_args!("{} bytes, tied to {}", tensor.raw_len, of.raw_len)));
+            }
+            Ok(Content::Same(at))
+        }
+        DELTA => part(table, &stored, "zstd", None, dtype::width(tensor.elem)).map(Content::Xor),
+        codec => part(table, &stored, codec, row.extra, dtype::width(tensor.elem)).map(Content::Blob),
+    }
+}
+
+/// A stretch of the data section, not yet checked against a codec.
+pub struct Stored {
+    pub offset: u64,
+    pub len: u64,
+    pub raw_len: u64,
+}
+
+/// A part, its codec checked against the `width` in bytes of the elements that it is to make.
+pub fn part(
+    table: &Table<'_>,
+    stored: &Stored,
+    codec: &str,
+    extras: Option<&RawValue>,
+    width: u64,
+) -> Result<Part, Fault> {
+    let kind = if codec == "special" {
+        extra::<Object<Kind<'_>>>(extras)?.0.special_kind.map(|Text(kind)| kind.into_owned())
+    } else {
+        None
+    };
+    let coding = Coding::from_name(codec, kind.as_deref()).ok_or_else(|| {
+        let kind = kind.as_deref().map_or_else(String::new, |kind| format!(", kind {},", quoted(kind)));
+        Fault::Unknown(format!("codec {}{kind}", quoted(codec)))
+    })?;
+    if ![0, width].contains(&coding.elem_bytes()) {
+        return Err(broken(format_args!("codec {codec} makes no elements of {width} bytes")));
+    }
+    let &Stored { offset, len, raw_len } = stored;
+    if len == 0 && raw_len > 0 {
+        return Err(broken(format_args!("no bytes at all, for {raw_len} raw ones")));
+    }
+    if coding == Coding::Raw && len != raw_len {
+        return Err(broken(format_args!("{len} bytes stored as they are, where {raw_len} are expected")));
+    }
+    Ok(Part { coding, offset: table.data_start + offset, len, raw_len })
+}
+
+/// Refuses a reference with bytes of its own.
+pub fn empty(row: &Row<'_>) -> Result<(), Fault> {
+    match row.compressed_bytes {
+        0 => Ok(()),
+        len => Err(broken(format_args!("a reference, with {len} bytes of its own"))),
+    }
+}
+
+/// What `extra` says.
+pub fn extra<'a, T: Deserialize<'a>>(extra: Option<&'a RawValue>) -> Result<T, Fault> {
+    let raw = extra.ok_or_else(|| broken("extra is missing"))?;
+    serde_json::from_str(raw.get()).map_err(|e| broken(format_args!("extra: {e}")))
+}
