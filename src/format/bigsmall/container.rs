@@ -91,8 +91,8 @@ impl Container {
     /// # Errors
     /// [`Error::NotAContainer`] for another file; [`Error::Unsupported`], with the tensor's name, for a version, dtype
     /// or codec that this release does not know; [`Error::Truncated`], [`Error::Corrupt`] or [`Error::TooLarge`] for
-    /// damage; [`Error::Io`] from the source. At most eight times the header's length is allocated, and a header is
-    /// at most [`MAX_HEADER`] long and never longer than the source.
+    /// damage; [`Error::Io`] from the source. At most nine times the header's length plus 16 MiB is
+    /// allocated; a header is at most [`MAX_HEADER`] long, and never longer than the source.
     pub fn open(source: &dyn ReadAt) -> Result<Self> {
         let path = source.path();
         let mut prefix = [0; PREFIX_LEN];

@@ -29,8 +29,7 @@ pub const MAGIC: [u8; 4] = *b"BGSM";
 /// Bytes before the JSON header: magic, version, length.
 pub const PREFIX_LEN: usize = 10;
 
-/// Longest JSON header or shard index that is read, bytes: some 200 000 tensors. Opening takes at most eight times
-/// as much memory as the text is long.
+/// Longest JSON header or shard index that is read, bytes: some 200 000 tensors.
 pub const MAX_HEADER: u64 = 64 << 20;
 
 /// Most raw bytes in a container. Far above any model, and sums of offsets stay far below what a signed number holds.

@@ -19,10 +19,10 @@ pub const SHARD_INDEX: &str = "bigsmall.index.json";
 /// Most shards. Far above any model.
 const MAX_SHARDS: usize = 1 << 16;
 
-/// Most tensors of a model.
-const MAX_TENSORS: usize = 1 << 21;
+/// Most tensors of a model; one takes some 200 bytes of memory, however short its entry is.
+const MAX_TENSORS: usize = 1 << 19;
 
-/// Longest name of a shard, bytes: that of file systems.
+/// Longest name of a file, bytes: that of file systems.
 const MAX_NAME: usize = 255;
 
 /// A tensor that no shard stores.
@@ -102,9 +102,11 @@ impl ShardIndex {
 
     /// The text of the `model.safetensors.index.json` of the shown directory, as the package `transformers` writes it.
     ///
-    /// `total_size` is the bytes of all tensors, duplicates included. A directory with one shard needs no such file.
+    /// `total_size` is the bytes of all tensors, duplicates included; `shown` gives the name under which a shard is
+    /// shown, which is [`shown_name`] unless that is taken. A directory with one shard needs no such file.
     #[must_use]
-    pub fn shown(&self, total_size: u64) -> Vec<u8> {
+    pub fn weight_index(&self, total_size: u64, shown: impl Fn(&str) -> String) -> Vec<u8> {
+        let shown: Vec<String> = self.shards.iter().map(|shard| shown(shard)).collect();
         let mut out = Vec::new();
         out.extend_from_slice(b"{\n  \"metadata\": {\n    \"total_size\": ");
         out.extend_from_slice(total_size.to_string().as_bytes());
@@ -113,23 +115,25 @@ impl ShardIndex {
             out.extend_from_slice(if i == 0 { b"\n    " } else { b",\n    " });
             put_ascii(&mut out, tensor);
             out.extend_from_slice(b": ");
-            put_ascii(&mut out, &self.shards.get(shard as usize).and_then(|name| shown_name(name)).unwrap_or_default());
+            put_ascii(&mut out, shown.get(shard as usize).map_or("", String::as_str));
         }
         out.extend_from_slice(if self.weight_map.is_empty() { b"}\n}\n" } else { b"\n  }\n}\n" });
         out
     }
 }
 
-/// The name under which a container is shown: `x.bs` as `x.safetensors`. `None` for another name.
+/// The name under which a container is shown: `x.bs` and `x.safetensors.bs` as `x.safetensors`. `None` for another
+/// name, and when the shown one would be too long for a file.
 #[must_use]
 pub fn shown_name(container: &str) -> Option<String> {
-    let stem = container.strip_suffix(".bs").filter(|stem| !stem.is_empty())?;
-    Some(format!("{stem}.safetensors"))
+    let stem = container.strip_suffix(".bs").filter(|stem| !["", ".", ".."].contains(stem))?;
+    let stem = stem.strip_suffix(".safetensors").unwrap_or(stem);
+    Some(format!("{stem}.safetensors")).filter(|shown| shown.len() <= MAX_NAME)
 }
 
 /// Whether a stranger's text is the name of a container in the same directory.
 fn is_shard_name(name: &str) -> bool {
-    name.len() <= MAX_NAME && shown_name(name).is_some() && !name.contains(['/', '\\', '\0'])
+    shown_name(name).is_some() && !name.contains(['/', '\\', '\0'])
 }
 
 fn check(json: &[u8]) -> Result<ShardIndex, String> {
