@@ -689,6 +689,10 @@ fn what_is_written_is_read_back() {
 
     let refused = |tensor| assert!(matches!(bigsmall::header(path, None, &[tensor]), Err(Error::Invalid { .. })));
     refused(one("x", elem("BF16"), Coding::Bf16V8, 1));
+    refused(one("x", elem("F32"), Coding::Bf16SeAc, 1));
+    refused(one("x", elem("F32"), Coding::Zstd, 0));
+    refused(one("x", elem("F32"), Coding::Raw, 47));
+    refused(one("__metadata__", elem("F32"), Coding::Raw, 48));
     refused(one("x", ElemType::BYTES, Coding::Raw, 12));
     refused(Finished { shape: &[u64::MAX, 9], ..one("x", elem("BF16"), Coding::Zstd, 1) });
     refused(Finished { shape: &[3], ..one("x", elem("F4"), Coding::Zstd, 1) });

@@ -10,6 +10,7 @@
 //! Keys that nothing here reads are skipped, whatever they hold; those that are read must occur once.
 
 mod container;
+mod content;
 mod dtype;
 mod group;
 mod json;

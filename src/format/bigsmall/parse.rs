@@ -8,10 +8,9 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::container::{Container, Content, Entry, Metadata, Part};
+use super::container::{Container, Content, Entry, Metadata};
 use super::json::{List, Members, Object, Text, shallow};
-use super::{MAX_DIMS, MAX_RAW_LEN, dtype, group};
-use crate::codec::bigsmall::Coding;
+use super::{MAX_DIMS, MAX_RAW_LEN, content, dtype};
 use crate::error::{Error, Result};
 use crate::tensor::ElemType;
 
@@ -20,12 +19,6 @@ const MAX_TENSORS: usize = 1 << 20;
 
 /// Most keys of `__metadata__`: a map takes several times the bytes of its shortest keys.
 const MAX_METADATA: usize = 1 << 16;
-
-/// Codec names that are references, not codecs.
-pub const TIED: &str = "tied_ref";
-pub const DELTA: &str = "zstd_xor_delta";
-pub const GROUP: &str = "group_stream_v1";
-pub const MEMBER: &str = "group_member";
 
 /// Why a tensor is refused, without the file's name and its own.
 #[derive(Debug)]
@@ -72,22 +65,10 @@ pub struct Row<'a> {
     pub extra: Option<&'a RawValue>,
 }
 
-#[derive(Deserialize)]
-struct Kind<'a> {
-    #[serde(borrow)]
-    special_kind: Option<Text<'a>>,
-}
-
-#[derive(Deserialize)]
-struct Tied<'a> {
-    #[serde(borrow)]
-    tied_to: Text<'a>,
-}
-
 /// The header as far as it is checked: what resolving references takes.
 pub struct Table<'a> {
     pub rows: Vec<Object<Row<'a>>>,
-    /// In the order of the rows; `offset` of a content still counts from the start of the data.
+    /// In the order of the rows.
     pub tensors: Vec<Tensor>,
     /// Number of each name.
     pub names: HashMap<Cow<'a, str>, usize>,
@@ -141,7 +122,7 @@ pub fn container(path: &Path, json: &[u8], data_start: u64, file_len: u64) -> Re
 
     let mut contents: Vec<Option<Content>> = vec![None; table.rows.len()];
     for i in 0..table.rows.len() {
-        resolve(&table, i, &mut contents).map_err(|fault| refused(&table, i, fault))?;
+        content::resolve(&table, i, &mut contents).map_err(|fault| refused(&table, i, fault))?;
     }
     // Every other entry has its content; a member gets it from the group that lists it.
     if let Some(i) = contents.iter().position(Option::is_none) {
@@ -230,95 +211,4 @@ fn apart(rows: &[Object<Row<'_>>]) -> Result<(), (usize, Fault)> {
         end = next;
     }
     Ok(())
-}
-
-/// Finds where the bytes of entry `i` come from; those of its whole group when it holds one.
-fn resolve(table: &Table<'_>, i: usize, contents: &mut [Option<Content>]) -> Result<(), Fault> {
-    let (Some(Object(row)), Some(tensor)) = (table.rows.get(i), table.tensors.get(i)) else {
-        return Err(broken("there is no such entry"));
-    };
-    let content = match &*row.codec.0 {
-        GROUP => return group::resolve(table, i, contents),
-        MEMBER => return Ok(()),
-        _ => content(table, row, tensor)?,
-    };
-    if let Some(slot) = contents.get_mut(i) {
-        *slot = Some(content);
-    }
-    Ok(())
-}
-
-/// The content of an entry that is in no group.
-fn content(table: &Table<'_>, row: &Row<'_>, tensor: &Tensor) -> Result<Content, Fault> {
-    let stored = Stored { offset: row.offset, len: row.compressed_bytes, raw_len: tensor.raw_len };
-    match &*row.codec.0 {
-        TIED => {
-            empty(row)?;
-            let Object(Tied { tied_to: Text(master) }) = extra(row.extra)?;
-            let at = *table.names.get(&*master).ok_or_else(|| broken("it is tied to a tensor that is not there"))?;
-            let (Some(Object(to)), Some(of)) = (table.rows.get(at), table.tensors.get(at)) else {
-                return Err(broken("it is tied to a tensor that is not there"));
-            };
-            if to.codec.0 == TIED {
-                return Err(broken("it is tied to a tensor that is itself tied"));
-            }
-            if of.raw_len != tensor.raw_len {
-                return Err(broken(format_args!("{} bytes, tied to {}", tensor.raw_len, of.raw_len)));
-            }
-            Ok(Content::Same(at))
-        }
-        DELTA => part(table, &stored, "zstd", None, dtype::width(tensor.elem)).map(Content::Xor),
-        codec => part(table, &stored, codec, row.extra, dtype::width(tensor.elem)).map(Content::Blob),
-    }
-}
-
-/// A stretch of the data section, not yet checked against a codec.
-pub struct Stored {
-    pub offset: u64,
-    pub len: u64,
-    pub raw_len: u64,
-}
-
-/// A part, its codec checked against the `width` in bytes of the elements that it is to make.
-pub fn part(
-    table: &Table<'_>,
-    stored: &Stored,
-    codec: &str,
-    extras: Option<&RawValue>,
-    width: u64,
-) -> Result<Part, Fault> {
-    let kind = if codec == "special" {
-        extra::<Object<Kind<'_>>>(extras)?.0.special_kind.map(|Text(kind)| kind.into_owned())
-    } else {
-        None
-    };
-    let coding = Coding::from_name(codec, kind.as_deref()).ok_or_else(|| {
-        let kind = kind.as_deref().map_or_else(String::new, |kind| format!(", kind {},", quoted(kind)));
-        Fault::Unknown(format!("codec {}{kind}", quoted(codec)))
-    })?;
-    if ![0, width].contains(&coding.elem_bytes()) {
-        return Err(broken(format_args!("codec {codec} makes no elements of {width} bytes")));
-    }
-    let &Stored { offset, len, raw_len } = stored;
-    if len == 0 && raw_len > 0 {
-        return Err(broken(format_args!("no bytes at all, for {raw_len} raw ones")));
-    }
-    if coding == Coding::Raw && len != raw_len {
-        return Err(broken(format_args!("{len} bytes stored as they are, where {raw_len} are expected")));
-    }
-    Ok(Part { coding, offset: table.data_start + offset, len, raw_len })
-}
-
-/// Refuses a reference with bytes of its own.
-pub fn empty(row: &Row<'_>) -> Result<(), Fault> {
-    match row.compressed_bytes {
-        0 => Ok(()),
-        len => Err(broken(format_args!("a reference, with {len} bytes of its own"))),
-    }
-}
-
-/// What `extra` says.
-pub fn extra<'a, T: Deserialize<'a>>(extra: Option<&'a RawValue>) -> Result<T, Fault> {
-    let raw = extra.ok_or_else(|| broken("extra is missing"))?;
-    serde_json::from_str(raw.get()).map_err(|e| broken(format_args!("extra: {e}")))
 }

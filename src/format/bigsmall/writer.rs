@@ -8,7 +8,7 @@ use std::path::Path;
 
 use super::container::Metadata;
 use super::json::put_ascii;
-use super::{MAGIC, MAX_DIMS, MAX_HEADER, dtype};
+use super::{MAGIC, MAX_HEADER, PREFIX_LEN, dtype, parse};
 use crate::codec::bigsmall::Coding;
 use crate::error::{Error, Result};
 use crate::tensor::ElemType;
@@ -37,7 +37,7 @@ pub struct Finished<'a> {
 ///
 /// # Errors
 /// [`Error::Invalid`] for a coding that is not written here, because the package wants to be told more of it, and for
-/// a type or shape that it cannot hold; [`Error::TooLarge`] when the header is longer than [`MAX_HEADER`].
+/// tensors that [`Container::open`](super::Container::open) would refuse; [`Error::TooLarge`] when the header is longer than [`MAX_HEADER`].
 pub fn header(path: &Path, metadata: Option<&Metadata>, tensors: &[Finished<'_>]) -> Result<Vec<u8>> {
     let mut out = Vec::new();
     out.extend_from_slice(&MAGIC);
@@ -76,7 +76,8 @@ pub fn header(path: &Path, metadata: Option<&Metadata>, tensors: &[Finished<'_>]
         }
     }
     out.push(b'}');
-    let len = (out.len() - super::PREFIX_LEN) as u64;
+    let json = out.get(PREFIX_LEN..).unwrap_or_default();
+    let len = json.len() as u64;
     if len > MAX_HEADER {
         return Err(Error::TooLarge {
             path: path.into(),
@@ -85,6 +86,10 @@ pub fn header(path: &Path, metadata: Option<&Metadata>, tensors: &[Finished<'_>]
             got: len,
         });
     }
+    // What is written is what would be read: no rule is stated twice.
+    let data_start = out.len() as u64;
+    parse::container(path, json, data_start, data_start.saturating_add(offset))
+        .map_err(|e| Error::Invalid { message: format!("a container of bigsmall cannot hold this: {e}") })?;
     for (to, from) in out.iter_mut().skip(6).zip((len as u32).to_le_bytes()) {
         *to = from;
     }
@@ -93,7 +98,7 @@ pub fn header(path: &Path, metadata: Option<&Metadata>, tensors: &[Finished<'_>]
 
 fn entry(out: &mut Vec<u8>, tensor: &Finished<'_>, offset: u64) -> Result<()> {
     let Finished { name, elem, shape, coding, packed_len, md5 } = *tensor;
-    let known = elem.name().filter(|_| elem != ElemType::BYTES && shape.len() <= MAX_DIMS);
+    let known = elem.name().filter(|_| elem != ElemType::BYTES);
     let (Some(code), Some(raw_len)) = (known, dtype::raw_len(elem, shape)) else {
         let message = format!("tensor '{name}': a container of bigsmall cannot hold its type and shape");
         return Err(Error::Invalid { message });
