@@ -8,6 +8,31 @@
 //! Blobs are untrusted, and no codec has a checksum: what decodes without an error may be wrong, which only the digest of the
 //! whole tensor tells.
 
+mod blosc2;
+mod bytes;
+mod coder;
+mod contexts;
+mod feed;
+mod inflate;
+mod layout;
+mod lowcard;
+mod model;
+mod native;
+mod parallel;
+mod part;
+mod planes;
+mod region;
+mod residual;
+mod sides;
+mod sparsity;
+mod split;
+mod state;
+mod stream;
+mod wpe_delta;
+
+pub use sides::{Back, Front, Symbols, open};
+pub use state::State;
+
 use crate::error::{Damage, Error};
 
 /// Why a window of a blob was not decoded.
@@ -26,6 +51,7 @@ impl From<Damage> for Fault {
 }
 
 /// The packed bytes of a tensor, wherever they are.
+#[expect(clippy::len_without_is_empty, reason = "nobody asks whether a blob is empty")]
 pub trait Blob: Send + Sync {
     /// Length, bytes.
     fn len(&self) -> u64;
@@ -133,3 +159,6 @@ impl Coding {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
