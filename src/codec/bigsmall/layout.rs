@@ -35,13 +35,13 @@ impl Width {
 /// The two element types that are split.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Split {
-    exponent_bits: u32,
-    mantissa_bits: u32,
+    pub exponent_bits: u32,
+    pub mantissa_bits: u32,
     /// Of the first table's length and symbols, and of the exponents.
-    symbol: Width,
-    exponent: Width,
+    pub symbol: Width,
+    pub exponent: Width,
     /// Of a bucket's table's length and symbols.
-    mantissa: Width,
+    pub mantissa: Width,
 }
 
 pub(super) const BF16: Split =

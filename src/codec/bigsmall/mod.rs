@@ -12,6 +12,7 @@ mod blosc2;
 mod bytes;
 mod coder;
 mod contexts;
+mod encode;
 mod feed;
 mod inflate;
 mod layout;
@@ -30,6 +31,7 @@ mod state;
 mod stream;
 mod wpe_delta;
 
+pub use encode::encode;
 pub use sides::{Back, Front, Symbols, open};
 pub use state::State;
 

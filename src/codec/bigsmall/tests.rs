@@ -360,3 +360,92 @@ fn damaged_bytes_give_an_error_or_bytes() {
         assert!(!always || noticed * 20 > tried * 19, "{}: {noticed} of {tried}", packed.label);
     }
 }
+
+/// A generator of numbers that is the same everywhere.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        self.0 >> 33
+    }
+
+    fn below(&mut self, end: u64) -> u64 {
+        self.next() % end
+    }
+
+    /// Near 0, about as a sum of uniform numbers is.
+    fn weight(&mut self) -> f32 {
+        let sum: u64 = (0..4).map(|_| self.below(1 << 16)).sum();
+        (sum as f32 / f32::from(u16::MAX) - 2.0) * 0.02
+    }
+}
+
+/// Tensors of all kinds: spread like weights, of one value, of every word, empty.
+fn tensors(elem: usize) -> Vec<Vec<u8>> {
+    let mut random = Random(7);
+    let weights = |count: usize| -> Vec<u8> {
+        let mut random = Random(count as u64);
+        (0..count)
+            .flat_map(|_| {
+                let bits = random.weight().to_bits();
+                let half = |bits: u32| (bits >> 16) as u16;
+                match elem {
+                    1 => vec![(half(bits) >> 6) as u8],
+                    2 => half(bits).to_le_bytes().to_vec(),
+                    _ => (bits & !random.below(256) as u32).to_le_bytes().to_vec(),
+                }
+            })
+            .collect()
+    };
+    let noise = |random: &mut Random, count: usize| (0..count * elem).map(|_| random.next() as u8).collect();
+    let mut all = vec![vec![], vec![0; elem], vec![0; 5000 * elem], [0x12, 0x34, 0x56, 0x78].repeat(997)];
+    for count in [1, 2, 3, 63, 1000, 40_000, WINDOW / elem - 1, WINDOW / elem, WINDOW / elem + 1] {
+        all.push(weights(count));
+    }
+    for count in [1, 77, 70_000] {
+        all.push(noise(&mut random, count));
+    }
+    all
+}
+
+#[test]
+fn what_is_encoded_here_is_decoded_here() {
+    for coding in [
+        Coding::Raw,
+        Coding::Zstd,
+        Coding::Bf16SeAc,
+        Coding::Bf16SeRans,
+        Coding::Fp16SeAc,
+        Coding::Fp32SeAc,
+        Coding::Fp8CatAc,
+    ] {
+        for raw in tensors(coding.elem_bytes().max(1) as usize) {
+            let packed = encode(coding, &raw).unwrap();
+            for window in [WINDOW, 4096 - 64] {
+                let decoded = decode_with(coding, &packed, raw.len(), window, 1 << 16);
+                assert!(decoded.unwrap_or_else(|e| panic!("{coding:?} of {}: {e:?}", raw.len())) == raw);
+            }
+        }
+    }
+    assert!(encode(Coding::Bf16SeAc, &[1]).is_none());
+    assert!(encode(Coding::Fp32SeAc, &[1, 2, 3]).is_none());
+    assert!(encode(Coding::Bf16V8, &[1, 2]).is_none());
+}
+
+#[test]
+fn blobs_are_those_of_the_package() {
+    let mut same = std::collections::HashMap::new();
+    for packed in all_packed().into_iter().filter(|packed| packed.raw_len > 0) {
+        let raw = decode(&packed, WINDOW).unwrap();
+        if let Some(ours) = encode(packed.coding, &raw) {
+            let (equal, all) = same.entry(packed.coding).or_insert((0, 0));
+            *equal += usize::from(ours == packed.bytes);
+            *all += 1;
+        }
+    }
+    for coding in [Coding::Raw, Coding::Bf16SeAc, Coding::Bf16SeRans, Coding::Fp16SeAc, Coding::Fp8CatAc] {
+        let (equal, all) = same[&coding];
+        assert!(equal == all && all >= 2, "{coding:?}: {same:?}");
+    }
+}
