@@ -80,6 +80,13 @@ pub enum Error {
         /// The value found.
         got: String,
     },
+    /// A delta's base is not there.
+    NoBase {
+        /// The delta.
+        path: PathBuf,
+        /// Where the base was when the delta was written, as somebody typed it; may be empty.
+        hint: String,
+    },
     /// A number is above what this release accepts.
     TooLarge {
         /// The file.
@@ -218,6 +225,13 @@ impl fmt::Display for Error {
             }
             Self::Differs { path, what, expected, got } => {
                 write!(f, "{}: {what} differs: expected {expected}, got {got}", path.display())
+            }
+            Self::NoBase { path, hint } => {
+                write!(f, "{}: its tensors are differences from a base, which was not found", path.display())?;
+                if !hint.is_empty() {
+                    write!(f, " (it was '{}' when the file was written)", hint.escape_default())?;
+                }
+                write!(f, "; name it with --base")
             }
             Self::TooLarge { path, what, limit, got } => {
                 write!(f, "{}: {what} is {got}, more than the {limit} that bsfs accepts", path.display())

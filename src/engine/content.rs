@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::Engine;
 use super::buffer::Buffer;
@@ -69,7 +70,7 @@ pub trait Content: Send + Sync {
     ///
     /// # Errors
     /// Damage, and those of the source.
-    fn decode(&self, chunk: ChunkId, engine: &Engine) -> Result<Buffer>;
+    fn decode(&self, chunk: ChunkId, engine: &Arc<Engine>) -> Result<Buffer>;
 
     /// Says whether what is read next lies behind what was read last.
     fn expect_streams(&self, streams: bool);

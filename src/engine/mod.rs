@@ -4,6 +4,8 @@
 //! chunk is decoded once however many readers want it. No lock is held while a chunk is read or decoded.
 
 mod ahead;
+mod base;
+mod bigsmall;
 mod buffer;
 mod content;
 mod decode;
@@ -16,6 +18,8 @@ mod stats;
 mod sync;
 mod workers;
 
+pub use base::{Base, FileBase};
+pub use bigsmall::{Presented, prove};
 pub use buffer::Buffer;
 pub use decode::decode_into;
 pub use image::{Bytes, Image};
@@ -56,6 +60,7 @@ pub struct Engine {
     chunks: flight::Chunks,
     counters: stats::Counters,
     workers: workers::Workers,
+    streams: bigsmall::Streams,
 }
 
 impl Engine {
@@ -69,6 +74,7 @@ impl Engine {
         let memory = config.memory;
         let pool = buffer::Pool::new(memory);
         Arc::new(Self {
+            streams: bigsmall::Streams::new(&config),
             config,
             chunks: flight::Chunks::new(Arc::clone(&pool)),
             pool,
@@ -98,6 +104,19 @@ impl Engine {
     pub fn image(self: &Arc<Self>, container: Arc<Container>, source: Arc<dyn ReadAt>) -> Image {
         let content = native::Native::new(container, source, self.config.drop_packed);
         Image::new(Arc::clone(self), Arc::new(content))
+    }
+
+    /// A BigSmall container as the file that it is shown as; `source` must be the one that it was read from. `base` is what its
+    /// deltas refer to: without one, reading their tensors is an error.
+    #[must_use]
+    pub fn presented(
+        self: &Arc<Self>,
+        presented: Arc<Presented>,
+        source: Arc<dyn ReadAt>,
+        base: Option<Arc<dyn Base>>,
+    ) -> Image {
+        let shown = Arc::new(bigsmall::Shown::new(presented, source, base));
+        Image::new(Arc::clone(self), Arc::new(bigsmall::Image(shown)))
     }
 
     /// A buffer of `len` bytes that hold anything, counted and used again as those for chunks are.

@@ -70,7 +70,7 @@ impl Content for Native {
         (last.raw_offset >= read.start).then(|| last.raw_offset..last.raw_offset + last.raw_len)
     }
 
-    fn decode(&self, chunk: ChunkId, engine: &Engine) -> Result<Buffer> {
+    fn decode(&self, chunk: ChunkId, engine: &Arc<Engine>) -> Result<Buffer> {
         let chunk = self
             .container
             .chunk(chunk)

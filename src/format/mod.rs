@@ -3,11 +3,19 @@
 //! [`native`] is our own format, with its specification. [`sniff`] tells the formats apart by a file's first bytes.
 //! This room names codec ids and never runs a codec.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 pub mod bigsmall;
 pub mod checksum;
 pub mod native;
 
 pub use native::{Chunk, ChunkId, Container, Piece, Span, Tensor};
+
+/// A number that no other open container of this process has; caches are keyed by it.
+pub(crate) fn next_id() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
 
 /// What the first bytes of a file say that it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -24,6 +24,7 @@ pub(super) fn of(error: &Error) -> Errno {
         | Error::Corrupt { .. }
         | Error::Chunk { .. }
         | Error::Differs { .. }
+        | Error::NoBase { .. }
         | Error::TooLarge { .. }
         | Error::NotLossless { .. }
         | Error::Mount { .. } => Errno::EIO,

@@ -3,7 +3,6 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::header::{HEADER_LEN, Header};
 use super::index::FileInfo;
@@ -141,9 +140,6 @@ pub struct Container {
     pub(super) tensors: Vec<Tensor>,
 }
 
-/// The next [`Container::id`].
-static NEXT_ID: AtomicU64 = AtomicU64::new(1);
-
 impl Container {
     /// Reads header and index of a container of ours and checks them, in two reads.
     ///
@@ -174,7 +170,7 @@ impl Container {
         // Bounded by the file's own length, which the header's check has compared.
         let mut packed = vec![0; header.index_packed_len as usize];
         source.read_exact_at(header.index_offset, &mut packed)?;
-        let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+        let id = crate::format::next_id();
         parse::container(id, path, header, &packed)
     }
 

@@ -1,0 +1,397 @@
+//! One tensor, window by window, whoever asks for which: who decodes what, and what may be given out.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use super::WINDOW;
+use super::pass::{Failure, Pass, Plan};
+use crate::engine::Engine;
+use crate::engine::buffer::Buffer;
+use crate::engine::sync::{AtomicU64, Condvar, Mutex, Ordering, lock};
+use crate::error::{Damage, Error};
+
+/// Passes over one tensor that wait for their next reader, at most.
+const PASSES: usize = 4;
+/// Times that a tensor is decoded again after damage: the first may be a fault on the way from the disk.
+const TRIES: u32 = 2;
+
+/// What is known of a tensor's bytes.
+#[derive(Debug, Clone)]
+enum Verdict {
+    /// Nobody has decoded all of it yet.
+    Open,
+    /// All of it was decoded, and its digest is right.
+    Good,
+    /// It is damaged, time and again.
+    Bad(Verdicted),
+}
+
+/// Why a tensor is bad.
+#[derive(Debug, Clone, Copy)]
+enum Verdicted {
+    Damage(u32, Damage),
+    Differs([u8; 16]),
+}
+
+/// A pass, and how far it is.
+struct Running {
+    pass: Arc<Pass>,
+    /// The first window that nobody has taken.
+    next: u32,
+    /// Windows that were taken and are not done.
+    taken: HashSet<u32>,
+}
+
+struct Progress {
+    passes: Vec<Running>,
+    verdict: Verdict,
+    tries: u32,
+    /// Windows that somebody waits for while another thread decodes them.
+    wanted: HashMap<u32, usize>,
+    /// Windows for those, and such as must not be given out before the tensor is known to be good.
+    kept: HashMap<u32, Buffer>,
+}
+
+/// A tensor that is being read.
+pub struct Stream {
+    plan: Plan,
+    /// Whether nothing is given out before all of it was decoded and compared with its digest.
+    proven_first: bool,
+    waiting: Arc<Waiting>,
+    progress: Mutex<Progress>,
+    changed: Condvar,
+}
+
+/// What is to be done next for somebody who wants a window.
+enum Step {
+    Run(Arc<Pass>, u32),
+    Wait,
+}
+
+/// Where windows go that nobody waits for.
+pub type Shelf<'a> = &'a dyn Fn(u32, Buffer);
+
+/// Bytes of windows that wait for their tensor's verdict, in all tensors of an engine.
+#[derive(Debug)]
+pub struct Waiting {
+    bytes: AtomicU64,
+    most: u64,
+}
+
+impl Waiting {
+    /// Room for `most` bytes.
+    pub fn new(most: u64) -> Self {
+        Self { bytes: AtomicU64::new(0), most }
+    }
+
+    /// Whether `len` bytes more may wait; what somebody `wanted` may in any case.
+    fn admit(&self, len: usize, wanted: bool) -> bool {
+        let admitted = self.bytes.fetch_add(len as u64, Ordering::Relaxed) + len as u64 <= self.most || wanted;
+        if !admitted {
+            self.leave(len);
+        }
+        admitted
+    }
+
+    fn leave(&self, len: usize) {
+        self.bytes.fetch_sub(len as u64, Ordering::Relaxed);
+    }
+}
+
+impl Stream {
+    /// A tensor of which nothing was read yet.
+    pub fn new(plan: Plan, proven_first: bool, waiting: Arc<Waiting>) -> Self {
+        let progress = Progress {
+            passes: Vec::new(),
+            verdict: Verdict::Open,
+            tries: 0,
+            wanted: HashMap::new(),
+            kept: HashMap::new(),
+        };
+        Self { plan, proven_first, waiting, progress: Mutex::new(progress), changed: Condvar::new() }
+    }
+
+    /// What it decodes.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Whether more threads than the one that asks would be of use: all of it has to be decoded first.
+    pub fn wants_help(&self) -> bool {
+        self.proven_first && self.plan.windows() > 1 && {
+            let progress = lock(&self.progress);
+            progress.passes.is_empty() && matches!(progress.verdict, Verdict::Open)
+        }
+    }
+
+    /// Decodes what others wait for, as long as there is something.
+    pub fn help(&self, engine: &Engine, shelf: Shelf<'_>) {
+        loop {
+            let mut progress = lock(&self.progress);
+            let Some(Step::Run(pass, window)) = self.whole(&mut progress, false) else { return };
+            drop(progress);
+            if !matches!(self.run(engine, &pass, window, None, shelf), Ok(Ran::Kept)) {
+                return;
+            }
+        }
+    }
+
+    /// The bytes of a window. Threads that ask for several at a time decode them together. `shelf` gets windows that had to be
+    /// decoded on the way and that nobody waits for.
+    ///
+    /// # Errors
+    /// [`Failure`]; of a tensor that is damaged every window fails.
+    pub fn window(&self, engine: &Engine, window: u32, shelf: Shelf<'_>) -> Result<Buffer, Failure> {
+        // What this thread has already, and how often the tensor had been found damaged by then.
+        let mut mine: Option<(u32, Buffer)> = None;
+        loop {
+            let mut progress = lock(&self.progress);
+            match progress.verdict {
+                Verdict::Bad(Verdicted::Damage(_, damage)) => return Err(Failure::Damage(damage)),
+                Verdict::Bad(Verdicted::Differs(found)) => return Err(Failure::Differs(found)),
+                Verdict::Open | Verdict::Good => {}
+            }
+            mine = mine.filter(|(tries, _)| *tries == progress.tries);
+            if mine.is_none() {
+                let tries = progress.tries;
+                mine = self.unkeep(&mut progress, window).map(|buffer| (tries, buffer));
+            }
+            let proven = !self.proven_first || matches!(progress.verdict, Verdict::Good);
+            if proven && let Some((_, buffer)) = mine {
+                return Ok(buffer);
+            }
+            let step = match &mine {
+                None => self.towards(&mut progress, window),
+                Some(_) => self.whole(&mut progress, true).unwrap_or(Step::Wait),
+            };
+            match step {
+                Step::Wait => {
+                    *progress.wanted.entry(window).or_default() += 1;
+                    progress = self.changed.wait(progress).unwrap_or_else(std::sync::PoisonError::into_inner);
+                    if let Some(count) = progress.wanted.get_mut(&window) {
+                        *count -= 1;
+                        if *count == 0 {
+                            progress.wanted.remove(&window);
+                        }
+                    }
+                }
+                Step::Run(pass, at) => {
+                    let tries = progress.tries;
+                    drop(progress);
+                    match self.run(engine, &pass, at, (at == window).then_some(window), shelf) {
+                        Ok(Ran::Mine(buffer)) => mine = Some((tries, buffer)),
+                        // What is lost is tried again: a bad verdict ends that, or an error of this thread's own.
+                        Ok(Ran::Kept | Ran::Lost) => {}
+                        Err(error) => return Err(Failure::Read(error)),
+                    }
+                }
+            }
+        }
+    }
+
+    /// The next step towards a window that this thread does not have.
+    fn towards(&self, progress: &mut Progress, window: u32) -> Step {
+        if progress.passes.iter().any(|running| running.taken.contains(&window)) {
+            return Step::Wait;
+        }
+        let unproven = self.proven_first && matches!(progress.verdict, Verdict::Open);
+        let entry = if unproven { 0 } else { self.plan.entry(window) };
+        // The pass that is nearest, unless a point is nearer still.
+        let near = progress
+            .passes
+            .iter_mut()
+            .filter(|running| running.next <= window && running.next >= entry.min(window))
+            .max_by_key(|running| running.next);
+        if let Some(running) = near {
+            return running.take();
+        }
+        // With nothing decoded yet there are no points, and so this begins at the very start.
+        self.begin(progress, Pass::new(&self.plan, window))
+    }
+
+    /// The next step towards having decoded all of it. `None` when all is taken, or nothing is begun and `begin` is false.
+    fn whole(&self, progress: &mut Progress, begin: bool) -> Option<Step> {
+        if !matches!(progress.verdict, Verdict::Open) {
+            return None;
+        }
+        let windows = self.plan.windows();
+        if let Some(running) = progress.passes.iter_mut().find(|running| running.pass.proves()) {
+            return (running.next < windows).then(|| running.take());
+        }
+        begin.then(|| self.begin(progress, Pass::new(&self.plan, 0)))
+    }
+
+    fn begin(&self, progress: &mut Progress, pass: Pass) -> Step {
+        if progress.passes.len() >= PASSES
+            && let Some(at) = progress.passes.iter().position(|running| running.taken.is_empty())
+        {
+            progress.passes.remove(at);
+        }
+        let next = pass.first();
+        progress.passes.push(Running { pass: Arc::new(pass), next, taken: HashSet::new() });
+        progress.passes.last_mut().map_or(Step::Wait, Running::take)
+    }
+
+    /// Decodes a window that was taken; `mine` if it is the one that this thread wants.
+    fn run(
+        &self,
+        engine: &Engine,
+        pass: &Arc<Pass>,
+        window: u32,
+        mine: Option<u32>,
+        shelf: Shelf<'_>,
+    ) -> Result<Ran, Error> {
+        // A panic in a decoder must leave nobody waiting.
+        let mut guard = Abandon { stream: self, pass, armed: true };
+        let len = self.plan.window_len(window);
+        engine.chunks.make_room(len);
+        let mut buffer = engine.pool.take(len);
+        let result = pass.run(&self.plan, window, &mut buffer);
+        guard.armed = false;
+        let mut progress = lock(&self.progress);
+        let mut shelved = Vec::new();
+        // A pass is in the list as long as somebody is at it, unless the tensor was found damaged meanwhile.
+        let running = progress.passes.iter_mut().find(|running| Arc::ptr_eq(&running.pass, pass));
+        let result = match (result, running) {
+            (Ok(()), None) => Ok(Ran::Lost),
+            (Ok(()), Some(running)) => {
+                running.taken.remove(&window);
+                if window + 1 == self.plan.windows() && pass.proves() {
+                    progress.verdict = Verdict::Good;
+                    shelved = self.release(&mut progress);
+                }
+                let windows = self.plan.windows();
+                progress.passes.retain(|running| running.next < windows || !running.taken.is_empty());
+                match mine {
+                    Some(_) => Ok(Ran::Mine(buffer)),
+                    None => {
+                        shelved.extend(self.keep(&mut progress, window, buffer));
+                        Ok(Ran::Kept)
+                    }
+                }
+            }
+            (Err(failure), _) => {
+                progress.passes.retain(|running| !Arc::ptr_eq(&running.pass, pass));
+                match failure {
+                    Failure::Read(error) => Err(error),
+                    Failure::Broken => Ok(Ran::Lost),
+                    Failure::Damage(damage) => {
+                        self.strike(&mut progress, Verdicted::Damage(window, damage));
+                        Ok(Ran::Lost)
+                    }
+                    Failure::Differs(found) => {
+                        self.strike(&mut progress, Verdicted::Differs(found));
+                        Ok(Ran::Lost)
+                    }
+                }
+            }
+        };
+        drop(progress);
+        self.changed.notify_all();
+        for (window, buffer) in shelved {
+            shelf(window, buffer);
+        }
+        result
+    }
+
+    /// Keeps a window for those who want it, or until the verdict; gives it back when it may be shelved.
+    fn keep(&self, progress: &mut Progress, window: u32, buffer: Buffer) -> Option<(u32, Buffer)> {
+        let unproven = self.proven_first && matches!(progress.verdict, Verdict::Open);
+        if !unproven && !progress.wanted.contains_key(&window) {
+            return self.proven_first.then_some((window, buffer));
+        }
+        // What finds no room is decoded again, from a point.
+        if self.waiting.admit(buffer.len(), progress.wanted.contains_key(&window)) {
+            if let Some(old) = progress.kept.insert(window, buffer) {
+                self.waiting.leave(old.len());
+            }
+        }
+        None
+    }
+
+    fn unkeep(&self, progress: &mut Progress, window: u32) -> Option<Buffer> {
+        let buffer = progress.kept.remove(&window)?;
+        self.waiting.leave(buffer.len());
+        Some(buffer)
+    }
+
+    /// What had to wait for the verdict and nobody wants.
+    fn release(&self, progress: &mut Progress) -> Vec<(u32, Buffer)> {
+        let mut free: Vec<u32> =
+            progress.kept.keys().copied().filter(|window| !progress.wanted.contains_key(window)).collect();
+        free.sort_unstable();
+        free.into_iter().filter_map(|window| Some((window, self.unkeep(progress, window)?))).collect()
+    }
+
+    /// The tensor was found damaged.
+    fn strike(&self, progress: &mut Progress, verdict: Verdicted) {
+        progress.tries += 1;
+        progress.passes.clear();
+        for (_, buffer) in progress.kept.drain() {
+            self.waiting.leave(buffer.len());
+        }
+        if progress.tries >= TRIES {
+            progress.verdict = Verdict::Bad(verdict);
+        }
+    }
+
+    /// Ends passes that nobody is at, so that they hold no memory. Later readers enter at a point.
+    pub fn park(&self) {
+        lock(&self.progress).passes.retain(|running| !running.taken.is_empty());
+    }
+
+    /// Whether all of it was decoded and is right.
+    pub fn is_good(&self) -> bool {
+        matches!(lock(&self.progress).verdict, Verdict::Good)
+    }
+
+    /// Where the first damage was, bytes in the tensor, if it is bad by damage.
+    pub fn damaged_at(&self) -> Option<u64> {
+        match lock(&self.progress).verdict {
+            Verdict::Bad(Verdicted::Damage(window, _)) => Some(u64::from(window) * WINDOW),
+            _ => None,
+        }
+    }
+}
+
+impl Running {
+    fn take(&mut self) -> Step {
+        let window = self.next;
+        self.next += 1;
+        self.taken.insert(window);
+        Step::Run(Arc::clone(&self.pass), window)
+    }
+}
+
+/// What came of a window that was run.
+enum Ran {
+    Mine(Buffer),
+    Kept,
+    /// The pass is over without it.
+    Lost,
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        let mut progress = lock(&self.progress);
+        for (_, buffer) in progress.kept.drain() {
+            self.waiting.leave(buffer.len());
+        }
+    }
+}
+
+/// Ends a pass whose thread panicked.
+struct Abandon<'a> {
+    stream: &'a Stream,
+    pass: &'a Arc<Pass>,
+    armed: bool,
+}
+
+impl Drop for Abandon<'_> {
+    fn drop(&mut self) {
+        if self.armed {
+            lock(&self.stream.progress).passes.retain(|running| !Arc::ptr_eq(&running.pass, self.pass));
+            self.stream.changed.notify_all();
+        }
+    }
+}
