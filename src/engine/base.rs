@@ -45,7 +45,8 @@ impl From {
             Self::Image(image) => {
                 while !out.is_empty() {
                     let bytes = image.read_at(offset, out.len())?;
-                    let Some((to, rest)) = out.split_at_mut_checked(bytes.len()).filter(|(to, _)| !to.is_empty()) else {
+                    let Some((to, rest)) = out.split_at_mut_checked(bytes.len()).filter(|(to, _)| !to.is_empty())
+                    else {
                         return Err(Error::Truncated { path: path.into(), expected: offset + 1, got: offset });
                     };
                     to.copy_from_slice(&bytes);

@@ -40,7 +40,10 @@ impl Presented {
     ///
     /// # Errors
     /// Those of [`Container::layout`]; [`Error::TooLarge`] for more windows than can be counted.
-    pub fn new<'a>(container: &'a Arc<Container>, duplicates: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self> {
+    pub fn new<'a>(
+        container: &'a Arc<Container>,
+        duplicates: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) -> Result<Self> {
         let layout = container.layout(duplicates)?;
         let too_many = || Error::TooLarge {
             path: container.path().into(),
