@@ -66,6 +66,9 @@ fn describe(record: &MountRecord) -> String {
             s.cache
         ),
     );
+    if e.point_bytes > 0 {
+        line("points", format!("{} to enter streams without random access", show_size(e.point_bytes)));
+    }
     line("reads", format!("{} ({}); {} open", s.reads, show_size(s.read_bytes), s.open_files));
     line("chunks", format!("{} hits, {} misses, {} waits, {} evicted", e.hits, e.misses, e.waits, e.evicted_chunks));
     let (decoded, packed) = (show_size(e.decoded_bytes), show_size(e.packed_bytes_read));

@@ -87,6 +87,7 @@ impl Engine {
     #[must_use]
     pub fn stats(&self) -> Stats {
         let gauge = self.chunks.gauge();
+        let counted = self.counters.snapshot();
         Stats {
             evicted_chunks: gauge.evicted,
             ahead_used: gauge.ahead_used,
@@ -95,7 +96,9 @@ impl Engine {
             memory_limit: gauge.limit,
             memory_chunks: gauge.chunks,
             buffer_bytes: self.pool.held(),
-            ..self.counters.snapshot()
+            point_bytes: self.streams.point_bytes(),
+            packed_bytes_read: counted.packed_bytes_read + self.streams.packed_bytes_read(),
+            ..counted
         }
     }
 

@@ -32,7 +32,7 @@ pub struct Stats {
     pub ahead_wasted: u64,
     /// Time in which packed bytes were read from sources, seconds, summed over threads.
     pub source_seconds: f64,
-    /// Time in which chunks were decoded and checked, seconds, summed over threads.
+    /// Time in which chunks were decoded and checked (of BigSmall's, read as well), seconds, summed over threads.
     pub decode_seconds: f64,
     /// Time in which readers waited for a chunk that another thread was decoding, seconds, summed over threads.
     pub wait_seconds: f64,
@@ -46,6 +46,8 @@ pub struct Stats {
     pub memory_limit: u64,
     /// Chunks in memory now.
     pub memory_chunks: u64,
+    /// Bytes of the places where streams without random access (BigSmall's) can be entered; at most an eighth of the memory.
+    pub point_bytes: u64,
 }
 
 #[derive(Debug, Default)]

@@ -18,7 +18,7 @@ pub use presented::Presented;
 
 use std::ops::Range;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock, Weak};
 
 use lru::LruCache;
@@ -31,7 +31,7 @@ use super::buffer::Buffer;
 use super::content::{Content, Part, Place};
 use super::memory::Key;
 use super::stats::Counters;
-use super::sync::{Mutex, lock};
+use super::sync::{AtomicU64, Mutex, Ordering, lock};
 use super::{Engine, EngineConfig};
 use crate::error::{Damage, Error, Result};
 use crate::format::ChunkId;
@@ -52,6 +52,7 @@ const PASS: u64 = 2 << 20;
 #[derive(Debug)]
 pub struct Streams {
     points: Arc<Budget>,
+    packed_read: Arc<AtomicU64>,
     waiting: Arc<Waiting>,
     proven_first: u64,
     /// Tensors that were read last; others must not hold a pass.
@@ -71,6 +72,7 @@ impl Streams {
         let memory = config.memory;
         Self {
             points: Arc::new(Budget::new(memory / 8)),
+            packed_read: Arc::default(),
             waiting: Arc::new(Waiting::new(memory / 4)),
             proven_first: (memory / 4).min(PROVEN_FIRST),
             live: Mutex::new(LruCache::unbounded()),
@@ -81,6 +83,11 @@ impl Streams {
     /// Bytes of all points.
     pub fn point_bytes(&self) -> u64 {
         self.points.used()
+    }
+
+    /// Packed bytes read so far.
+    pub fn packed_bytes_read(&self) -> u64 {
+        self.packed_read.load(Ordering::Relaxed)
     }
 
     /// A tensor is being read: if too many hold passes, the one that was read least recently lets go of its own.
@@ -146,7 +153,8 @@ impl Shown {
         };
         let points = Arc::new(Points::new(Arc::clone(&streams.points), APART));
         let (raw_len, md5) = (entry.raw_len, entry.md5);
-        Ok(Plan { source: Arc::clone(&self.source), parts, width, skip, raw_len, md5, other, points })
+        let packed_read = Arc::clone(&streams.packed_read);
+        Ok(Plan { source: Arc::clone(&self.source), packed_read, parts, width, skip, raw_len, md5, other, points })
     }
 
     fn other(&self, entry: &Entry) -> Result<Arc<dyn Other>> {
@@ -222,13 +230,10 @@ impl Shown {
         if stream.is_good() && place.window + 1 == stream.plan().windows() {
             stream.park();
         }
-        let buffer = made.map_err(|failure| {
+        made.map_err(|failure| {
             let at = stream.damaged_at().unwrap_or(u64::from(place.window) * WINDOW);
             self.error(entry, place.raw_offset - u64::from(place.window) * WINDOW + at, failure)
-        })?;
-        Counters::add(&engine.counters.decoded_chunks, 1);
-        Counters::add(&engine.counters.decoded_bytes, buffer.len() as u64);
-        Ok(buffer)
+        })
     }
 
     /// A window that was decoded for another's sake.

@@ -4,6 +4,7 @@
 //! digest. Threads that decode neighbouring windows are in different stages, so one tensor keeps several cores busy.
 
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use md5::{Digest, Md5};
 
@@ -11,7 +12,7 @@ use super::WINDOW;
 use super::points::{Point, Points};
 use super::turns::Turns;
 use crate::codec::bigsmall::{Back, Blob, Fault, Front, Symbols, open};
-use crate::engine::sync::{Mutex, lock};
+use crate::engine::sync::{AtomicU64, Mutex, Ordering, lock};
 use crate::error::{Damage, Error, Result};
 use crate::format::bigsmall::Part;
 use crate::source::ReadAt;
@@ -59,6 +60,8 @@ pub trait Other: Send + Sync {
 /// What a pass decodes, and what from.
 pub struct Plan {
     pub source: Arc<dyn ReadAt>,
+    /// Counts the packed bytes that are read.
+    pub packed_read: Arc<AtomicU64>,
     /// To be added up; one, but for chains.
     pub parts: Vec<Part>,
     /// Bytes of the integers that parts are added as.
@@ -104,6 +107,7 @@ impl Plan {
 /// A part of the source.
 struct Place {
     source: Arc<dyn ReadAt>,
+    packed_read: Arc<AtomicU64>,
     offset: u64,
     len: u64,
 }
@@ -114,6 +118,7 @@ impl Blob for Place {
     }
 
     fn read(&self, at: u64, to: &mut [u8]) -> Result<(), Error> {
+        self.packed_read.fetch_add(to.len() as u64, Ordering::Relaxed);
         self.source.read_exact_at(self.offset + at, to)
     }
 }
@@ -162,14 +167,15 @@ impl Pass {
     }
 
     /// Decodes a window into `out`, as soon as those before it are far enough. With the last window the tensor's digest
-    /// is compared, if the pass can tell it.
-    pub fn run(&self, plan: &Plan, window: u32, out: &mut [u8]) -> Result<(), Failure> {
+    /// is compared, if the pass can tell it. Returns the time that it took, but for waiting.
+    pub fn run(&self, plan: &Plan, window: u32, out: &mut [u8]) -> Result<Duration, Failure> {
         let last = window + 1 == plan.windows();
         let position = plan.skip + u64::from(window) * WINDOW;
         let note = plan.parts.len() == 1 && window > self.first && plan.points.wanted(position);
         let mut symbols = lock(&self.spare).pop().unwrap_or_default();
 
         let mut turn = self.front.wait(window).ok_or(Failure::Broken)?;
+        let begun = Instant::now();
         let fronts = turn.thing().ok_or(Failure::Broken)?;
         if window == self.first {
             let (opened, backs) = self.open(plan, window)?;
@@ -185,8 +191,10 @@ impl Pass {
             }
         }
         turn.done();
+        let mut took = begun.elapsed();
 
         let mut turn = self.back.wait(window).ok_or(Failure::Broken)?;
+        let begun = Instant::now();
         let backs = turn.thing().ok_or(Failure::Broken)?;
         if let Some(opened) = self.opened.get().filter(|_| window == self.first) {
             *backs = std::mem::take(&mut *lock(opened));
@@ -206,6 +214,7 @@ impl Pass {
             }
         }
         turn.done();
+        took += begun.elapsed();
         lock(&self.spare).push(symbols);
 
         if let Some(other) = &plan.other {
@@ -215,6 +224,7 @@ impl Pass {
         }
 
         let mut turn = self.check.wait(window).ok_or(Failure::Broken)?;
+        let begun = Instant::now();
         let check = turn.thing().ok_or(Failure::Broken)?;
         if let (Some(front), Some(back)) = (front_state, back_state) {
             plan.points.note(position, Point { front, back, check: check.clone() });
@@ -229,7 +239,7 @@ impl Pass {
             }
         }
         turn.done();
-        Ok(())
+        Ok(took + begun.elapsed())
     }
 
     /// Opens the blobs and goes to the start of the first window.
@@ -238,7 +248,8 @@ impl Pass {
         let mut sides = (Vec::new(), Vec::new());
         let mut scratch = Vec::new();
         for part in &plan.parts {
-            let blob = Place { source: Arc::clone(&plan.source), offset: part.offset, len: part.len };
+            let (source, packed_read) = (Arc::clone(&plan.source), Arc::clone(&plan.packed_read));
+            let blob = Place { source, packed_read, offset: part.offset, len: part.len };
             let (mut front, mut back) = open(part.coding, Arc::new(blob), part.raw_len, FEED / plan.parts.len())?;
             if let Some(point) = &point {
                 front.resume(at, &point.front)?;

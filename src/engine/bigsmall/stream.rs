@@ -7,6 +7,7 @@ use super::WINDOW;
 use super::pass::{Failure, Pass, Plan};
 use crate::engine::Engine;
 use crate::engine::buffer::Buffer;
+use crate::engine::stats::Counters;
 use crate::engine::sync::{AtomicU64, Condvar, Mutex, Ordering, lock};
 use crate::error::{Damage, Error};
 
@@ -248,13 +249,18 @@ impl Stream {
         let mut buffer = engine.pool.take(len);
         let result = pass.run(&self.plan, window, &mut buffer);
         guard.armed = false;
+        if let Ok(took) = &result {
+            Counters::add(&engine.counters.decoded_chunks, 1);
+            Counters::add(&engine.counters.decoded_bytes, len as u64);
+            Counters::add_time(&engine.counters.decode_nanos, *took);
+        }
         let mut progress = lock(&self.progress);
         let mut shelved = Vec::new();
         // A pass is in the list as long as somebody is at it, unless the tensor was found damaged meanwhile.
         let running = progress.passes.iter_mut().find(|running| Arc::ptr_eq(&running.pass, pass));
         let result = match (result, running) {
-            (Ok(()), None) => Ok(Ran::Lost),
-            (Ok(()), Some(running)) => {
+            (Ok(_), None) => Ok(Ran::Lost),
+            (Ok(_), Some(running)) => {
                 running.taken.remove(&window);
                 if window + 1 == self.plan.windows() && pass.proves() {
                     progress.verdict = Verdict::Good;
@@ -301,10 +307,10 @@ impl Stream {
             return self.proven_first.then_some((window, buffer));
         }
         // What finds no room is decoded again, from a point.
-        if self.waiting.admit(buffer.len(), progress.wanted.contains_key(&window)) {
-            if let Some(old) = progress.kept.insert(window, buffer) {
-                self.waiting.leave(old.len());
-            }
+        if self.waiting.admit(buffer.len(), progress.wanted.contains_key(&window))
+            && let Some(old) = progress.kept.insert(window, buffer)
+        {
+            self.waiting.leave(old.len());
         }
         None
     }
