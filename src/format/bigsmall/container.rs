@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::json::finite;
 use super::{MAGIC, MAX_HEADER, PREFIX_LEN, parse};
 use crate::codec::bigsmall::Coding;
 use crate::error::{Error, Result};
@@ -128,6 +129,7 @@ impl Container {
         }
         let mut json = vec![0; header_len as usize];
         source.read_exact_at(PREFIX_LEN as u64, &mut json)?;
+        finite(&mut json);
         parse::container(path, &json, data_start, source.len())
     }
 

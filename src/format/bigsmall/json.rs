@@ -33,6 +33,31 @@ pub fn shallow(text: &str) -> bool {
     true
 }
 
+/// Puts `null` and spaces in place of the `NaN`, `Infinity` and `-Infinity` that Python writes for numbers without a finite
+/// value, which are no JSON; statistics may hold them, and nothing that is read here.
+pub fn finite(json: &mut [u8]) {
+    const WORDS: [&[u8]; 3] = [b"NaN", b"-Infinity", b"Infinity"];
+    let (mut at, mut quoted) = (0, false);
+    while let Some(&byte) = json.get(at) {
+        match byte {
+            b'\\' if quoted => at += 1,
+            b'"' => quoted = !quoted,
+            b'N' | b'-' | b'I' if !quoted => {
+                let rest = json.get_mut(at..).unwrap_or_default();
+                if let Some(word) = WORDS.into_iter().find(|word| rest.starts_with(word)) {
+                    // `NaN` is shorter than `null`, and 0 as good.
+                    let filler: &[u8] = if word.len() < 4 { b"0" } else { b"null" };
+                    for (i, to) in rest.iter_mut().take(word.len()).enumerate() {
+                        *to = filler.get(i).copied().unwrap_or(b' ');
+                    }
+                }
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+}
+
 /// A string, borrowed from the text unless it has escapes. Unlike `Cow`, it is so also inside lists and options.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Text<'a>(pub Cow<'a, str>);
@@ -205,5 +230,14 @@ mod tests {
         let mut out = Vec::new();
         put_ascii(&mut out, "a\"\\/\n\u{1}\u{7f}é中😀");
         assert_eq!(String::from_utf8(out).unwrap(), r#""a\"\\/\n\u0001\u007f\u00e9\u4e2d\ud83d\ude00""#);
+    }
+
+    #[test]
+    fn numbers_that_are_not_finite_are_read_over() {
+        let text = br#"{"a":NaN,"NaN":[-Infinity,Infinity,-1],"b":"x\"NaN","c":-0.5}"#;
+        let mut json = text.to_vec();
+        finite(&mut json);
+        let value: serde_json::Value = serde_json::from_slice(&json).unwrap();
+        assert_eq!(value, serde_json::json!({"a": 0, "NaN": [null, null, -1], "b": "x\"NaN", "c": -0.5}));
     }
 }
