@@ -4,6 +4,7 @@ use super::Fault;
 use super::coder::Range;
 use super::feed::Share;
 use super::layout::{Width, elements, stream, table};
+use super::model::Wide;
 use super::part::Part;
 use super::region::{Cursor, Region};
 use super::state::Saved;
@@ -49,7 +50,7 @@ impl Part for Raw {
 
 /// A stream of bytes, or of nibbles of which two make a byte.
 pub(super) struct Categories {
-    stream: Stream<Range>,
+    stream: Stream<Range, Wide>,
     pairs: bool,
     scratch: Vec<u8>,
 }

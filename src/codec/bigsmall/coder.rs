@@ -2,13 +2,18 @@
 //! own coder with tables of a power of two.
 //!
 //! A symbol takes at most one word from its stream, so a loop that decodes no more symbols than there are words in memory never
-//! has to ask for more. `words` are those in memory, `used` counts the ones taken.
+//! has to ask for more. Whether it takes one is as good as random, so the choice is no jump. `words` are those in memory, `used` counts the ones taken.
 
 use super::Fault;
+use std::hint::select_unpredictable;
+
 use super::feed::Direction;
-use super::model::Table;
+use super::model::{Lookup, Share, categorical_shares, shares};
 use super::state::Saved;
 use crate::error::Damage;
+
+/// Categorical models have 2^24 quantiles, lookups 2^12 ranges.
+const CATEGORICAL_SHIFT: u32 = 12;
 
 /// Where a decoder stands in its stream.
 pub(super) trait Coder: Copy + Send + Sized {
@@ -27,14 +32,25 @@ pub(super) trait Coder: Copy + Send + Sized {
     /// The words in `bytes`.
     fn words(bytes: &[u8]) -> &[Self::Word];
 
-    /// The table of a stream from what is stored, one number for each symbol of the alphabet.
-    fn table(stored: &[u32]) -> Result<Table, Damage>;
+    /// log2 of the quantiles in a range of a lookup.
+    const SHIFT: u32;
+
+    /// The shares of symbols from what is stored, one number for each symbol of the alphabet.
+    fn shares(stored: &[u32]) -> Result<Vec<Share>, Damage>;
+
+    /// The table of a stream from what is stored.
+    fn table<L: Lookup>(stored: &[u32]) -> Result<L, Damage> {
+        Ok(match Self::SHIFT {
+            0 => L::new::<0>(Self::shares(stored)?),
+            _ => L::new::<CATEGORICAL_SHIFT>(Self::shares(stored)?),
+        })
+    }
 
     /// The decoder before the first symbol, from the first words of the stream as `next` gives them.
     fn start(next: impl FnMut() -> Result<Option<u32>, Fault>) -> Result<Self, Fault>;
 
     /// The next symbol. Damage is kept in mind and told by [`Coder::sound`], so that loops need no way out.
-    fn step(&mut self, table: &Table, words: &[Self::Word], used: &mut usize) -> u16;
+    fn step<L: Lookup>(&mut self, table: &L, words: &[Self::Word], used: &mut usize) -> u16;
 
     /// Whether all symbols so far were possible ones.
     fn sound(&self) -> bool;
@@ -62,13 +78,14 @@ impl Coder for Range {
     const DIRECTION: Direction = Direction::Forwards;
     const PAST: u64 = 2;
     const COUNTED: bool = true;
+    const SHIFT: u32 = CATEGORICAL_SHIFT;
 
     fn words(bytes: &[u8]) -> &[[u8; 4]] {
         bytes.as_chunks::<4>().0
     }
 
-    fn table(stored: &[u32]) -> Result<Table, Damage> {
-        Table::categorical(stored)
+    fn shares(stored: &[u32]) -> Result<Vec<Share>, Damage> {
+        categorical_shares(stored)
     }
 
     fn start(mut next: impl FnMut() -> Result<Option<u32>, Fault>) -> Result<Self, Fault> {
@@ -77,22 +94,32 @@ impl Coder for Range {
     }
 
     #[inline(always)]
-    fn step(&mut self, table: &Table, words: &[[u8; 4]], used: &mut usize) -> u16 {
+    fn step<L: Lookup>(&mut self, table: &L, words: &[[u8; 4]], used: &mut usize) -> u16 {
         let scale = self.range >> 24;
-        let found = self.offset.checked_div(scale).and_then(|quantile| table.find(quantile));
-        let Some((symbol, share)) = found else {
+        // The range of the quantile at once, exactly: a quotient of half the bits is there sooner.
+        let range = self.offset.checked_div(scale << (CATEGORICAL_SHIFT + L::JOINED));
+        let Some((mut symbol, mut share)) = range.and_then(|range| table.first(range)) else {
             self.broken = true;
             return 0;
         };
-        self.offset = self.offset.wrapping_sub(scale.wrapping_mul(u64::from(share.before)));
+        let mut offset = self.offset.wrapping_sub(scale.wrapping_mul(u64::from(share.before)));
         self.range = scale.wrapping_mul(u64::from(share.weight));
-        if self.range < 1 << 32 {
-            // Past the end words are zero.
-            let word = words.get(*used).map_or(0, |word| u32::from_le_bytes(*word));
-            self.offset = self.offset << 32 | u64::from(word);
-            self.range <<= 32;
-            *used += 1;
+        if offset >= self.range {
+            let quantile = self.offset.checked_div(scale).unwrap_or(u64::MAX);
+            let Some(found) = table.search(symbol, quantile) else {
+                self.broken = true;
+                return 0;
+            };
+            (symbol, share) = found;
+            offset = self.offset.wrapping_sub(scale.wrapping_mul(u64::from(share.before)));
+            self.range = scale.wrapping_mul(u64::from(share.weight));
         }
+        // Past the end words are zero.
+        let word = words.get(*used).map_or(0, |word| u32::from_le_bytes(*word));
+        let small = self.range < 1 << 32;
+        self.offset = select_unpredictable(small, offset << 32 | u64::from(word), offset);
+        self.range = select_unpredictable(small, self.range << 32, self.range);
+        *used += usize::from(small);
         symbol
     }
 
@@ -133,13 +160,14 @@ impl Coder for Ans {
     const DIRECTION: Direction = Direction::Backwards;
     const PAST: u64 = 0;
     const COUNTED: bool = true;
+    const SHIFT: u32 = CATEGORICAL_SHIFT;
 
     fn words(bytes: &[u8]) -> &[[u8; 4]] {
         bytes.as_chunks::<4>().0
     }
 
-    fn table(stored: &[u32]) -> Result<Table, Damage> {
-        Table::categorical(stored)
+    fn shares(stored: &[u32]) -> Result<Vec<Share>, Damage> {
+        categorical_shares(stored)
     }
 
     fn start(mut next: impl FnMut() -> Result<Option<u32>, Fault>) -> Result<Self, Fault> {
@@ -154,18 +182,17 @@ impl Coder for Ans {
     }
 
     #[inline(always)]
-    fn step(&mut self, table: &Table, words: &[[u8; 4]], used: &mut usize) -> u16 {
+    fn step<L: Lookup>(&mut self, table: &L, words: &[[u8; 4]], used: &mut usize) -> u16 {
         let quantile = self.state & 0xff_ffff;
-        let Some((symbol, share)) = table.find(quantile) else {
+        let Some((symbol, share)) = table.find::<CATEGORICAL_SHIFT>(quantile) else {
             return 0;
         };
         self.state = (self.state >> 24).wrapping_mul(u64::from(share.weight)) + (quantile - u64::from(share.before));
-        if self.state < 1 << 32 {
-            let at = words.len().wrapping_sub(1).wrapping_sub(*used);
-            if let Some(word) = words.get(at) {
-                self.state = self.state << 32 | u64::from(u32::from_le_bytes(*word));
-                *used += 1;
-            }
+        if let Some(word) = words.get(words.len().wrapping_sub(1).wrapping_sub(*used)) {
+            let small = self.state < 1 << 32;
+            let more = self.state << 32 | u64::from(u32::from_le_bytes(*word));
+            self.state = select_unpredictable(small, more, self.state);
+            *used += usize::from(small);
         }
         symbol
     }
@@ -208,17 +235,18 @@ impl<const BITS: u32> Coder for Power<BITS> {
     const DIRECTION: Direction = Direction::Forwards;
     const PAST: u64 = 0;
     const COUNTED: bool = false;
+    const SHIFT: u32 = 0;
 
     fn words(bytes: &[u8]) -> &[[u8; 2]] {
         bytes.as_chunks::<2>().0
     }
 
-    fn table(stored: &[u32]) -> Result<Table, Damage> {
+    fn shares(stored: &[u32]) -> Result<Vec<Share>, Damage> {
         let sum = stored.iter().map(|weight| u64::from(*weight)).sum();
         if sum != 1 << BITS {
             return Err(Damage::new("sum of a table's weights", 1 << BITS, sum));
         }
-        Ok(Table::stored(stored, BITS))
+        Ok(shares(stored.iter().copied()))
     }
 
     /// The state is stored low half first, as two words.
@@ -230,18 +258,18 @@ impl<const BITS: u32> Coder for Power<BITS> {
     }
 
     #[inline(always)]
-    fn step(&mut self, table: &Table, words: &[[u8; 2]], used: &mut usize) -> u16 {
+    fn step<L: Lookup>(&mut self, table: &L, words: &[[u8; 2]], used: &mut usize) -> u16 {
         let slot = self.state & ((1 << BITS) - 1);
-        let Some((symbol, share)) = table.find(u64::from(slot)) else {
+        let Some((symbol, share)) = table.find::<0>(u64::from(slot)) else {
             return 0;
         };
         // Below 2^32: a share is at most 2^BITS.
         self.state = (self.state >> BITS).wrapping_mul(share.weight).wrapping_add(slot - share.before);
-        if self.state < POWER_LEAST
-            && let Some(word) = words.get(*used)
-        {
-            self.state = self.state << 16 | u32::from(u16::from_le_bytes(*word));
-            *used += 1;
+        if let Some(word) = words.get(*used) {
+            let small = self.state < POWER_LEAST;
+            let more = self.state << 16 | u32::from(u16::from_le_bytes(*word));
+            self.state = select_unpredictable(small, more, self.state);
+            *used += usize::from(small);
         }
         symbol
     }

@@ -4,6 +4,7 @@ use super::Fault;
 use super::coder::Range;
 use super::feed::Share;
 use super::layout::{Ascending, Sides, bf16_ac, bucket_size, set, total};
+use super::model::{Bytes, Words};
 use super::part::Lead;
 use super::region::{Cursor, Region};
 use super::split::Buckets;
@@ -62,7 +63,7 @@ fn rows(mut cursor: Cursor, n: u64, share: Share) -> Result<Sides, Fault> {
     }
     let first = Stream::counted(codeword, all.clone(), share)?;
     let count = cursor.u16()?;
-    let mut contexts: Vec<Option<Box<Stream<Range>>>> = (0..256).map(|_| None).collect();
+    let mut contexts: Vec<Option<Box<Stream<Range, Words>>>> = (0..256).map(|_| None).collect();
     let mut ascending = Ascending::new(8);
     for _ in 0..count {
         let exponent = ascending.next(usize::from(cursor.u16()?))?;
@@ -79,7 +80,7 @@ fn rows(mut cursor: Cursor, n: u64, share: Share) -> Result<Sides, Fault> {
         return Err(Damage::new("elements in all contexts", n, total(&all)).into());
     }
     let count = cursor.u16()?;
-    let mut buckets = Buckets::<Range>::new(8, 7);
+    let mut buckets = Buckets::<Range, Bytes>::new(8, 7);
     let mut ascending = Ascending::new(8);
     let mut sum = 0;
     for _ in 0..count {
@@ -104,8 +105,8 @@ fn rows(mut cursor: Cursor, n: u64, share: Share) -> Result<Sides, Fault> {
 
 /// A running decoder for each context, and one for the first row.
 struct Rows {
-    first: Stream<Range>,
-    contexts: Vec<Option<Box<Stream<Range>>>>,
+    first: Stream<Range, Words>,
+    contexts: Vec<Option<Box<Stream<Range, Words>>>>,
     cols: u64,
     /// The exponents of the last row: from the current place on those of the row above. Empty when there is but one row.
     above: Vec<u8>,

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use super::Fault;
-use super::coder::{Coder, Power, Range};
+use super::coder::{Ans, Coder, Power, Range};
 use super::feed::Share;
+use super::model::{Bytes, Lookup, Wide, Words};
 use super::part::{Lead, Part};
 use super::region::{Cursor, Region};
 use super::split::{Buckets, Signs};
@@ -127,8 +128,8 @@ pub(super) fn bucket_size(symbol_counts: &[u32], exponent: u8) -> u64 {
     at(usize::from(exponent)) + at(usize::from(exponent) + symbol_counts.len() / 2)
 }
 
-/// `*_se_ac`, `bf16_se_rans` and `bf16_se_tans`: `S` decodes symbols, `M` mantissas.
-pub(super) fn split<S: Coder + 'static, M: Coder + 'static>(
+/// `*_se_ac`, `bf16_se_rans` and `bf16_se_tans`: `S` decodes symbols with a table `SL`, `M` mantissas with a table `ML`.
+fn split<S: Coder + 'static, SL: Lookup + 'static, M: Coder + 'static, ML: Lookup + 'static>(
     region: Region,
     n: u64,
     of: Split,
@@ -142,7 +143,7 @@ pub(super) fn split<S: Coder + 'static, M: Coder + 'static>(
     let mantissas = cursor.blob32()?;
     cursor.end()?;
 
-    let mut buckets = Buckets::<M>::new(of.exponent_bits, of.mantissa_bits);
+    let mut buckets = Buckets::<M, ML>::new(of.exponent_bits, of.mantissa_bits);
     let mut cursor = Cursor::new(mantissas);
     let count = cursor.u32()?;
     if count > 1 << of.exponent_bits {
@@ -167,11 +168,16 @@ pub(super) fn split<S: Coder + 'static, M: Coder + 'static>(
     if sum != n {
         return Err(Damage::new("elements in all buckets", n, sum).into());
     }
-    Ok((Box::new(Signs::<S>(stream(codeword, numbers, n, share)?)), Box::new(buckets)))
+    Ok((Box::new(Signs::<S, SL>(stream(codeword, numbers, n, share)?)), Box::new(buckets)))
 }
 
 /// A stream of `n` symbols with its stored table.
-pub(super) fn stream<C: Coder>(region: Region, numbers: Vec<u32>, n: u64, share: Share) -> Result<Stream<C>, Fault> {
+pub(super) fn stream<C: Coder, L: Lookup>(
+    region: Region,
+    numbers: Vec<u32>,
+    n: u64,
+    share: Share,
+) -> Result<Stream<C, L>, Fault> {
     if C::COUNTED {
         adds_up(&numbers, n)?;
         return Stream::counted(region, numbers, share);
@@ -182,7 +188,22 @@ pub(super) fn stream<C: Coder>(region: Region, numbers: Vec<u32>, n: u64, share:
 
 /// `bf16_se_ac`.
 pub(super) fn bf16_ac(region: Region, n: u64, share: Share) -> Result<Sides, Fault> {
-    split::<Range, Range>(region, n, BF16, share)
+    split::<Range, Wide, Range, Bytes>(region, n, BF16, share)
+}
+
+/// `bf16_se_rans`.
+pub(super) fn bf16_rans(region: Region, n: u64, share: Share) -> Result<Sides, Fault> {
+    split::<Ans, Wide, Ans, Bytes>(region, n, BF16, share)
+}
+
+/// `bf16_se_tans`.
+pub(super) fn bf16_tans(region: Region, n: u64, share: Share) -> Result<Sides, Fault> {
+    split::<Power<12>, Words, Power<10>, Bytes>(region, n, BF16, share)
+}
+
+/// `fp16_se_ac`.
+pub(super) fn fp16_ac(region: Region, n: u64, share: Share) -> Result<Sides, Fault> {
+    split::<Range, Wide, Range, Words>(region, n, FP16, share)
 }
 
 /// `bf16_se_single_kernel`: the same parts in another order.
@@ -194,9 +215,9 @@ pub(super) fn single_kernel(region: Region, n: u64, share: Share) -> Result<Side
     let coder = Power::<12>::at(cursor.u32()?)?;
     let words = u64::from(cursor.u32()?);
     let codeword = cursor.part(words * 2)?;
-    let symbols = Stream::with(coder, codeword, Arc::new(Power::<12>::table(&weights)?), n, share)?;
+    let symbols = Stream::with(coder, codeword, Arc::new(Power::<12>::table::<Words>(&weights)?), n, share)?;
 
-    let mut buckets = Buckets::<Power<10>>::new(BF16.exponent_bits, BF16.mantissa_bits);
+    let mut buckets = Buckets::<Power<10>, Bytes>::new(BF16.exponent_bits, BF16.mantissa_bits);
     let count = cursor.u32()?;
     let mut ascending = Ascending::new(BF16.exponent_bits);
     let mut sum = 0;
@@ -209,7 +230,10 @@ pub(super) fn single_kernel(region: Region, n: u64, share: Share) -> Result<Side
         sum += size;
         let words = u64::from(cursor.u32()?);
         let codeword = cursor.part(words * 2)?;
-        buckets.push(exponent, Stream::with(coder, codeword, Arc::new(Power::<10>::table(&weights)?), size, share)?);
+        buckets.push(
+            exponent,
+            Stream::with(coder, codeword, Arc::new(Power::<10>::table::<Bytes>(&weights)?), size, share)?,
+        );
     }
     cursor.end()?;
     if sum != n {

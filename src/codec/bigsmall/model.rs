@@ -4,8 +4,6 @@ use constriction::stream::model::{DefaultContiguousCategoricalEntropyModel as Ca
 
 use crate::error::Damage;
 
-/// Bits of the weights of a categorical model: they add up to 2^24.
-pub(super) const CATEGORICAL_BITS: u32 = 24;
 /// What every count gets on top, so that each symbol of the alphabet can be coded.
 const SMOOTHING: f64 = 0.01;
 
@@ -18,68 +16,152 @@ pub(super) struct Share {
     pub weight: u32,
 }
 
-/// Symbols by quantile.
-pub(super) struct Table {
-    /// The symbol of the first quantile of each of the equal ranges.
-    first: Box<[u16]>,
-    shares: Box<[Share]>,
-    /// log2 of the quantiles in a range.
-    shift: u32,
-}
+/// Finds the symbol that holds a quantile.
+pub(super) trait Lookup: Send + Sync + Sized {
+    /// Counters for each symbol, used in turn: a counter that was just stored cannot be loaded at once.
+    const COUNTERS: usize;
 
-impl Table {
-    /// From weights that add up to 2^`bits`. `ranges` is log2 of the ranges of quantiles that are looked up at once.
-    fn new(weights: impl Iterator<Item = u32>, bits: u32, ranges: u32) -> Self {
-        let mut before = 0_u32;
-        let shares: Box<[Share]> = weights
-            .map(|weight| {
-                let share = Share { before, weight };
-                before = before.wrapping_add(weight);
-                share
-            })
-            .collect();
-        let shift = bits - ranges;
-        let mut first = Vec::with_capacity(1 << ranges);
-        for (symbol, share) in (0_u16..).zip(&shares) {
-            // All ranges whose first quantile lies below this symbol's end.
-            let end = (u64::from(share.before) + u64::from(share.weight)).div_ceil(1 << shift);
-            first.resize(end.min(1 << ranges) as usize, symbol);
-        }
-        first.resize(1 << ranges, 0);
-        Self { first: first.into_boxed_slice(), shares, shift }
-    }
+    /// From the shares of all symbols, which together are 2^(12 + `SHIFT`) quantiles or fewer.
+    fn new<const SHIFT: u32>(shares: Vec<Share>) -> Self;
 
-    /// The categorical model of counts ("C(f)").
-    pub fn categorical(counts: &[u32]) -> Result<Self, Damage> {
-        let weights = categorical_weights(counts)?;
-        // A range then seldom holds more than one symbol, and the tables of several buckets share a first-level cache.
-        let ranges = if counts.len() <= 256 { 11 } else { 12 };
-        Ok(Self::new(weights.into_iter(), CATEGORICAL_BITS, ranges))
-    }
+    /// log2 of how many of the 2^12 ranges are looked up as one.
+    const JOINED: u32;
 
-    /// The weights of a stored table ("P(k)"), which add up to 2^`bits`.
-    pub fn stored(weights: &[u32], bits: u32) -> Self {
-        Self::new(weights.iter().copied(), bits, bits)
-    }
+    /// The symbol that holds the first quantile of a range, and its share; `None` when there is no such range.
+    fn first(&self, range: u64) -> Option<(u16, Share)>;
+
+    /// The symbol that holds `quantile`, when it is not `first`, the first symbol of its range.
+    fn search(&self, first: u16, quantile: u64) -> Option<(u16, Share)>;
 
     /// The symbol that holds `quantile`, and its share; `None` when the quantile is above all of them.
     #[inline(always)]
-    pub fn find(&self, quantile: u64) -> Option<(u16, Share)> {
-        let symbol = *self.first.get((quantile >> self.shift) as usize)?;
-        let share = *self.shares.get(usize::from(symbol))?;
-        if (quantile as u32).wrapping_sub(share.before) < share.weight {
+    fn find<const SHIFT: u32>(&self, quantile: u64) -> Option<(u16, Share)> {
+        let (symbol, share) = self.first(quantile >> (SHIFT + Self::JOINED))?;
+        if quantile.wrapping_sub(u64::from(share.before)) < u64::from(share.weight) {
             return Some((symbol, share));
         }
-        self.search(quantile as u32)
+        self.search(symbol, quantile)
+    }
+}
+
+/// log2 of the ranges of quantiles that are looked up at once. A range then seldom holds more than one symbol.
+const RANGE_BITS: u32 = 12;
+/// As `RANGE_BITS`, for wide tables, which else fill the first-level cache.
+const WIDE_BITS: u32 = RANGE_BITS - 1;
+
+/// For streams that are decoded side by side: few bytes, so that the tables of four share the first-level cache.
+pub(super) struct Narrow<T, const SYMBOLS: usize> {
+    /// The symbol of the first quantile of each range.
+    first: Box<[T; 1 << RANGE_BITS]>,
+    shares: Box<[Share; SYMBOLS]>,
+}
+
+/// For mantissas of BF16.
+pub(super) type Bytes = Narrow<u8, 256>;
+/// For mantissas of FP16, and symbols of the package's own coder.
+pub(super) type Words = Narrow<u16, 1024>;
+
+/// For a stream that is decoded alone: all about a range's symbol in one load, since it waits for every load. Symbol, quantiles
+/// before it and its weight, from the lowest bits on.
+pub(super) struct Wide {
+    first: Box<[u64; 1 << WIDE_BITS]>,
+    shares: Box<[Share]>,
+}
+
+/// Calls `set` with each range and the number and share of the symbol that holds its first quantile.
+fn ranges(shares: &[Share], range_len: u64, count: usize, mut set: impl FnMut(usize, u16, Share)) {
+    let mut range = 0;
+    for (symbol, share) in (0_u16..).zip(shares) {
+        let end = (u64::from(share.before) + u64::from(share.weight)).div_ceil(range_len);
+        while range < count && (range as u64) < end {
+            set(range, symbol, *share);
+            range += 1;
+        }
+    }
+}
+
+/// For the few ranges that hold several symbols, of which `first` is the first: mostly the next one, else a binary search, since
+/// hostile streams ask for nothing else.
+#[inline(never)]
+fn search(shares: &[Share], first: u16, quantile: u64) -> Option<(u16, Share)> {
+    let holds = |share: &Share| quantile.wrapping_sub(u64::from(share.before)) < u64::from(share.weight);
+    if let Some(next) = shares.get(usize::from(first) + 1).filter(|next| holds(next)) {
+        return Some((first + 1, *next));
+    }
+    let symbol = shares.partition_point(|share| u64::from(share.before) <= quantile).checked_sub(1)?;
+    let share = shares.get(symbol).filter(|share| holds(share))?;
+    Some((symbol as u16, *share))
+}
+
+impl<T: Copy + Default + TryFrom<u16> + Into<u16> + Send + Sync, const SYMBOLS: usize> Lookup for Narrow<T, SYMBOLS> {
+    const COUNTERS: usize = 1;
+    const JOINED: u32 = 0;
+
+    fn new<const SHIFT: u32>(mut shares: Vec<Share>) -> Self {
+        let mut first = Box::new([T::default(); 1 << RANGE_BITS]);
+        ranges(&shares, 1 << SHIFT, first.len(), |range, symbol, _| {
+            if let (Some(place), Ok(symbol)) = (first.get_mut(range), T::try_from(symbol)) {
+                *place = symbol;
+            }
+        });
+        let end = shares.last().map_or(0, |last| last.before.wrapping_add(last.weight));
+        shares.resize(SYMBOLS, Share { before: end, weight: 0 });
+        let shares = shares.try_into().unwrap_or_else(|_| Box::new([Share { before: 0, weight: 0 }; SYMBOLS]));
+        Self { first, shares }
     }
 
-    /// For the few ranges that hold several symbols. A binary search: hostile streams ask for nothing else.
-    #[cold]
-    fn search(&self, quantile: u32) -> Option<(u16, Share)> {
-        let symbol = self.shares.partition_point(|share| share.before <= quantile).checked_sub(1)?;
-        let share = *self.shares.get(symbol)?;
-        (quantile.wrapping_sub(share.before) < share.weight).then_some((symbol as u16, share))
+    #[inline(always)]
+    fn first(&self, range: u64) -> Option<(u16, Share)> {
+        let symbol: u16 = (*self.first.get(range as usize)?).into();
+        Some((symbol, *self.shares.get(usize::from(symbol))?))
     }
+
+    fn search(&self, first: u16, quantile: u64) -> Option<(u16, Share)> {
+        search(&*self.shares, first, quantile)
+    }
+}
+
+impl Lookup for Wide {
+    const COUNTERS: usize = 4;
+    const JOINED: u32 = RANGE_BITS - WIDE_BITS;
+
+    fn new<const SHIFT: u32>(shares: Vec<Share>) -> Self {
+        let mut first = Box::new([0; 1 << WIDE_BITS]);
+        ranges(&shares, 1 << (SHIFT + Self::JOINED), first.len(), |range, symbol, share| {
+            if let Some(place) = first.get_mut(range) {
+                *place = u64::from(share.weight) << 34 | u64::from(share.before) << 10 | u64::from(symbol);
+            }
+        });
+        Self { first, shares: shares.into_boxed_slice() }
+    }
+
+    #[inline(always)]
+    fn first(&self, range: u64) -> Option<(u16, Share)> {
+        let all = *self.first.get(range as usize)?;
+        Some((all as u16 & 0x3ff, Share { before: (all >> 10) as u32 & 0xff_ffff, weight: (all >> 34) as u32 }))
+    }
+
+    fn search(&self, first: u16, quantile: u64) -> Option<(u16, Share)> {
+        search(&self.shares, first, quantile)
+    }
+}
+
+/// Shares from weights, in the order of symbols.
+pub(super) fn shares(weights: impl IntoIterator<Item = u32>) -> Vec<Share> {
+    let mut before = 0_u32;
+    weights
+        .into_iter()
+        .map(|weight| {
+            let share = Share { before, weight };
+            before = before.wrapping_add(weight);
+            share
+        })
+        .collect()
+}
+
+/// The shares of the categorical model of counts ("C(f)"), each of 1 and more, together 2^24.
+pub(super) fn categorical_shares(counts: &[u32]) -> Result<Vec<Share>, Damage> {
+    Ok(shares(categorical(counts)?.symbol_table().map(|(_, _, weight)| weight.get())))
 }
 
 /// The sum of `terms` in NumPy's order, which decides the last bit.
@@ -117,41 +199,43 @@ pub(super) fn categorical(counts: &[u32]) -> Result<Categorical, Damage> {
         .map_err(|()| Damage::new("a model of at least two symbols", 2, counts.len() as u64))
 }
 
-/// Weights of 1 and more that add up to 2^24.
-fn categorical_weights(counts: &[u32]) -> Result<Vec<u32>, Damage> {
-    Ok(categorical(counts)?.symbol_table().map(|(_, _, weight)| weight.get()).collect())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn finds_all<L: Lookup>(counts: &[u32]) {
+        let shares = categorical_shares(counts).unwrap();
+        let table = L::new::<12>(shares.clone());
+        let mut quantile = 0_u64;
+        for (symbol, share) in shares.iter().enumerate() {
+            assert_eq!(u64::from(share.before), quantile);
+            for q in [quantile, quantile + u64::from(share.weight) - 1] {
+                assert_eq!(usize::from(table.find::<12>(q).unwrap().0), symbol);
+            }
+            quantile += u64::from(share.weight);
+        }
+        assert_eq!(quantile, 1 << 24);
+        assert!(table.find::<12>(quantile).is_none());
+        assert!(table.find::<12>(u64::MAX).is_none());
+    }
+
     #[test]
     fn every_quantile_has_its_symbol() {
-        for counts in
-            [vec![0; 128], vec![1_000_000, 1], (0..512).map(|i| i * i).collect(), vec![0, 0, 4_000_000_000, 0]]
-        {
-            let table = Table::categorical(&counts).unwrap();
-            let mut quantile = 0_u64;
-            for (symbol, share) in table.shares.iter().enumerate() {
-                assert_eq!(u64::from(share.before), quantile);
-                for q in [quantile, quantile + u64::from(share.weight) - 1] {
-                    assert_eq!(usize::from(table.find(q).unwrap().0), symbol);
-                }
-                quantile += u64::from(share.weight);
-            }
-            assert_eq!(quantile, 1 << 24);
-            assert!(table.find(quantile).is_none());
-            assert!(table.find(u64::MAX).is_none());
+        for counts in [vec![0; 128], vec![1_000_000, 1], vec![3; 256], vec![0, 0, 4_000_000_000, 0]] {
+            finds_all::<Bytes>(&counts);
+            finds_all::<Words>(&counts);
+            finds_all::<Wide>(&counts);
         }
+        finds_all::<Wide>(&(0..512).map(|i| i * i).collect::<Vec<_>>());
+        finds_all::<Words>(&(0..1024).map(|i| i * i / 700).collect::<Vec<_>>());
     }
 
     #[test]
     fn stored_weights_may_be_zero() {
-        let table = Table::stored(&[0, 1000, 0, 24, 0], 10);
-        assert_eq!(table.find(999).unwrap().0, 1);
-        assert_eq!(table.find(1000).unwrap().0, 3);
-        assert!(table.find(1024).is_none());
+        let table = Bytes::new::<0>(shares([0, 1000, 0, 24, 0]));
+        assert_eq!(table.find::<0>(999).unwrap().0, 1);
+        assert_eq!(table.find::<0>(1000).unwrap().0, 3);
+        assert!(table.find::<0>(1024).is_none());
     }
 
     #[test]

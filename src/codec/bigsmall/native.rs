@@ -1,10 +1,9 @@
 //! `bf16_native_f32` and its second version: F32 whose upper halves are packed as BF16, and the lower halves apart.
 
 use super::Fault;
-use super::coder::Ans;
 use super::feed::Share;
 use super::inflate::Inflate;
-use super::layout::{BF16, bf16_ac, elements, split};
+use super::layout::{bf16_ac, bf16_rans, elements};
 use super::part::{Part, Whole};
 use super::region::{Cursor, Region};
 use super::state::Saved;
@@ -40,7 +39,7 @@ impl Halves {
             let region = cursor.blob32()?;
             Ok(match kind {
                 0 => Box::new(Inflate::new(region, n * 2, share)?),
-                1 => Box::new(Whole::new(split::<Ans, Ans>(region, n, BF16, share)?, 2)),
+                1 => Box::new(Whole::new(bf16_rans(region, n, share)?, 2)),
                 2 => Box::new(Whole::new(bf16_ac(region, n, share)?, 2)),
                 other => return Err(Damage::new("kind of a half", 2, u64::from(other)).into()),
             })

@@ -6,7 +6,7 @@ use super::Fault;
 use super::coder::{Coder, Power};
 use super::feed::Share;
 use super::layout::{Ascending, Width, elements, table};
-use super::model::Table;
+use super::model::{Bytes, Words};
 use super::part::{Part, Whole};
 use super::region::{Cursor, Region};
 use super::split::{Buckets, Signs};
@@ -65,12 +65,12 @@ impl Parallel {
         &mut self,
         region: Region,
         n: u64,
-        symbols: &Arc<Table>,
-        tables: &[Option<Arc<Table>>],
+        symbols: &Arc<Words>,
+        tables: &[Option<Arc<Bytes>>],
         share: Share,
     ) -> Result<(), Fault> {
         let mut cursor = Cursor::new(region);
-        let signs = Signs(Stream::<Power<12>>::new(cursor.blob32()?, Arc::clone(symbols), n, share)?);
+        let signs = Signs(Stream::<Power<12>, Words>::new(cursor.blob32()?, Arc::clone(symbols), n, share)?);
         let count = cursor.u32()?;
         if count > 256 {
             return Err(Damage::new("buckets", 256, u64::from(count)).into());
@@ -80,7 +80,7 @@ impl Parallel {
             return Err(Damage::new("coders of all parallel streams", CODERS_MAX as u64, self.coders as u64).into());
         }
         let exponents = (0..count).map(|_| cursor.u16()).collect::<Result<Vec<_>, _>>()?;
-        let mut buckets = Buckets::<Power<10>>::new(8, 7);
+        let mut buckets = Buckets::<Power<10>, Bytes>::new(8, 7);
         let mut ascending = Ascending::new(8);
         let mut sum = 0;
         for exponent in exponents {
@@ -102,7 +102,7 @@ impl Parallel {
 }
 
 /// The shared tables, by exponent.
-fn mantissa_tables(cursor: &mut Cursor) -> Result<Vec<Option<Arc<Table>>>, Fault> {
+fn mantissa_tables(cursor: &mut Cursor) -> Result<Vec<Option<Arc<Bytes>>>, Fault> {
     let count = cursor.u32()?;
     if count > 256 {
         return Err(Damage::new("buckets", 256, u64::from(count)).into());

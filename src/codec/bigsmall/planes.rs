@@ -5,6 +5,7 @@ use super::coder::Range;
 use super::feed::Share;
 use super::inflate::Inflate;
 use super::layout::{Sides, Width, elements, stream, table};
+use super::model::Wide;
 use super::part::Part;
 use super::region::{Cursor, Region};
 use super::split::Signs;
@@ -20,7 +21,7 @@ pub(super) fn open(region: Region, n: u64, share: Share) -> Result<Sides, Fault>
     elements(&mut cursor, n)?;
     let len = usize::from(cursor.u16()?);
     let counts = table(&mut cursor, len, Width::Two, 512)?;
-    let signs = Signs::<Range>(stream(cursor.blob32()?, counts, n, share)?);
+    let signs = Signs::<Range, Wide>(stream(cursor.blob32()?, counts, n, share)?);
     let mut plane = || Inflate::new(cursor.blob32()?, n, share);
     let planes = [plane()?, plane()?, plane()?];
     cursor.end()?;

@@ -4,10 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::bytes::{self, Raw};
-use super::coder::{Ans, Power, Range};
 use super::feed::Share;
 use super::inflate::Inflate;
-use super::layout::{BF16, FP16, Sides, bf16_ac, single_kernel, split};
+use super::layout::{Sides, bf16_ac, bf16_rans, bf16_tans, fp16_ac, single_kernel};
 use super::lowcard::Lowcard;
 use super::native::Halves;
 use super::parallel::Parallel;
@@ -113,9 +112,9 @@ fn sides(coding: Coding, region: Region, len: u64, share: Share) -> Result<Sides
     let n = len / coding.elem_bytes().max(1);
     let part: Box<dyn Part> = match coding {
         Coding::Bf16SeAc => return bf16_ac(region, n, share),
-        Coding::Bf16SeRans => return split::<Ans, Ans>(region, n, BF16, share),
-        Coding::Bf16SeTans => return split::<Power<12>, Power<10>>(region, n, BF16, share),
-        Coding::Fp16SeAc => return split::<Range, Range>(region, n, FP16, share),
+        Coding::Bf16SeRans => return bf16_rans(region, n, share),
+        Coding::Bf16SeTans => return bf16_tans(region, n, share),
+        Coding::Fp16SeAc => return fp16_ac(region, n, share),
         Coding::Bf16SingleKernel => return single_kernel(region, n, share),
         Coding::Bf16V8 => return contexts::open(region, n, share),
         Coding::Fp32SeAc => return planes::open(region, n, share),

@@ -4,6 +4,7 @@ use super::Fault;
 use super::coder::Range;
 use super::feed::Share;
 use super::layout::{Width, bf16_ac, elements, stream, table};
+use super::model::Bytes;
 use super::part::{NoPart, Part, Whole};
 use super::region::{Cursor, Region};
 use super::state::Saved;
@@ -15,7 +16,7 @@ const BLOCK: usize = 32 << 10;
 
 /// A mask and both populations.
 pub(super) struct Sparsity {
-    mask: Stream<Range>,
+    mask: Stream<Range, Bytes>,
     populations: [Box<dyn Part>; 2],
     marks: Vec<u8>,
     scratch: [Vec<u8>; 2],

@@ -2,6 +2,7 @@
 
 use super::Fault;
 use super::coder::Coder;
+use super::model::Lookup;
 use super::part::{Lead, Part};
 use super::state::Saved;
 use super::stream::{Job, Stream, decode_all};
@@ -11,9 +12,9 @@ use crate::error::Damage;
 const BLOCK: usize = 32 << 10;
 
 /// The signs and exponents of all elements, in order.
-pub(super) struct Signs<C: Coder>(pub Stream<C>);
+pub(super) struct Signs<C: Coder, L: Lookup>(pub Stream<C, L>);
 
-impl<C: Coder> Lead for Signs<C> {
+impl<C: Coder, L: Lookup> Lead for Signs<C, L> {
     fn window(&mut self, count: usize, symbols: &mut Vec<u16>) -> Result<(), Fault> {
         symbols.resize(count, 0);
         self.0.decode(symbols)
@@ -34,15 +35,15 @@ impl<C: Coder> Lead for Signs<C> {
 }
 
 /// The mantissas, sorted by exponent. An element of two bytes is its symbol, and below it the mantissa.
-pub(super) struct Buckets<C: Coder> {
+pub(super) struct Buckets<C: Coder, L: Lookup> {
     mantissa_bits: u32,
     exponent_mask: u8,
-    streams: Vec<Stream<C>>,
+    streams: Vec<Stream<C, L>>,
     exponents: Vec<u8>,
     scratch: Vec<u16>,
 }
 
-impl<C: Coder> Buckets<C> {
+impl<C: Coder, L: Lookup> Buckets<C, L> {
     /// For symbols of `exponent_bits` (at most 8) and a sign.
     pub fn new(exponent_bits: u32, mantissa_bits: u32) -> Self {
         Self {
@@ -55,18 +56,13 @@ impl<C: Coder> Buckets<C> {
     }
 
     /// Adds the stream of an exponent, larger than those before it.
-    pub fn push(&mut self, exponent: u8, stream: Stream<C>) {
+    pub fn push(&mut self, exponent: u8, stream: Stream<C, L>) {
         self.exponents.push(exponent);
         self.streams.push(stream);
     }
 
     fn block(&mut self, symbols: &[u16], out: &mut [u8]) -> Result<(), Fault> {
-        let mut counts = [0_usize; 256];
-        for symbol in symbols {
-            if let Some(count) = counts.get_mut(usize::from(*symbol as u8 & self.exponent_mask)) {
-                *count += 1;
-            }
-        }
+        let counts = count(symbols, self.exponent_mask);
         self.scratch.resize(symbols.len(), 0);
         let mut cursors = [0_usize; 256];
         let mut jobs = Vec::with_capacity(self.streams.len());
@@ -74,7 +70,7 @@ impl<C: Coder> Buckets<C> {
         let whole = rest.len();
         for (exponent, stream) in self.exponents.iter().zip(&mut self.streams) {
             let at = usize::from(*exponent);
-            let count = counts.get(at).copied().unwrap_or(0);
+            let count = counts.get(at).map_or(0, |count| *count as usize);
             if let Some(cursor) = cursors.get_mut(at) {
                 *cursor = whole - rest.len();
             }
@@ -96,7 +92,28 @@ impl<C: Coder> Buckets<C> {
     }
 }
 
-impl<C: Coder> Part for Buckets<C> {
+/// How often each exponent comes.
+fn count(symbols: &[u16], mask: u8) -> [u32; 256] {
+    // A counter that was just stored cannot be loaded at once, and neighbours often have the same exponent.
+    let mut counts = [[0_u32; 256]; 4];
+    let mut add = |symbols: &[u16]| {
+        for (symbol, counts) in symbols.iter().zip(&mut counts) {
+            if let Some(count) = counts.get_mut(usize::from(*symbol as u8 & mask)) {
+                *count += 1;
+            }
+        }
+    };
+    let (fours, rest) = symbols.as_chunks::<4>();
+    fours.iter().for_each(|four| add(four));
+    add(rest);
+    let [mut sums, others @ ..] = counts;
+    for other in others {
+        sums.iter_mut().zip(other).for_each(|(sum, count)| *sum += count);
+    }
+    sums
+}
+
+impl<C: Coder, L: Lookup> Part for Buckets<C, L> {
     fn window(&mut self, symbols: &[u16], out: &mut [u8]) -> Result<(), Fault> {
         if symbols.len() * 2 != out.len() {
             return Err(Damage::new("symbols of a window", out.len() as u64 / 2, symbols.len() as u64).into());

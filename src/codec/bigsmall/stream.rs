@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::Fault;
 use super::coder::Coder;
 use super::feed::{Feed, Share};
-use super::model::Table;
+use super::model::Lookup;
 use super::region::Region;
 use super::state::Saved;
 use crate::error::Damage;
@@ -37,30 +37,31 @@ impl Symbol for u16 {
 }
 
 /// One stream, decoded from its start or from a noted state on.
-pub(super) struct Stream<C: Coder> {
+pub(super) struct Stream<C: Coder, L: Lookup> {
     coder: C,
     feed: Feed,
-    table: Arc<Table>,
+    table: Arc<L>,
     /// Words taken.
     used: u64,
     /// Symbols not decoded yet.
     left: u64,
-    /// What of the counts of the tables is still to come; `None` when unknown.
+    /// What of the counts of the table is still to come, as the sum of a symbol's counters; `None` when unknown.
     due: Option<Box<[u32]>>,
 }
 
-impl<C: Coder> Stream<C> {
+impl<C: Coder, L: Lookup> Stream<C, L> {
     /// The stream in `region` of as many symbols as `counts`, one number for each symbol of the alphabet, says.
     pub fn counted(region: Region, counts: Vec<u32>, share: Share) -> Result<Self, Fault> {
         let table = Arc::new(C::table(&counts)?);
         let left = counts.iter().map(|count| u64::from(*count)).sum();
         let mut stream = Self::new(region, table, left, share)?;
-        stream.due = Some(counts.into_boxed_slice());
+        let counters = counts.into_iter().map(|count| std::iter::once(count).chain(std::iter::repeat(0)));
+        stream.due = Some(counters.flat_map(|counters| counters.take(L::COUNTERS)).collect());
         Ok(stream)
     }
 
     /// The stream of `left` symbols in `region`, which starts with the state of the coder.
-    pub fn new(region: Region, table: Arc<Table>, left: u64, share: Share) -> Result<Self, Fault> {
+    pub fn new(region: Region, table: Arc<L>, left: u64, share: Share) -> Result<Self, Fault> {
         let mut feed = Feed::new(region, C::WIDTH, C::DIRECTION, share)?;
         let mut used = 0;
         let coder = C::start(|| {
@@ -79,7 +80,7 @@ impl<C: Coder> Stream<C> {
     }
 
     /// The stream of `left` symbols whose words fill `region` and whose state stands elsewhere.
-    pub fn with(coder: C, region: Region, table: Arc<Table>, left: u64, share: Share) -> Result<Self, Fault> {
+    pub fn with(coder: C, region: Region, table: Arc<L>, left: u64, share: Share) -> Result<Self, Fault> {
         let feed = Feed::new(region, C::WIDTH, C::DIRECTION, share)?;
         Ok(Self { coder, feed, table, used: 0, left, due: None })
     }
@@ -117,7 +118,8 @@ impl<C: Coder> Stream<C> {
             return Err(Damage::new("symbols left in a stream", 0, self.left).into());
         }
         self.coder.finish(self.used, self.feed.total())?;
-        let odd = self.due.iter().flatten().filter(|due| **due != 0).count();
+        let due = self.due.iter().flat_map(|due| due.chunks(L::COUNTERS));
+        let odd = due.filter(|due| due.iter().fold(0_u32, |sum, due| sum.wrapping_add(*due)) != 0).count();
         if odd != 0 {
             return Err(Damage::new("symbols that come as often as the table says", 0, odd as u64).into());
         }
@@ -142,14 +144,14 @@ impl<C: Coder> Stream<C> {
 }
 
 /// Symbols wanted from a stream.
-pub(super) struct Job<'a, C: Coder, T> {
-    stream: &'a mut Stream<C>,
+pub(super) struct Job<'a, C: Coder, L: Lookup, T> {
+    stream: &'a mut Stream<C, L>,
     out: &'a mut [T],
     done: usize,
 }
 
-impl<'a, C: Coder, T: Symbol> Job<'a, C, T> {
-    pub fn new(stream: &'a mut Stream<C>, out: &'a mut [T]) -> Result<Self, Fault> {
+impl<'a, C: Coder, L: Lookup, T: Symbol> Job<'a, C, L, T> {
+    pub fn new(stream: &'a mut Stream<C, L>, out: &'a mut [T]) -> Result<Self, Fault> {
         match stream.left.checked_sub(out.len() as u64) {
             Some(left) => stream.left = left,
             None => return Err(Damage::new("symbols in a stream", out.len() as u64, stream.left).into()),
@@ -161,7 +163,7 @@ impl<'a, C: Coder, T: Symbol> Job<'a, C, T> {
         self.done == self.out.len()
     }
 
-    fn lane(&mut self) -> Result<Lane<'_, C, T>, Fault> {
+    fn lane(&mut self) -> Result<Lane<'_, C, L, T>, Fault> {
         let words = C::words(self.stream.feed.ahead(self.stream.used)?);
         let out = self.out.get_mut(self.done..).unwrap_or_default();
         // Behind the end no words are needed; before it a symbol needs at most one.
@@ -185,9 +187,19 @@ impl<'a, C: Coder, T: Symbol> Job<'a, C, T> {
 
     /// Counts what came.
     fn finish(self) {
-        if let Some(due) = &mut self.stream.due {
+        let Some(due) = &mut self.stream.due else { return };
+        if L::COUNTERS == 4 {
+            let (due, (fours, rest)) = (due.as_chunks_mut::<4>().0, self.out.as_chunks::<4>());
+            for four in fours.iter().map(<[T; 4]>::as_slice).chain([rest]) {
+                for (counter, symbol) in four.iter().enumerate().take(4) {
+                    if let Some(due) = due.get_mut(symbol.index()).and_then(|due| due.get_mut(counter)) {
+                        *due = due.wrapping_sub(1);
+                    }
+                }
+            }
+        } else {
             for symbol in self.out {
-                if let Some(due) = due.get_mut(symbol.index()) {
+                if let Some(due) = due.get_mut(symbol.index() * L::COUNTERS) {
                     *due = due.wrapping_sub(1);
                 }
             }
@@ -196,9 +208,9 @@ impl<'a, C: Coder, T: Symbol> Job<'a, C, T> {
 }
 
 /// A stream laid out for a loop that asks for nothing.
-struct Lane<'a, C: Coder, T> {
+struct Lane<'a, C: Coder, L: Lookup, T> {
     coder: C,
-    table: &'a Table,
+    table: &'a L,
     words: &'a [C::Word],
     used: usize,
     out: &'a mut [T],
@@ -206,7 +218,7 @@ struct Lane<'a, C: Coder, T> {
     longest: usize,
 }
 
-impl<C: Coder, T: Symbol> Lane<'_, C, T> {
+impl<C: Coder, L: Lookup, T: Symbol> Lane<'_, C, L, T> {
     const fn at(&self) -> (C, usize) {
         (self.coder, self.used)
     }
@@ -221,7 +233,7 @@ impl<C: Coder, T: Symbol> Lane<'_, C, T> {
 }
 
 /// `count` symbols of each lane, in turns: a decoder waits for its own last symbol only, so four of them keep the processor busy.
-fn run_four<C: Coder, T: Symbol>([a, b, c, d]: [&mut Lane<'_, C, T>; 4], count: usize) {
+fn run_four<C: Coder, L: Lookup, T: Symbol>([a, b, c, d]: [&mut Lane<'_, C, L, T>; 4], count: usize) {
     let ((mut ca, mut ua), (mut cb, mut ub), (mut cc, mut uc), (mut cd, mut ud)) = (a.at(), b.at(), c.at(), d.at());
     let outs = a.out.iter_mut().zip(b.out.iter_mut()).zip(c.out.iter_mut().zip(d.out.iter_mut()));
     for ((oa, ob), (oc, od)) in outs.take(count) {
@@ -235,7 +247,7 @@ fn run_four<C: Coder, T: Symbol>([a, b, c, d]: [&mut Lane<'_, C, T>; 4], count: 
 }
 
 /// Does all jobs, four at a time, the longest first.
-pub(super) fn decode_all<C: Coder, T: Symbol>(mut jobs: Vec<Job<'_, C, T>>) -> Result<(), Fault> {
+pub(super) fn decode_all<C: Coder, L: Lookup, T: Symbol>(mut jobs: Vec<Job<'_, C, L, T>>) -> Result<(), Fault> {
     jobs.retain(|job| !job.is_done());
     jobs.sort_by_key(|job| job.out.len());
     let mut active = Vec::with_capacity(4);

@@ -449,3 +449,114 @@ fn blobs_are_those_of_the_package() {
         assert!(equal == all && all >= 2, "{coding:?}: {same:?}");
     }
 }
+
+/// constriction's own decoders, over random models: skewed, of one symbol, uniform.
+#[test]
+fn streams_decode_as_constriction_decodes_them() {
+    use super::coder::{Ans, Range};
+    use super::feed::Share;
+    use super::model::{self, Bytes, Wide, Words};
+    use super::region::Region;
+    use super::stream::Stream;
+    use constriction::stream::queue::{DefaultRangeDecoder, DefaultRangeEncoder};
+    use constriction::stream::stack::DefaultAnsCoder;
+    use constriction::stream::{Decode, Encode};
+
+    fn ours<C: coder::Coder, L: model::Lookup>(words: &[u32], counts: &[u32], step: usize) -> Vec<u16> {
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        let share = Share::new(300, bytes.len() as u64);
+        let mut stream = Stream::<C, L>::counted(Region::new(blob(&bytes)), counts.to_vec(), share).unwrap();
+        let mut out = vec![0_u16; stream.left() as usize];
+        out.chunks_mut(step).for_each(|out| stream.decode(out).unwrap());
+        stream.finish().unwrap();
+        out
+    }
+
+    let mut random = Random(11);
+    for (alphabet, n) in [2, 16, 64, 128, 256, 512, 1024].into_iter().flat_map(|a| [0, 1, 2, 300, 9001].map(|n| (a, n)))
+    {
+        for skew in [1, 3, 12, 200] {
+            let symbols: Vec<usize> =
+                (0..n).map(|_| (0..skew).map(|_| random.below(alphabet)).min().unwrap() as usize).collect();
+            let mut counts = vec![0_u32; alphabet as usize];
+            symbols.iter().for_each(|symbol| counts[*symbol] += 1);
+            let model = model::categorical(&counts).unwrap();
+
+            let mut encoder = DefaultRangeEncoder::new();
+            encoder.encode_iid_symbols(&symbols, &model).unwrap();
+            let words = encoder.into_compressed().unwrap();
+            let mut theirs = DefaultRangeDecoder::from_compressed(words.clone()).unwrap();
+            let theirs: Vec<u16> = theirs.decode_iid_symbols(n as usize, &model).map(|s| s.unwrap() as u16).collect();
+            assert!(theirs.iter().map(|symbol| usize::from(*symbol)).eq(symbols.iter().copied()));
+            assert_eq!(ours::<Range, Wide>(&words, &counts, 1000), theirs);
+            assert_eq!(ours::<Range, Words>(&words, &counts, 77), theirs);
+
+            let mut coder = DefaultAnsCoder::new();
+            coder.encode_iid_symbols_reverse(&symbols, &model).unwrap();
+            let words = coder.into_compressed().unwrap();
+            assert_eq!(ours::<Ans, Wide>(&words, &counts, 77), theirs);
+            if alphabet <= 256 {
+                assert_eq!(ours::<Ans, Bytes>(&words, &counts, 1000), theirs);
+            }
+        }
+    }
+}
+
+/// Numbers in a blob ask for no memory, and for no time beyond that of the tensor's bytes.
+#[test]
+fn promises_cost_nothing() {
+    let huge = 8_u64 << 30;
+    let n = |elem: u64| ((huge / elem) as u32).to_le_bytes();
+    for (coding, ..) in Coding::ALL {
+        for fill in [0_u8, 1, 0xff] {
+            for elem in [1, 2, 4] {
+                let mut bytes = n(elem).to_vec();
+                bytes.resize(4000, fill);
+                assert!(open(coding, blob(&bytes), huge, 1 << 20).is_err(), "{coding:?}");
+                let bytes = [b"PAR1".as_slice(), &bytes].concat();
+                assert!(open(coding, blob(&bytes), huge, 1 << 20).is_err(), "{coding:?}");
+            }
+        }
+    }
+    // One symbol for a gigabyte and more needs no words at all: it opens, and costs what is asked of it.
+    let mut bytes = u32::MAX.to_le_bytes().to_vec();
+    bytes.extend([1, 0, 0]);
+    bytes.extend(u32::MAX.to_le_bytes());
+    bytes.extend([0; 4]);
+    let (_, mut back) = open(Coding::Fp8CatAc, blob(&bytes), u64::from(u32::MAX), 1 << 20).unwrap();
+    let mut out = vec![9; WINDOW];
+    back.window(&Symbols::default(), &mut out).unwrap();
+    assert!(out.iter().all(|byte| *byte == 0));
+    assert!(back.finish().is_err());
+}
+
+/// A tensor much longer than the buffer is decoded with few packed bytes in memory at a time.
+#[test]
+fn reads_are_no_longer_than_the_buffer() {
+    struct Meter(Bytes, std::sync::Mutex<(usize, usize)>);
+    impl Blob for Meter {
+        fn len(&self) -> u64 {
+            self.0.len()
+        }
+
+        fn read(&self, at: u64, to: &mut [u8]) -> Result<(), Error> {
+            let mut most = self.1.lock().unwrap();
+            *most = (most.0.max(to.len()), most.1 + 1);
+            self.0.read(at, to)
+        }
+    }
+    let raw = &tensors(2)[4 + 8];
+    for coding in [Coding::Bf16SeAc, Coding::Bf16SeRans, Coding::Fp16SeAc, Coding::Zstd] {
+        let meter = Arc::new(Meter(Bytes(encode(coding, raw).unwrap()), Default::default()));
+        let (mut front, mut back) = open(coding, meter.clone(), raw.len() as u64, 1 << 14).unwrap();
+        let (mut symbols, mut out) = (Symbols::default(), vec![0; 1 << 14]);
+        for raw in raw.chunks(1 << 14) {
+            front.window(raw.len(), &mut symbols).unwrap();
+            back.window(&symbols, &mut out[..raw.len()]).unwrap();
+            assert!(out[..raw.len()] == *raw);
+        }
+        let (longest, reads) = *meter.1.lock().unwrap();
+        assert!(longest <= 1 << 14, "{coding:?}: {longest}");
+        assert!(reads < 6000, "{coding:?}: {reads}");
+    }
+}
