@@ -28,6 +28,9 @@ pub(super) trait Coder: Copy + Send + Sized {
     const PAST: u64;
     /// Whether the stored table of a stream holds the counts of its symbols, not weights.
     const COUNTED: bool;
+    /// Whether a stream must end in one state, with no word left. Damage then shows there, and nobody has to count symbols: what
+    /// passes is the encoding of just these symbols.
+    const SEALED: bool;
 
     /// The words in `bytes`.
     fn words(bytes: &[u8]) -> &[Self::Word];
@@ -78,6 +81,7 @@ impl Coder for Range {
     const DIRECTION: Direction = Direction::Forwards;
     const PAST: u64 = 2;
     const COUNTED: bool = true;
+    const SEALED: bool = false;
     const SHIFT: u32 = CATEGORICAL_SHIFT;
 
     fn words(bytes: &[u8]) -> &[[u8; 4]] {
@@ -160,6 +164,7 @@ impl Coder for Ans {
     const DIRECTION: Direction = Direction::Backwards;
     const PAST: u64 = 0;
     const COUNTED: bool = true;
+    const SEALED: bool = true;
     const SHIFT: u32 = CATEGORICAL_SHIFT;
 
     fn words(bytes: &[u8]) -> &[[u8; 4]] {
@@ -235,6 +240,7 @@ impl<const BITS: u32> Coder for Power<BITS> {
     const DIRECTION: Direction = Direction::Forwards;
     const PAST: u64 = 0;
     const COUNTED: bool = false;
+    const SEALED: bool = true;
     const SHIFT: u32 = 0;
 
     fn words(bytes: &[u8]) -> &[[u8; 2]] {

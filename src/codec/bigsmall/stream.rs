@@ -45,7 +45,8 @@ pub(super) struct Stream<C: Coder, L: Lookup> {
     used: u64,
     /// Symbols not decoded yet.
     left: u64,
-    /// What of the counts of the table is still to come, as the sum of a symbol's counters; `None` when unknown.
+    /// What of the counts of the table is still to come, as the sum of a symbol's counters; `None` when unknown or
+    /// not needed.
     due: Option<Box<[u32]>>,
 }
 
@@ -55,6 +56,9 @@ impl<C: Coder, L: Lookup> Stream<C, L> {
         let table = Arc::new(C::table(&counts)?);
         let left = counts.iter().map(|count| u64::from(*count)).sum();
         let mut stream = Self::new(region, table, left, share)?;
+        if C::SEALED {
+            return Ok(stream);
+        }
         let counters = counts.into_iter().map(|count| std::iter::once(count).chain(std::iter::repeat(0)));
         stream.due = Some(counters.flat_map(|counters| counters.take(L::COUNTERS)).collect());
         Ok(stream)

@@ -560,3 +560,37 @@ fn reads_are_no_longer_than_the_buffer() {
         assert!(reads < 6000, "{coding:?}: {reads}");
     }
 }
+
+/// `cargo test --release --lib codec::bigsmall -- --ignored --nocapture speed`: the best of many passes over the large tensors of
+/// two files. They are short, 238 kB, so a table is hardly warm.
+#[test]
+#[ignore = "a measurement"]
+fn speed() {
+    use std::time::{Duration, Instant};
+    for packed in all_packed().into_iter().filter(|packed| packed.raw_len > 200_000) {
+        let mut best = [Duration::MAX; 3];
+        for _ in 0..200 {
+            let start = Instant::now();
+            let (mut front, mut back) =
+                open(packed.coding, blob(&packed.bytes), packed.raw_len as u64, 1 << 20).unwrap();
+            let (mut symbols, mut out) = (Symbols::default(), vec![0; packed.raw_len]);
+            let opened = Instant::now();
+            front.window(packed.raw_len, &mut symbols).unwrap();
+            let ahead = Instant::now();
+            back.window(&symbols, &mut out).unwrap();
+            for (best, time) in best.iter_mut().zip([opened - start, ahead - opened, ahead.elapsed()]) {
+                *best = time.min(*best);
+            }
+        }
+        let rate = |time: Duration| packed.raw_len as f64 / time.as_secs_f64() / 1e6;
+        let [open, front, back] = best;
+        eprintln!(
+            "{} {}: open {open:?}, front {:.0}, back {:.0}, both {:.0} MB/s",
+            packed.label,
+            packed.coding.name(),
+            rate(front),
+            rate(back),
+            rate(front + back)
+        );
+    }
+}
