@@ -90,6 +90,17 @@ impl Presented {
         self.layout.raw_len
     }
 
+    /// BLAKE3 of the shown header and of every tensor's MD5 in order: files of one digest have the same bytes, as far as MD5 tells.
+    #[must_use]
+    pub fn digest(&self) -> [u8; 32] {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&self.layout.header);
+        for placed in &self.layout.tensors {
+            hasher.update(self.container.entries().get(placed.entry).map_or(&[], |entry| &entry.md5));
+        }
+        *hasher.finalize().as_bytes()
+    }
+
     /// Bytes of all tensors.
     #[must_use]
     pub fn tensor_bytes(&self) -> u64 {

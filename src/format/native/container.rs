@@ -131,6 +131,7 @@ pub enum Piece {
 #[derive(Debug)]
 pub struct Container {
     pub(super) id: u64,
+    pub(super) digest: [u8; 32],
     pub(super) path: PathBuf,
     pub(super) header: Header,
     pub(super) file: FileInfo,
@@ -178,6 +179,13 @@ impl Container {
     #[must_use]
     pub fn id(&self) -> u64 {
         self.id
+    }
+
+    /// BLAKE3 of the stored index, which says of every chunk where it is and what it holds: containers of one digest have the
+    /// same original, cut into the same chunks.
+    #[must_use]
+    pub fn digest(&self) -> &[u8; 32] {
+        &self.digest
     }
 
     /// The path it was read from.

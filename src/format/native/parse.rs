@@ -50,7 +50,9 @@ pub fn container(id: u64, path: &Path, header: Header, packed: &[u8]) -> Result<
         Some(body) => tensors(Cursor::new(body), header.raw_len).map_err(part("TENSORS"))?,
         None => Vec::new(),
     };
-    Ok(Container { id, path: path.into(), header, file, spans, rows, literals, tensors })
+    // The header adds nothing that the index does not depend on.
+    let digest = *blake3::hash(packed).as_bytes();
+    Ok(Container { id, digest, path: path.into(), header, file, spans, rows, literals, tensors })
 }
 
 fn required<'a>(body: Option<&'a [u8]>, name: &str, path: &Path) -> Result<Cursor<'a>> {
