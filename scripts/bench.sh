@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Measurements, printed as Markdown tables. What is compared is compared within one run, on one machine.
 #
-#   scripts/bench.sh [ratio|codec|chunk|mount] [FILE|DIR] [-j N] [--rounds N] [--disk RATE]... [--record]
+#   scripts/bench.sh [ratio|codec|chunk|mount|bigsmall] [FILE|DIR] [-j N] [--rounds N] [--disk RATE]... [--record]
 #
 #   ratio   every weight file of DIR: ratio beside the bar it has to reach, speed of compress and decompress (the default)
 #   codec   every weight file of DIR in memory: ratio and speed in each mode, on one thread and on two, beside memcpy, zstd -1
@@ -12,9 +12,12 @@
 #           names that program, through squashfuse with zstd if that is installed; with safetensors' own readers if READERS_PYTHON
 #           names a Python that has it. Then the targets. Each --disk RATE (bytes per second; K, M, G are powers of 1000) compares
 #           plain and mounted again with the disk held to that rate, in a control group, for which it takes root
+#   bigsmall  a container that the package bigsmall makes of one file (BIGSMALL names a Python that has it): decoding with the
+#           MD5 of each tensor, by the package and by `bsfs verify` on one core and on all, and `cat` through the mount
 #
-# FILE or DIR is what scripts/corpus.sh fetches unless given; chunk and mount take its BF16 file. Speeds are raw bytes over
-# wall time, median of --rounds for decode and memcpy in codec (default 5) and for mount (default 3), of one run otherwise. -j
+# FILE or DIR is what scripts/corpus.sh fetches unless given; chunk, mount and bigsmall take its BF16 file. Speeds are raw bytes over
+# wall time, median of --rounds for decode and memcpy in codec (default 5) and for mount
+# and bigsmall (default 3), of one run otherwise. -j
 # is not for codec. Cold means dropped from the page cache, which needs root for all of it; otherwise only the file's own
 # pages are dropped. Warm is the same pass again. CPU is that of the daemon, per GiB asked for in all rounds; peak is its memory.
 # --record adds the figures to dated CSV files in benches/record; scripts/plot.py draws those of codec.
@@ -25,7 +28,7 @@ help_wanted "$@"
 what=ratio input='' record='' rounds='' threads=() disks=()
 while (($#)); do
     case $1 in
-        ratio | codec | chunk | mount) what=$1 ;;
+        ratio | codec | chunk | mount | bigsmall) what=$1 ;;
         -j) threads=(-j "${2:?-j needs a number}"); shift ;;
         --rounds) rounds=${2:?--rounds needs a number}; shift ;;
         --disk)
@@ -43,7 +46,8 @@ done
 [[ -z $input || -e $input ]] || die "$input: no such file or directory"
 
 need_python
-[[ $what != mount ]] || need_fuse
+[[ $what != mount && $what != bigsmall ]] || need_fuse
+[[ $what != bigsmall ]] || "${BIGSMALL:-none}" -c 'import bigsmall' 2>/dev/null || die "BIGSMALL=${BIGSMALL:-} is no Python with bigsmall"
 [[ $what != codec ]] || need zstd=zstd
 [[ -z ${LMZ:-} ]] || have "$LMZ" || die "LMZ=$LMZ is no program"
 [[ -z ${READERS_PYTHON:-} ]] || "$READERS_PYTHON" -c 'import safetensors' || die "READERS_PYTHON=$READERS_PYTHON is no Python with safetensors"
@@ -516,6 +520,56 @@ PY
     target "seconds from mount to ls -l of 1000 files" "$(median "$work/many" 1)" '<=' 1
     echo
     finish "$work/targets" mount-targets
+}
+
+bigsmall() {
+    local raw side start row version
+    rounds=${rounds:-3}
+    mkdir "$work/packed.d" "$work/mnt"
+    raw=$(stat -c %s "$input")
+    say "the package compresses ${input##*/}"
+    run "$BIGSMALL" -W ignore - "$input" "$work/packed.d/model.bs" >/dev/null 2>&1 <<'PY' || die "the package did not compress $input"
+import bigsmall, sys
+bigsmall.compress(sys.argv[1], sys.argv[2])
+PY
+    version=$("$BIGSMALL" -c 'from importlib.metadata import version as v; print(v("bigsmall"))')
+    : >"$work/times"
+    for ((round = 1; round <= rounds; round++)); do
+        say "round $round"
+        cat "$work/packed.d/model.bs" >/dev/null
+        # the clock of the package starts behind its imports
+        run "$BIGSMALL" -W ignore - "$work/packed.d/model.bs" 2>/dev/null >"$work/package" <<'PY' || die "the package did not verify its file"
+import bigsmall, contextlib, io, sys, time
+start = time.perf_counter()
+with contextlib.redirect_stdout(io.StringIO()):
+    result = bigsmall.verify(sys.argv[1])
+seconds = time.perf_counter() - start
+print(seconds)
+PY
+        printf 'package\t%s\n' "$(tail -n 1 "$work/package")" >>"$work/times"
+        for side in 1 0; do
+            start=$(now)
+            run "$BSFS" verify -j "$side" "$work/packed.d/model.bs" >/dev/null
+            printf 'verify %s\t%s\n' "$side" "$(since "$start" %.6f)" >>"$work/times"
+        done
+        mount_bsfs "$work/packed.d" "$work/mnt" --log-file "$work/mount.log"
+        start=$(now)
+        run cat "$work/mnt/model.safetensors" >/dev/null
+        printf 'mount\t%s\n' "$(since "$start" %.6f)" >>"$work/times"
+        unmount_bsfs "$work/mnt"
+    done
+    of() { awk -F '\t' -v k="$1" -v r="$raw" '$1 == k { print r / $2 / 1e6 }' "$work/times" >"$work/speeds"; median "$work/speeds" 1; }
+    printf 'what\tMB/s\tto the package\n' >"$work/rows"
+    while IFS=$'\t' read -r row side; do
+        printf '%s\t%s\t%s\n' "$row" "$(quotient "$(of "$side")" 1 %.0f)" "$(quotient "$(of "$side")" "$(of package)" %.2f)" >>"$work/rows"
+    done < <(printf '%s\t%s\n' "bigsmall $version, verify" package "bsfs verify, one core" 'verify 1' \
+        "bsfs verify, $(nproc) cores" 'verify 0' "cat through the mount, $(nproc) cores" mount)
+    finish "$work/rows"
+    printf 'target\tvalue\tbar\tverdict\n' >"$work/targets"
+    target "decoding on one core / the package" "$(quotient "$(of 'verify 1')" "$(of package)" %.2f)" '>=' 4
+    target "decoding on all cores / on one" "$(quotient "$(of 'verify 0')" "$(of 'verify 1')" %.2f)" '>=' 1.8
+    echo
+    finish "$work/targets" bigsmall-targets
 }
 
 "$what"
