@@ -4,14 +4,17 @@
 //! Every chunk is decoded back and compared before it is written, while its raw bytes are still at hand.
 
 mod digest;
+mod export;
 mod memory;
 mod pipeline;
 mod plan;
 mod report;
 mod tree;
+mod written;
 
+pub use export::{Exported, export};
 pub use memory::{DtypeSeconds, InMemory, encode_in_memory};
-pub use pipeline::compress;
+pub use pipeline::{Original, compress, compress_from, measure};
 pub use report::{DtypeReport, Report, Sums, ratio};
 pub use tree::{Entry, Tree, walk};
 

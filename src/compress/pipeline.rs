@@ -1,7 +1,7 @@
 //! One file: read, hash, encode, prove, write.
 
 use std::cell::RefCell;
-use std::io::{self, Seek, Write};
+use std::io::{self, BufWriter, Seek, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::atomic::Ordering;
@@ -11,6 +11,7 @@ use std::time::Instant;
 use super::digest::{Digester, Digests};
 use super::plan::{self, Plan};
 use super::report::{Report, Sums, ratio};
+use super::written::{Nowhere, Written};
 use super::{DEFAULT_CHUNK_LEN, Options, Progress};
 use crate::codec::{self, Codec, Mode, Numbers, PAD, Packed, Scratch};
 use crate::error::{Error, Result};
@@ -45,6 +46,23 @@ pub(super) struct Encoded<T> {
     pub(super) checksum: u64,
 }
 
+/// What is compressed, wherever its bytes come from.
+#[derive(Clone, Copy)]
+pub struct Original<'a> {
+    /// Its bytes, which are read once, from front to back.
+    pub source: &'a dyn ReadAt,
+    /// Its path or name; the container notes the last component.
+    pub name: &'a Path,
+    /// Its modification time: seconds since 1970, nanoseconds.
+    pub mtime: (i64, u32),
+}
+
+impl std::fmt::Debug for Original<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Original").field(&self.source.path()).finish()
+    }
+}
+
 /// Compresses the file `input` to the container `output`. The input is only read.
 ///
 /// # Errors
@@ -58,22 +76,92 @@ pub fn compress(
     options: &Options<'_>,
     progress: &dyn Progress,
 ) -> Result<Report> {
-    let started = Instant::now();
     let source = FileSource::open(input)?;
-    check_input(&source)?;
     if same_file(&source, output) {
         return Err(Error::invalid(format!("{}: input and output are the same file", output.display())));
     }
-    // First of all, so that an output that cannot be written fails now and not after hours.
-    let file = AtomicFile::create(output, options.force)?;
     source.advise_sequential();
-    let plan = plan::plan(&source, options.chunk_len, options.mode)?;
-    let refused = Error::io("write", output);
-    let mut writer = Writer::new(std::io::BufWriter::with_capacity(1 << 20, file)).map_err(refused)?;
+    let (seconds, nanoseconds) = source.identity().mtime;
+    let mtime = (seconds, u32::try_from(nanoseconds).unwrap_or(0));
+    let original = Original { source: &source, name: input, mtime };
+    let (file, report) = write(pool, &original, output, options, progress)?;
+    if !source.unchanged()? {
+        return Err(Error::Changed { path: input.into() });
+    }
+    file.publish()?;
+    Ok(report)
+}
+
+/// Compresses `original` to the container `output`, which `admit` reads back from the disk before it gets its name: with `false`
+/// or an error it is thrown away. `None` when it was.
+///
+/// # Errors
+/// Those of [`compress`], of the source and of `admit`. No output is left then, and an existing one is untouched.
+pub fn compress_from(
+    pool: &rayon::ThreadPool,
+    original: &Original<'_>,
+    output: &Path,
+    options: &Options<'_>,
+    progress: &dyn Progress,
+    admit: impl FnOnce(&dyn ReadAt) -> Result<bool>,
+) -> Result<Option<Report>> {
+    let (mut file, report) = write(pool, original, output, options, progress)?;
+    let admitted = admit(&Written::new(file.file(), output)?)?;
+    if !admitted {
+        return Ok(None);
+    }
+    file.publish()?;
+    Ok(Some(report))
+}
+
+/// What [`compress_from`] would write, byte for byte, without writing anything.
+///
+/// # Errors
+/// The same, but for those of the output.
+pub fn measure(
+    pool: &rayon::ThreadPool,
+    original: &Original<'_>,
+    output: &Path,
+    options: &Options<'_>,
+    progress: &dyn Progress,
+) -> Result<Report> {
+    encode(pool, original, output, Nowhere::default(), options, progress).map(|(_, report)| report)
+}
+
+/// Writes the container into a file that has no name yet.
+fn write(
+    pool: &rayon::ThreadPool,
+    original: &Original<'_>,
+    output: &Path,
+    options: &Options<'_>,
+    progress: &dyn Progress,
+) -> Result<(AtomicFile, Report)> {
+    check_input(original.source)?;
+    // First of all, so that an output that cannot be written fails now and not after hours.
+    let file = BufWriter::with_capacity(1 << 20, AtomicFile::create(output, options.force)?);
+    let (file, report) = encode(pool, original, output, file, options, progress)?;
+    let file = file.into_inner().map_err(|e| Error::io("write", output)(e.into_error()))?;
+    Ok((file, report))
+}
+
+/// Writes the container to `out`, which errors call `output`.
+fn encode<W: Write + Seek>(
+    pool: &rayon::ThreadPool,
+    original: &Original<'_>,
+    output: &Path,
+    out: W,
+    options: &Options<'_>,
+    progress: &dyn Progress,
+) -> Result<(W, Report)> {
+    let started = Instant::now();
+    let Original { source, name, mtime } = *original;
+    check_input(source)?;
+    let plan = plan::plan(source, options.chunk_len, options.mode)?;
+    let mut writer = Writer::new(out).map_err(Error::io("write", output))?;
 
     let window = 2 * pool.current_num_threads() + 2;
     let digester = Digester::start(ranges(&plan), window)?;
-    let mut feed = Feed::new(&source, &plan, &digester);
+    let mut feed = Feed::new(source, &plan, &digester);
     let mut sums = Sums::default();
     // Buffers of packed bytes that were written: fresh pages for each chunk would cost a tenth of the time.
     let free: Mutex<Vec<Vec<u8>>> = Mutex::default();
@@ -93,7 +181,7 @@ pub fn compress(
                 buffer.extend_from_slice(packed);
                 buffer
             };
-            let encoded = encode_and_prove(input, options.mode, (job.numbers, job.raw_offset), &job.raw, keep)?;
+            let encoded = encode_and_prove(source.path(), options.mode, (job.numbers, job.raw_offset), &job.raw, keep)?;
             Ok(Done { raw: job.raw, encoded, span: job.span })
         },
         |done: Done| {
@@ -111,19 +199,12 @@ pub fn compress(
     )?;
     let literals = feed.finish()?;
     let digests = digester.finish()?;
-    if !source.unchanged()? {
-        return Err(Error::Changed { path: input.into() });
-    }
     let sha256 = hex(&digests.sha256);
-    let (seconds, nanoseconds) = source.identity().mtime;
-    let mtime = (seconds, u32::try_from(nanoseconds).unwrap_or(0));
-    let (out, packed_bytes) =
-        finish(writer, input, mtime, options, &plan, &literals, digests).map_err(Error::io("write", output))?;
-    let mut file = out.into_inner().map_err(|e| Error::io("write", output)(e.into_error()))?;
-    file.flush().map_err(Error::io("write", output))?;
-    file.publish()?;
-    Ok(Report {
-        input: input.into(),
+    let (mut out, packed_bytes) =
+        finish(writer, name, mtime, options, &plan, &literals, digests).map_err(Error::io("write", output))?;
+    out.flush().map_err(Error::io("write", output))?;
+    let report = Report {
+        input: source.path().into(),
         output: output.into(),
         raw_bytes: source.len(),
         packed_bytes,
@@ -131,7 +212,8 @@ pub fn compress(
         seconds: started.elapsed().as_secs_f64(),
         sha256,
         dtypes: sums.rows(),
-    })
+    };
+    Ok((out, report))
 }
 
 /// Refuses an input that is a container already.
@@ -147,7 +229,7 @@ pub(super) fn check_input(source: &dyn ReadAt) -> Result<()> {
             source.path().display()
         ))),
         Sniff::BigSmall => Err(Error::invalid(format!(
-            "{}: is a container of the Python package bigsmall already; decompress it with that package first",
+            "{}: is a container of the Python package bigsmall already; \"bsfs migrate\" makes one of bsfs of it",
             source.path().display()
         ))),
     }
@@ -201,7 +283,7 @@ fn tensor(t: &crate::tensor::TensorInfo, digest: [u8; 32]) -> TensorSpec {
 
 /// Reads the chunks of a plan in order, gives each to the digests and to a worker, and keeps the literal bytes.
 struct Feed<'a> {
-    source: &'a FileSource,
+    source: &'a dyn ReadAt,
     plan: &'a Plan,
     digester: &'a Digester,
     span: usize,
@@ -212,7 +294,7 @@ struct Feed<'a> {
 }
 
 impl<'a> Feed<'a> {
-    fn new(source: &'a FileSource, plan: &'a Plan, digester: &'a Digester) -> Self {
+    fn new(source: &'a dyn ReadAt, plan: &'a Plan, digester: &'a Digester) -> Self {
         Self { source, plan, digester, span: 0, within: 0, offset: 0, literals: Vec::new(), free: Vec::new() }
     }
 

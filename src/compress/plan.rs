@@ -58,6 +58,11 @@ pub fn plan(source: &dyn ReadAt, chunk_len: Option<u32>, mode: Mode) -> Result<P
 }
 
 fn read_header(source: &dyn ReadAt) -> Result<Option<Header>> {
+    Ok(read_json(source)?.and_then(|json| Header::parse(&json, source.len())))
+}
+
+/// The text of the header, of a file that may be safetensors.
+pub fn read_json(source: &dyn ReadAt) -> Result<Option<Vec<u8>>> {
     let mut first = [0; 8];
     if source.len() < first.len() as u64 {
         return Ok(None);
@@ -76,7 +81,7 @@ fn read_header(source: &dyn ReadAt) -> Result<Option<Header>> {
     let _ = at.read_to_end(&mut json);
     match at.error {
         Some(error) => Err(error),
-        None => Ok(Header::parse(&json, source.len())),
+        None => Ok(Some(json)),
     }
 }
 
