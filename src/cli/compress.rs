@@ -9,8 +9,7 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use bsfs::codec::Mode;
-use bsfs::compress::{self, Entry, MAX_CHUNK_LEN, MIN_CHUNK_LEN, Options, Report, Sums, ratio};
+use bsfs::compress::{self, Entry, Options, Report, Sums, ratio};
 use bsfs::parallel;
 use bsfs::sink::AtomicFile;
 use bsfs::{Error, Result};
@@ -18,9 +17,10 @@ use clap::Args;
 use serde::Serialize;
 
 use super::exit::Exit;
+use super::optimise::Optimise;
 use super::out::{self, print, row, say, shorten, with_bs};
 use super::progress::Bar;
-use super::size::{parse_size, show_size};
+use super::size::show_size;
 
 /// Compress files of weights, without loss
 ///
@@ -38,41 +38,14 @@ pub struct CompressArgs {
     /// Replace outputs that exist already
     #[arg(short, long)]
     pub force: bool,
-    /// The smallest file, compressed more slowly
-    #[arg(long, conflicts_with = "inference", help_heading = "What to optimise")]
-    pub storage: bool,
-    /// The fastest load
-    #[arg(long, help_heading = "What to optimise")]
-    pub inference: bool,
-    /// Bytes of the original in a chunk, the unit of random access: 64K to 4M [default: 512K;
-    /// 1M for F16 and F32, 2M with --storage]
-    #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "What to optimise")]
-    pub chunk_size: Option<u64>,
+    #[command(flatten)]
+    pub optimise: Optimise,
     /// Threads that compress [default: one for each core]
     #[arg(short = 'j', long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     pub threads: usize,
     /// Print the result as JSON
     #[arg(long)]
     pub json: bool,
-}
-
-impl CompressArgs {
-    fn mode(&self) -> Mode {
-        match (self.storage, self.inference) {
-            (true, _) => Mode::Storage,
-            (_, true) => Mode::Inference,
-            _ => Mode::Balanced,
-        }
-    }
-
-    fn chunk_len(&self) -> Result<Option<u32>> {
-        let Some(size) = self.chunk_size else { return Ok(None) };
-        let allowed = u64::from(MIN_CHUNK_LEN)..=u64::from(MAX_CHUNK_LEN);
-        match u32::try_from(size) {
-            Ok(len) if allowed.contains(&size) => Ok(Some(len)),
-            _ => Err(Error::invalid(format!("--chunk-size {size}: expected 64K to 4M"))),
-        }
-    }
 }
 
 /// All that is printed at the end.
@@ -113,7 +86,8 @@ impl Task {
 pub fn run(args: &CompressArgs) -> Result<ExitCode> {
     let started = Instant::now();
     let stop = out::stop_flag();
-    let options = Options { mode: args.mode(), chunk_len: args.chunk_len()?, force: args.force, stop: &stop };
+    let options =
+        Options { mode: args.optimise.mode(), chunk_len: args.optimise.chunk_len()?, force: args.force, stop: &stop };
     let mut directories = Vec::new();
     let tasks = plan(args, &mut directories)?;
     check_outputs(&tasks, args.force)?;

@@ -15,15 +15,18 @@ use clap::Args;
 use serde::Serialize;
 
 use super::exit::Exit;
-use super::out::{self, open, print, row, say, shorten};
+use super::info_bigsmall;
+use super::opened::{Opened, open};
+use super::out::{self, print, row, say, shorten};
 use super::size::show_size;
 
 /// Show what is in containers
 ///
-/// Reads header, index and the first bytes of chunks, and decodes nothing.
+/// Reads header, index and the first bytes of chunks, and decodes nothing. Containers of the Python package bigsmall are shown
+/// with the codecs that their headers name; "format" in the JSON tells them apart.
 #[derive(Debug, Args)]
 pub struct InfoArgs {
-    /// Container, or a directory of which all .bs files are shown
+    /// Container of either format, or a directory of which all .bs and .bsr files are shown
     pub path: PathBuf,
     /// List every tensor
     #[arg(long)]
@@ -33,9 +36,29 @@ pub struct InfoArgs {
     pub json: bool,
 }
 
+/// A container's row, by format.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum AnyInfo {
+    Native(Info),
+    BigSmall(info_bigsmall::Info),
+}
+
+impl AnyInfo {
+    /// Raw and packed bytes.
+    fn sizes(&self) -> (u64, u64) {
+        match self {
+            Self::Native(info) => (info.raw_bytes, info.packed_bytes),
+            Self::BigSmall(info) => (info.raw_bytes, info.packed_bytes),
+        }
+    }
+}
+
 #[derive(Debug, Serialize)]
 struct Info {
     file: PathBuf,
+    /// Always "bsfs".
+    format: &'static str,
     original_name: String,
     kind: &'static str,
     mode: &'static str,
@@ -65,20 +88,23 @@ struct CodecRow {
 }
 
 #[derive(Debug, Clone, Serialize)]
-struct TensorRow {
-    name: String,
-    dtype: String,
-    shape: Vec<u64>,
-    raw_bytes: u64,
+pub struct TensorRow {
+    pub name: String,
+    pub dtype: String,
+    pub shape: Vec<u64>,
+    pub raw_bytes: u64,
     /// Its share of the chunks that it lies in.
-    packed_bytes: u64,
-    ratio: f64,
-    codecs: Vec<&'static str>,
+    pub packed_bytes: u64,
+    pub ratio: f64,
+    pub codecs: Vec<String>,
     /// The most tables among which the numbers of a chunk choose; null if no codec of the tensor has such a choice.
-    classes: Option<u16>,
-    blake3: String,
+    pub classes: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub blake3: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub md5: Option<String>,
     #[serde(skip)]
-    raw_offset: u64,
+    pub raw_offset: u64,
 }
 
 /// Prints what is known.
@@ -88,11 +114,17 @@ pub fn run(args: &InfoArgs) -> Result<ExitCode> {
     let mut infos = Vec::new();
     for file in &files {
         match open(file) {
-            Ok((source, container)) => {
+            Ok(Opened::Native(source, container)) => {
                 let mut rows = tensors(&container);
-                shown(&mut rows, args.tensors).try_for_each(|row| find_classes(&source, &container, row))?;
+                shown(&mut rows, args.tensors).try_for_each(|row| find_classes(&*source, &container, row))?;
                 let listed = (args.tensors && args.json).then(|| rows.clone());
-                infos.push((info(file, &container, listed), rows));
+                infos.push((AnyInfo::Native(info(file, &container, listed)), rows));
+            }
+            Ok(Opened::BigSmall(container)) => {
+                container.warn();
+                let rows = info_bigsmall::tensors(&container)?;
+                let listed = (args.tensors && args.json).then(|| rows.clone());
+                infos.push((AnyInfo::BigSmall(info_bigsmall::info(file, &container, listed)), rows));
             }
             Err(error) if files.len() == 1 => return Err(error),
             Err(error) => {
@@ -102,17 +134,21 @@ pub fn run(args: &InfoArgs) -> Result<ExitCode> {
         }
     }
     if args.json {
-        let infos: Vec<Info> = infos.into_iter().map(|(info, _)| info).collect();
+        let infos: Vec<AnyInfo> = infos.into_iter().map(|(info, _)| info).collect();
         out::print_json(&infos)?;
         return Ok(exit.into());
     }
     let mut text = String::new();
     for (info, tensors) in &infos {
-        text += &describe(info, tensors, args.tensors);
+        match info {
+            AnyInfo::Native(info) => describe(&mut text, info),
+            AnyInfo::BigSmall(info) => info_bigsmall::describe(&mut text, info),
+        }
+        tensor_tables(&mut text, tensors, args.tensors);
     }
     if infos.len() > 1 {
-        let raw: u64 = infos.iter().map(|(i, _)| i.raw_bytes).sum();
-        let packed: u64 = infos.iter().map(|(i, _)| i.packed_bytes).sum();
+        let raw: u64 = infos.iter().map(|(i, _)| i.sizes().0).sum();
+        let packed: u64 = infos.iter().map(|(i, _)| i.sizes().1).sum();
         let (r, p) = (show_size(raw), show_size(packed));
         let _ = writeln!(text, "{} files: {r} → {p}, ratio {:.4}", infos.len(), ratio(raw, packed));
     }
@@ -144,6 +180,7 @@ fn info(file: &Path, c: &Container, tensors: Option<Vec<TensorRow>>) -> Info {
     let (f, h) = (c.file(), c.header());
     Info {
         file: file.to_path_buf(),
+        format: "bsfs",
         original_name: String::from_utf8_lossy(&f.name).into_owned(),
         kind: f.kind.name(),
         mode: Mode::name_of(f.mode).unwrap_or("unknown"),
@@ -192,18 +229,19 @@ fn tensors(c: &Container) -> Vec<TensorRow> {
             raw_bytes: t.raw_len,
             packed_bytes,
             ratio: ratio(t.raw_len, packed_bytes),
-            codecs: codecs.iter().map(|codec| codec.name()).collect(),
+            codecs: codecs.iter().map(|codec| codec.name().to_owned()).collect(),
             classes: None,
             raw_offset: t.raw_offset,
-            blake3: hex(&t.digest),
+            blake3: Some(hex(&t.digest)),
+            md5: None,
         }
     });
     rows.collect()
 }
 
-fn describe(i: &Info, tensors: &[TensorRow], list: bool) -> String {
+fn describe(text: &mut String, i: &Info) {
     let (raw, packed) = (show_size(i.raw_bytes), show_size(i.packed_bytes));
-    let mut text = format!("{}: {raw} → {packed}, ratio {:.4}\n", i.file.display(), i.ratio);
+    let _ = writeln!(text, "{}: {raw} → {packed}, ratio {:.4}", i.file.display(), i.ratio);
     let mut line = |name: &str, value: String| {
         let _ = writeln!(text, "  {name:<9} {value}");
     };
@@ -216,26 +254,32 @@ fn describe(i: &Info, tensors: &[TensorRow], list: bool) -> String {
     );
     let codecs = i.codecs.iter().map(|c| format!("{} × {}", c.chunks, c.codec));
     line("codecs", codecs.collect::<Vec<_>>().join(", "));
-    if !i.dtypes.is_empty() {
-        text += &row("dtype", 12, &["raw".into(), "packed".into(), "ratio".into()]);
+    dtype_table(text, &i.dtypes);
+}
+
+/// Sizes and ratio per dtype.
+pub fn dtype_table(text: &mut String, dtypes: &[DtypeReport]) {
+    if !dtypes.is_empty() {
+        *text += &row("dtype", 12, &["raw".into(), "packed".into(), "ratio".into()]);
     }
-    for d in &i.dtypes {
+    for d in dtypes {
         let cells = [show_size(d.raw_bytes), show_size(d.packed_bytes), format!("{:.4}", d.ratio)];
-        text += &row(&d.dtype, 12, &cells);
+        *text += &row(&d.dtype, 12, &cells);
     }
+}
+
+/// All tensors, or those at both ends of the ranking.
+fn tensor_tables(text: &mut String, tensors: &[TensorRow], list: bool) {
     if list {
-        tensor_table(&mut text, &format!("{} tensors", tensors.len()), tensors);
-        return text;
+        return tensor_table(text, &format!("{} tensors", tensors.len()), tensors);
     }
     let ranked = ranked(tensors.iter());
     if ranked.len() <= 2 * ENDS {
-        tensor_table(&mut text, "tensors, best first", ranked);
-        return text;
+        return tensor_table(text, "tensors, best first", ranked);
     }
     let worst = ranked.len() - ENDS;
-    tensor_table(&mut text, "best five tensors", ranked.iter().copied().take(ENDS));
-    tensor_table(&mut text, "worst five tensors", ranked.into_iter().skip(worst));
-    text
+    tensor_table(text, "best five tensors", ranked.iter().copied().take(ENDS));
+    tensor_table(text, "worst five tensors", ranked.into_iter().skip(worst));
 }
 
 /// Tensors shown at each end of the ranking.

@@ -1,21 +1,32 @@
 //! The command line: one file per verb, the public API underneath, and nothing else.
 
+mod ahead;
+mod base;
 mod bench;
 mod complete;
 mod compress;
 mod decompress;
 mod exit;
+mod export;
+
 mod info;
+mod info_bigsmall;
+mod migrate;
+mod migrated;
 #[cfg(feature = "mount")]
 mod mount;
+mod opened;
+mod optimise;
 mod out;
 mod progress;
 mod rounds;
+mod shards;
 mod size;
 #[cfg(feature = "mount")]
 mod status;
 #[cfg(feature = "mount")]
 mod unmount;
+mod unpack;
 mod verify;
 
 use std::process::ExitCode;
@@ -43,6 +54,8 @@ enum Verb {
     Decompress(decompress::DecompressArgs),
     Info(info::InfoArgs),
     Verify(verify::VerifyArgs),
+    Migrate(migrate::MigrateArgs),
+    Export(export::ExportArgs),
     Bench(bench::BenchArgs),
     #[cfg(feature = "mount")]
     Mount(mount::MountArgs),
@@ -62,6 +75,8 @@ pub fn main() -> ExitCode {
         Verb::Decompress(args) => decompress::run(&args),
         Verb::Info(args) => info::run(&args),
         Verb::Verify(args) => verify::run(&args),
+        Verb::Migrate(args) => migrate::run(&args),
+        Verb::Export(args) => export::run(&args),
         Verb::Bench(args) => bench::run(&args),
         #[cfg(feature = "mount")]
         Verb::Mount(args) => mount::run(&args),

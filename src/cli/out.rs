@@ -6,8 +6,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use bsfs::format::Container;
-use bsfs::source::FileSource;
 use bsfs::{Error, Result};
 use serde::Serialize;
 
@@ -43,14 +41,7 @@ pub fn stop_flag() -> Arc<AtomicBool> {
     stop
 }
 
-/// Opens a container of a local file.
-pub fn open(path: &Path) -> Result<(FileSource, Container)> {
-    let source = FileSource::open(path)?;
-    let container = Container::open(&source)?;
-    Ok((source, container))
-}
-
-/// The `.bs` files of a path: itself for a file, all below it for a directory, in order of path.
+/// The `.bs` and `.bsr` files of a path: itself for a file, all below it for a directory, in order of path.
 pub fn containers(path: &Path) -> Result<Vec<PathBuf>> {
     if !path.is_dir() {
         return Ok(vec![path.to_path_buf()]);
@@ -60,7 +51,7 @@ pub fn containers(path: &Path) -> Result<Vec<PathBuf>> {
         .entries
         .iter()
         .map(|entry| entry.path())
-        .filter(|file| file.extension() == Some(OsStr::new("bs")))
+        .filter(|file| [Some(OsStr::new("bs")), Some(OsStr::new("bsr"))].contains(&file.extension()))
         .map(|file| path.join(file))
         .collect();
     found.sort();

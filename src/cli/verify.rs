@@ -1,33 +1,47 @@
 //! `bsfs verify`
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::atomic::AtomicBool;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use bsfs::engine::{self, Verified};
+use bsfs::engine::{self, Base, Engine, Verified};
+use bsfs::format::bigsmall::SHARD_INDEX;
 use bsfs::parallel;
 use bsfs::source::{FileSource, ReadAt};
+use bsfs::tensor::{Header, TensorInfo};
 use bsfs::{Error, Result};
 use clap::Args;
 use serde::Serialize;
 
+use super::base::BaseArg;
 use super::exit::Exit;
-use super::out::{self, open, print, without_bs};
+use super::opened::{self, BigSmall, Opened, open};
+use super::out::{self, print, without_bs};
 use super::progress::Bar;
+use super::shards::{Shards, directory};
 use super::size::show_size;
+use super::unpack::shown_path;
 
 /// Prove that containers are sound
 ///
 /// Decodes everything and compares every chunk's checksum, every tensor's BLAKE3 and the file's SHA-256; with
 /// --source also every byte with the original. Exit status 0: all equal; 1: a difference or damage, which is named;
 /// 2: it could not be found out.
+///
+/// A container of the Python package bigsmall has an MD5 for each tensor and nothing else; --source then compares the tensors of
+/// the original by name, as its header is not kept. A delta needs its base. For a directory with a bigsmall.index.json the
+/// shards that it lists must be there.
 #[derive(Debug, Args)]
 pub struct VerifyArgs {
-    /// Container, or a directory of which all .bs files are verified
+    /// Container of either format, or a directory of which all .bs and .bsr files are verified
     pub path: PathBuf,
     /// The original to compare with: a file, or for a directory the directory that it mirrors
     #[arg(long, value_name = "ORIGINAL")]
     pub source: Option<PathBuf>,
+    #[command(flatten)]
+    pub base: BaseArg,
     /// Threads that decode [default: one for each core]
     #[arg(short = 'j', long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     pub threads: usize,
@@ -40,6 +54,8 @@ pub struct VerifyArgs {
 #[derive(Debug, Serialize)]
 struct Outcome {
     file: PathBuf,
+    /// "bsfs" or "bigsmall"; null when the file could not be opened.
+    format: Option<&'static str>,
     /// "sound", "damaged" or "error".
     state: &'static str,
     raw_bytes: Option<u64>,
@@ -49,47 +65,79 @@ struct Outcome {
     message: Option<String>,
 }
 
+/// A sound container.
+enum Sound {
+    Native(Verified),
+    BigSmall { raw_bytes: u64, tensors: usize },
+}
+
 /// Verifies everything.
 pub fn run(args: &VerifyArgs) -> Result<ExitCode> {
     let stop = out::stop_flag();
     let files = out::containers(&args.path)?;
-    let pool = parallel::pool(args.threads)?;
-    let total = files.iter().filter_map(|f| open(f).ok()).map(|(_, c)| c.raw_len()).sum();
+    let tools = Tools { pool: parallel::pool(args.threads)?, engine: opened::engine(args.threads), stop: &stop };
+    let total = files.iter().filter_map(|f| open(f).ok()).map(|opened| opened.raw_len()).sum();
     let bar = Bar::new(total, args.json);
     let mut outcomes = Vec::new();
     let mut exit = Exit::Done;
-    for file in &files {
-        bar.name(&file.display().to_string());
-        let result = original_of(args, file).and_then(|original| verify(&pool, file, original.as_deref(), &stop, &bar));
-        if matches!(result, Err(Error::Interrupted)) {
-            bar.done();
-            return Err(Error::Interrupted);
-        }
-        let outcome = outcome(file, &result);
+    let mut judge = |outcome: Outcome| -> Result<()> {
         exit = match (exit, outcome.state) {
             (Exit::Failed, _) | (_, "error") => Exit::Failed,
             (_, "damaged") => Exit::Differs,
             (exit, _) => exit,
         };
         if !args.json {
-            bar.suspend(|| match &outcome.message {
-                Some(message) => {
-                    out::say(message);
-                    Ok(())
-                }
-                None => {
-                    let (bytes, sha256) = (outcome.raw_bytes.unwrap_or(0), outcome.sha256.as_deref().unwrap_or(""));
-                    print(&format!("{}: sound, {}, SHA-256 {sha256}\n", file.display(), show_size(bytes)))
-                }
-            })?;
+            bar.suspend(|| show(&outcome))?;
         }
         outcomes.push(outcome);
+        Ok(())
+    };
+    for file in &files {
+        bar.name(&file.display().to_string());
+        let result = original_of(args, file).and_then(|original| verify(args, &tools, file, original.as_deref(), &bar));
+        if matches!(result, Err(Error::Interrupted)) {
+            bar.done();
+            return Err(Error::Interrupted);
+        }
+        judge(outcome(file, &result))?;
+    }
+    if args.path.is_dir() {
+        indexes(&files).into_iter().try_for_each(judge)?;
     }
     bar.done();
     if args.json {
         out::print_json(&outcomes)?;
     }
     Ok(exit.into())
+}
+
+fn show(outcome: &Outcome) -> Result<()> {
+    if let Some(message) = &outcome.message {
+        out::say(message);
+        return Ok(());
+    }
+    let bytes = show_size(outcome.raw_bytes.unwrap_or(0));
+    let proof = match &outcome.sha256 {
+        Some(sha256) => format!("SHA-256 {sha256}"),
+        None => format!("{} tensors, the MD5 of each", outcome.tensors.unwrap_or(0)),
+    };
+    print(&format!("{}: sound, {bytes}, {proof}\n", outcome.file.display()))
+}
+
+/// What is wrong with the shard indexes beside `files`.
+fn indexes(files: &[PathBuf]) -> Vec<Outcome> {
+    let mut dirs: Vec<&Path> = files.iter().map(|file| directory(file)).collect();
+    dirs.dedup();
+    let wrong = |dir: &Path| match Shards::of(dir) {
+        Ok(None) => None,
+        Ok(Some(shards)) => {
+            let lost = shards.missing().into_iter().next()?;
+            let name = lost.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            Some(Error::corrupt(shards.path(), "shard index", format!("it lists {name}, which is not there")))
+        }
+        Err(error) => Some(error),
+    };
+    dirs.into_iter().filter_map(|dir| Some(outcome(&dir.join(SHARD_INDEX), &Err(wrong(dir)?)))).collect()
 }
 
 /// The original to compare `file` with, if one was named.
@@ -104,28 +152,124 @@ fn original_of(args: &VerifyArgs, file: &Path) -> Result<Option<PathBuf>> {
     }
     let below = if args.path.is_dir() { file.strip_prefix(&args.path).ok() } else { file.file_name().map(Path::new) };
     let below = below.unwrap_or(file);
-    Ok(Some(source.join(without_bs(below).unwrap_or_else(|| below.to_path_buf()))))
+    let name = match open(file)? {
+        Opened::Native(..) => without_bs(below),
+        Opened::BigSmall(_) => shown_path(below),
+    };
+    Ok(Some(source.join(name.unwrap_or_else(|| below.to_path_buf()))))
 }
 
-fn verify(
-    pool: &rayon::ThreadPool,
-    file: &Path,
-    original: Option<&Path>,
-    stop: &AtomicBool,
-    bar: &Bar,
-) -> Result<Verified> {
-    let (source, container) = open(file)?;
-    source.advise_sequential();
+/// What verifying takes.
+struct Tools<'a> {
+    pool: rayon::ThreadPool,
+    engine: Arc<Engine>,
+    stop: &'a AtomicBool,
+}
+
+fn verify(args: &VerifyArgs, tools: &Tools<'_>, file: &Path, original: Option<&Path>, bar: &Bar) -> Result<Sound> {
     let original = original.map(FileSource::open).transpose()?;
-    let original = original.as_ref().map(|file| file as &dyn ReadAt);
-    engine::verify(pool, &container, &source, original, stop, &mut |_, raw: &[u8]| {
-        bar.skip(raw.len() as u64);
-        Ok(())
-    })
+    match open(file)? {
+        Opened::Native(source, container) => {
+            source.advise_sequential();
+            let original = original.as_ref().map(|file| file as &dyn ReadAt);
+            let take = &mut |_, raw: &[u8]| {
+                bar.skip(raw.len() as u64);
+                Ok(())
+            };
+            engine::verify(&tools.pool, &container, &*source, original, tools.stop, take).map(Sound::Native)
+        }
+        Opened::BigSmall(container) => {
+            container.warn();
+            let base = args.base.find(&tools.engine, &container)?;
+            let source: Arc<dyn ReadAt> = Arc::clone(&container.source) as _;
+            let (pool, engine, file) = (&tools.pool, &tools.engine, (&container.presented, &source));
+            engine::prove(pool, engine, file, base.as_ref(), tools.stop, |bytes| bar.skip(bytes))?;
+            if let Some(original) = original {
+                same_tensors(tools, &container, base, &original)?;
+            }
+            let (raw_bytes, tensors) = (container.presented.raw_len(), container.tensors()?.len());
+            Ok(Sound::BigSmall { raw_bytes, tensors })
+        }
+    }
 }
 
-fn outcome(file: &Path, result: &Result<Verified>) -> Outcome {
-    let sound = result.as_ref().ok();
+/// Compares the tensors of a container, by name, with those of a safetensors file.
+fn same_tensors(
+    tools: &Tools<'_>,
+    container: &BigSmall,
+    base: Option<Arc<dyn Base>>,
+    original: &FileSource,
+) -> Result<()> {
+    let path = container.source.path();
+    let differs =
+        |what: String, expected: String, got: String| Error::Differs { path: path.into(), what, expected, got };
+    let theirs = header_of(original)?.tensors;
+    let ours = container.tensors()?;
+    if let Some(lost) = theirs.iter().find(|t| !ours.iter().any(|own| own.name == t.name)) {
+        return Err(differs(
+            format!("tensor '{}' of {}", lost.name, original.path().display()),
+            lost.dtype.clone(),
+            "none".into(),
+        ));
+    }
+    let image = tools.engine.presented(Arc::clone(&container.presented), Arc::clone(&container.source) as _, base);
+    let by_name: HashMap<&str, &TensorInfo> = theirs.iter().map(|t| (&*t.name, t)).collect();
+    let mut next = ours.iter();
+    let compare = |own: &TensorInfo| -> Result<()> {
+        let name = || format!("tensor '{}' of {}", own.name, original.path().display());
+        let kind = |t: &TensorInfo| format!("{} {:?}", t.dtype, t.shape);
+        let Some(of) = by_name.get(&*own.name) else { return Err(differs(name(), "none".into(), kind(own))) };
+        if kind(of) != kind(own) {
+            return Err(differs(name(), kind(of), kind(own)));
+        }
+        let (mut a, mut b, mut at) = (Vec::new(), Vec::new(), 0);
+        while at < own.len {
+            if tools.stop.load(Ordering::Relaxed) {
+                return Err(Error::Interrupted);
+            }
+            let step = (own.len - at).min(512 << 10) as usize;
+            a.resize(step, 0);
+            b.resize(step, 0);
+            opened::read_exact(&image, path, own.offset + at, &mut a)?;
+            original.read_exact_at(of.offset + at, &mut b)?;
+            if let Some((i, (got, expected))) = a.iter().zip(&b).enumerate().find(|(_, (a, b))| a != b) {
+                let what = format!("byte {} of {}", at + i as u64, name());
+                return Err(differs(what, format!("{expected:#04x}"), format!("{got:#04x}")));
+            }
+            at += step as u64;
+        }
+        Ok(())
+    };
+    let window = 2 * tools.pool.current_num_threads();
+    parallel::ordered(&tools.pool, window, || Ok(next.next()), compare, |()| Ok(()))
+}
+
+fn header_of(file: &FileSource) -> Result<Header> {
+    let no = || Error::invalid(format!("{}: not a safetensors file", file.path().display()));
+    let mut first = [0; 8];
+    if file.len() < 8 {
+        return Err(no());
+    }
+    file.read_exact_at(0, &mut first)?;
+    let mut json = vec![0; Header::json_len(first, file.len()).ok_or_else(no)? as usize];
+    file.read_exact_at(8, &mut json)?;
+    Header::parse(&json, file.len()).ok_or_else(no)
+}
+
+fn outcome(file: &Path, result: &Result<Sound>) -> Outcome {
+    let native = match result {
+        Ok(Sound::Native(verified)) => Some(verified),
+        _ => None,
+    };
+    let (raw_bytes, tensors) = match result {
+        Ok(Sound::Native(verified)) => (Some(verified.raw_bytes), Some(verified.tensors)),
+        Ok(Sound::BigSmall { raw_bytes, tensors }) => (Some(*raw_bytes), Some(*tensors)),
+        Err(_) => (None, None),
+    };
+    let format = open(file).ok().map(|opened| match opened {
+        Opened::Native(..) => "bsfs",
+        Opened::BigSmall(_) => "bigsmall",
+    });
     let state = match result {
         Ok(_) => "sound",
         Err(Error::Differs { .. } | Error::Chunk { .. } | Error::Corrupt { .. } | Error::Truncated { .. }) => "damaged",
@@ -133,11 +277,12 @@ fn outcome(file: &Path, result: &Result<Verified>) -> Outcome {
     };
     Outcome {
         file: file.to_path_buf(),
+        format,
         state,
-        raw_bytes: sound.map(|v| v.raw_bytes),
-        chunks: sound.map(|v| v.chunks),
-        tensors: sound.map(|v| v.tensors),
-        sha256: sound.map(|v| v.sha256.clone()),
+        raw_bytes,
+        chunks: native.map(|v| v.chunks),
+        tensors,
+        sha256: native.map(|v| v.sha256.clone()),
         message: result.as_ref().err().map(ToString::to_string),
     }
 }

@@ -37,8 +37,7 @@ const WINDOW: usize = 512 << 10;
 const FEED: usize = 1 << 20;
 
 /// Types that the package reads back as what they are; see [`Exported::unread`].
-const READ_BACK: &[&str] =
-    &["F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "I64", "I32", "I16", "I8", "U8", "BOOL"];
+const READ_BACK: &[&str] = &["F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "I64", "I32", "I16", "I8", "U8", "BOOL"];
 
 /// What [`export`] wrote.
 #[derive(Debug, Clone, Serialize)]

@@ -1,0 +1,412 @@
+//! `bsfs migrate`
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+use bsfs::compress::{self, Options, Original, ratio};
+use bsfs::engine::Engine;
+use bsfs::parallel;
+use bsfs::source::{FileSource, ReadAt};
+use bsfs::{Error, Result};
+use clap::Args;
+use serde::Serialize;
+
+use super::ahead::ImageSource;
+use super::base::BaseArg;
+use super::exit::Exit;
+use super::migrated;
+use super::opened::{self, BigSmall, Opened};
+use super::optimise::Optimise;
+use super::out::{self, print, say, with_bs};
+use super::progress::Bar;
+use super::shards;
+use super::size::show_size;
+use super::unpack::shown_path;
+
+/// Make containers of bsfs of those of the Python package bigsmall
+///
+/// NAME.bs (or .bsr) becomes NAME.safetensors.bs beside it, or below --output: the safetensors file that it is shown as, compressed
+/// as "bsfs compress" does it. The MD5 of each tensor is checked on the way, and again on what is read back from the disk
+/// before it gets its name. Deltas become whole tensors, and need their base; tensors that a bigsmall.index.json tells to have
+/// the bytes of others are stored again. model.safetensors.index.json is written for shards, if there is none; other files are
+/// not copied.
+///
+/// A container that would be larger than its BigSmall file is not written, unless --allow-larger is given; that is said, and no
+/// error. The original stays, unless --in-place is given.
+#[derive(Debug, Args)]
+pub struct MigrateArgs {
+    /// Container of bigsmall, or a directory of which all are migrated
+    pub input: PathBuf,
+    /// File to write, or directory [default: beside the original]
+    #[arg(short, long, value_name = "OUT", conflicts_with = "in_place")]
+    pub output: Option<PathBuf>,
+    /// Encode everything in memory, print the exact sizes, and write nothing; takes as long as migrating
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Remove each original as soon as its successor was written and verified, and the bigsmall.index.json of a directory when
+    /// all its shards are gone
+    #[arg(long)]
+    pub in_place: bool,
+    /// Write containers also where they are larger than the original
+    #[arg(long)]
+    pub allow_larger: bool,
+    /// Replace outputs that exist already
+    #[arg(short, long)]
+    pub force: bool,
+    #[command(flatten)]
+    pub base: BaseArg,
+    #[command(flatten)]
+    pub optimise: Optimise,
+    /// Threads that decode and compress [default: one for each core]
+    #[arg(short = 'j', long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    pub threads: usize,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What became of one file.
+#[derive(Debug, Serialize)]
+struct Outcome {
+    input: PathBuf,
+    output: PathBuf,
+    /// "migrated", "kept" because the new one is larger, or "error"; with --dry-run what would be.
+    state: &'static str,
+    /// Bytes of the shown safetensors file.
+    raw_bytes: u64,
+    /// Bytes of the BigSmall file.
+    before_bytes: u64,
+    /// Bytes of the new container, also when it was not written; null after an error.
+    after_bytes: Option<u64>,
+    /// Tensors that it stores again, as only the shard index told of them.
+    duplicates: usize,
+    /// Bytes that removing the original gave back.
+    freed_bytes: u64,
+    message: Option<String>,
+}
+
+/// All that is printed at the end.
+#[derive(Debug, Serialize)]
+struct Summary {
+    dry_run: bool,
+    files: Vec<Outcome>,
+    /// Of what was migrated.
+    before_bytes: u64,
+    after_bytes: u64,
+    freed_bytes: u64,
+    seconds: f64,
+}
+
+/// A container to be migrated.
+struct Task {
+    input: PathBuf,
+    output: PathBuf,
+    raw_len: u64,
+    delta: bool,
+}
+
+/// Migrates everything.
+pub fn run(args: &MigrateArgs) -> Result<ExitCode> {
+    let started = Instant::now();
+    let stop = out::stop_flag();
+    let mut exit = Exit::Done;
+    let tasks = plan(args, &mut exit)?;
+    let tools = Tools { pool: parallel::pool(args.threads)?, engine: opened::engine(args.threads), stop: &stop };
+    let bar = Bar::new(tasks.iter().map(|task| task.raw_len).sum(), args.json);
+    let mut summary = Summary {
+        dry_run: args.dry_run,
+        files: Vec::new(),
+        before_bytes: 0,
+        after_bytes: 0,
+        freed_bytes: 0,
+        seconds: 0.0,
+    };
+    let mut done = shards::Progress::default();
+    for task in &tasks {
+        bar.name(&task.input.display().to_string());
+        let outcome = match migrate(args, &tools, task, &mut done, &bar) {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                let full = matches!(&error, Error::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull);
+                if full || tasks.len() == 1 || matches!(error, Error::Interrupted) {
+                    bar.done();
+                    return Err(error);
+                }
+                exit = Exit::of(&error);
+                failed(task, &error)
+            }
+        };
+        if !args.json {
+            bar.suspend(|| show(args, &outcome))?;
+        }
+        if outcome.state == "migrated" {
+            summary.before_bytes += outcome.before_bytes;
+            summary.after_bytes += outcome.after_bytes.unwrap_or(0);
+        }
+        summary.freed_bytes += outcome.freed_bytes;
+        summary.files.push(outcome);
+    }
+    bar.done();
+    if !args.dry_run {
+        summary.freed_bytes += finish_directories(args, done)?;
+    }
+    summary.seconds = started.elapsed().as_secs_f64();
+    if args.json {
+        out::print_json(&summary)?;
+    } else if summary.files.len() > 1 || args.in_place {
+        print(&describe(&summary))?;
+    }
+    Ok(exit.into())
+}
+
+/// What to do; deltas first, as the base may be migrated as well and then be gone.
+fn plan(args: &MigrateArgs, exit: &mut Exit) -> Result<Vec<Task>> {
+    let is_dir = args.input.is_dir();
+    let mut tasks: Vec<Task> = Vec::new();
+    for input in out::containers(&args.input)? {
+        let file = match opened::open(&input) {
+            Ok(Opened::BigSmall(file)) => file,
+            Ok(Opened::Native(..)) if is_dir => continue,
+            Ok(Opened::Native(..)) => {
+                return Err(Error::invalid(format!("{}: is a container of bsfs already", input.display())));
+            }
+            Err(error) if is_dir => {
+                say(&format!("{error}; left out"));
+                *exit = Exit::Failed;
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        check_original(args, &input, &file)?;
+        let output = output_of(args, is_dir, &input)?;
+        let may = args.force || args.dry_run || (args.in_place && output == input);
+        if !may && output.symlink_metadata().is_ok() {
+            return Err(Error::Exists { path: output });
+        }
+        if tasks.iter().any(|task| task.output == output) {
+            let text = "two containers would be written to it; migrate them one by one, with -o";
+            return Err(Error::invalid(format!("{}: {text}", output.display())));
+        }
+        let delta = file.presented.container().is_delta();
+        tasks.push(Task { input, output, raw_len: file.presented.raw_len(), delta });
+    }
+    if tasks.is_empty() && *exit == Exit::Done {
+        let text = "no container of bigsmall in this directory or below it";
+        return Err(Error::invalid(format!("{}: {text}", args.input.display())));
+    }
+    tasks.sort_by_key(|task| !task.delta);
+    Ok(tasks)
+}
+
+/// Refuses to remove what could not be replaced.
+fn check_original(args: &MigrateArgs, input: &Path, file: &BigSmall) -> Result<()> {
+    let refuse = |text: &str| Err(Error::invalid(format!("{}: {text}", input.display())));
+    if !args.in_place {
+        file.warn();
+        return Ok(());
+    }
+    if let Some(error) = &file.without_index {
+        return refuse(&format!(
+            "not migrated in place, as tensors may be lost: {error}; use -o to migrate what is there"
+        ));
+    }
+    let meta = input.symlink_metadata().map_err(Error::io("stat", input))?;
+    if meta.is_symlink() {
+        return refuse("is a link, and --in-place would leave what it leads to; use -o, or name that file");
+    }
+    Ok(())
+}
+
+fn output_of(args: &MigrateArgs, is_dir: bool, input: &Path) -> Result<PathBuf> {
+    let below = if is_dir { input.strip_prefix(&args.input).unwrap_or(input) } else { input };
+    let named = |path: &Path| {
+        let text = "the name does not end in .bs; say with -o what to write";
+        let shown = shown_path(path).ok_or_else(|| Error::invalid(format!("{}: {text}", input.display())))?;
+        Ok(with_bs(&shown))
+    };
+    let output = match &args.output {
+        None => named(input)?,
+        Some(out) if is_dir => named(&out.join(below))?,
+        Some(out) if out.is_dir() => named(&out.join(input.file_name().unwrap_or_default()))?,
+        Some(out) => out.clone(),
+    };
+    let same = matches!((fs::canonicalize(input), fs::canonicalize(&output)), (Ok(a), Ok(b)) if a == b);
+    if same && !args.in_place && !args.dry_run {
+        let text = "its successor would have the same name; use --in-place, or -o for another place";
+        return Err(Error::invalid(format!("{}: {text}", input.display())));
+    }
+    if is_dir && args.output.is_some() && !args.dry_run {
+        let dir = shards::directory(&output);
+        fs::create_dir_all(dir).map_err(Error::io("create directory", dir))?;
+    }
+    Ok(output)
+}
+
+/// What migrating takes.
+struct Tools<'a> {
+    pool: rayon::ThreadPool,
+    engine: Arc<Engine>,
+    stop: &'a AtomicBool,
+}
+
+fn migrate(
+    args: &MigrateArgs,
+    tools: &Tools<'_>,
+    task: &Task,
+    done: &mut shards::Progress,
+    bar: &Bar,
+) -> Result<Outcome> {
+    let Opened::BigSmall(file) = opened::open(&task.input)? else {
+        return Err(Error::Changed { path: task.input.clone() });
+    };
+    // Again: the directory may have changed while other files were migrated.
+    check_original(args, &task.input, &file)?;
+    let base = args.base.find(&tools.engine, &file)?;
+    let source = Arc::clone(&file.source);
+    let image = tools.engine.presented(Arc::clone(&file.presented), Arc::clone(&source) as _, base);
+    let shown = ImageSource::new(image, &task.input, file.presented.header().len() as u64);
+    let (seconds, nanoseconds) = source.identity().mtime;
+    let mtime = (seconds, u32::try_from(nanoseconds).unwrap_or(0));
+    let name = shown_path(&task.input).unwrap_or_else(|| task.output.with_extension(""));
+    let original = Original { source: &shown, name: &name, mtime };
+    let in_its_place = args.in_place && task.output == task.input;
+    let (mode, chunk_len) = (args.optimise.mode(), args.optimise.chunk_len()?);
+    let options = Options { mode, chunk_len, force: args.force || in_its_place, stop: tools.stop };
+    let before = source.identity().len;
+    let alone = task.input.metadata().map_err(Error::io("stat", &task.input))?.nlink() == 1;
+    let fits = |len: u64| args.allow_larger || len <= before;
+
+    let mut after = 0;
+    let migrated = if args.dry_run {
+        after = compress::measure(&tools.pool, &original, &task.output, &options, bar)?.packed_bytes;
+        fits(after)
+    } else {
+        let admit = |written: &dyn ReadAt| {
+            after = written.len();
+            if fits(after) {
+                migrated::prove(&tools.pool, &file, written, tools.stop).map(|()| true)
+            } else {
+                Ok(false)
+            }
+        };
+        compress::compress_from(&tools.pool, &original, &task.output, &options, bar, admit)?.is_some()
+    };
+    let mut outcome = Outcome {
+        input: task.input.clone(),
+        output: task.output.clone(),
+        state: if migrated { "migrated" } else { "kept" },
+        raw_bytes: file.presented.raw_len(),
+        before_bytes: before,
+        after_bytes: Some(after),
+        duplicates: file.duplicates.len(),
+        freed_bytes: 0,
+        message: None,
+    };
+    if migrated && !args.dry_run {
+        done.done(&task.input, &task.output, file.presented.tensor_bytes());
+        if args.in_place {
+            outcome.freed_bytes = remove(&source, &task.input, in_its_place, alone)?;
+        }
+    }
+    Ok(outcome)
+}
+
+/// Removes an original, which was replaced already if its successor has its name. Gives the bytes that this gave back: none
+/// if the file was not `alone`, that is, has other names.
+fn remove(source: &FileSource, input: &Path, replaced: bool, alone: bool) -> Result<u64> {
+    let identity = source.identity();
+    if !replaced {
+        // What somebody put there meanwhile is not ours to remove.
+        let meta = input.symlink_metadata().map_err(Error::io("stat", input))?;
+        if (meta.dev(), meta.ino()) != (identity.dev, identity.ino) {
+            return Err(Error::Changed { path: input.into() });
+        }
+        shards::remove(input)?;
+    }
+    Ok(if alone { identity.len } else { 0 })
+}
+
+/// Writes indexes for plain shards, and removes those of BigSmall's whose shards are gone. Gives the bytes that were freed.
+fn finish_directories(args: &MigrateArgs, done: shards::Progress) -> Result<u64> {
+    let mut freed = 0;
+    let earlier = |path: &Path| match opened::open(path).ok()? {
+        Opened::Native(_, container) => Some(container.tensors().iter().map(|tensor| tensor.raw_len).sum()),
+        Opened::BigSmall(_) => None,
+    };
+    for (shards, dir, total) in done.complete(earlier) {
+        let written = shards.write_plain(&dir, total)?;
+        if let Some(path) = written.filter(|_| !args.json) {
+            print(&format!("{}: written\n", path.display()))?;
+        }
+        if args.in_place {
+            let path = shards.path();
+            let len = path.symlink_metadata().map_or(0, |meta| meta.len());
+            shards::remove(path)?;
+            freed += len;
+            if !args.json {
+                print(&format!("{}: removed, as its shards were migrated\n", path.display()))?;
+            }
+        }
+    }
+    Ok(freed)
+}
+
+fn failed(task: &Task, error: &Error) -> Outcome {
+    Outcome {
+        input: task.input.clone(),
+        output: task.output.clone(),
+        state: "error",
+        raw_bytes: task.raw_len,
+        before_bytes: task.input.metadata().map_or(0, |meta| meta.len()),
+        after_bytes: None,
+        duplicates: 0,
+        freed_bytes: 0,
+        message: Some(error.to_string()),
+    }
+}
+
+fn show(args: &MigrateArgs, o: &Outcome) -> Result<()> {
+    if let Some(message) = &o.message {
+        say(message);
+        return Ok(());
+    }
+    let (before, after) = (o.before_bytes, o.after_bytes.unwrap_or(0));
+    let sizes = format!("{} → {}", show_size(before), show_size(after));
+    let again = match o.duplicates {
+        0 => String::new(),
+        n => format!("; {n} tensors with the bytes of others are stored again"),
+    };
+    let would = if args.dry_run { "would be " } else { "" };
+    if o.state == "kept" {
+        let text = format!("{} bytes larger; --allow-larger writes it all the same", after.saturating_sub(before));
+        let would = if args.dry_run { "would be kept" } else { "kept" };
+        return print(&format!("{}: {would}: {sizes}, {text}{again}\n", o.input.display()));
+    }
+    let change = format!("ratio {:.4} (was {:.4})", ratio(o.raw_bytes, after), ratio(o.raw_bytes, before));
+    let removed = if o.freed_bytes > 0 { format!("; freed {}", show_size(o.freed_bytes)) } else { String::new() };
+    print(&format!("{}: {would}{sizes}, {change}{again}{removed}\n", o.output.display()))
+}
+
+fn describe(s: &Summary) -> String {
+    let count = |state: &str| s.files.iter().filter(|file| file.state == state).count();
+    let mut text = format!(
+        "{} {}: {} → {}",
+        count("migrated"),
+        if s.dry_run { "would be migrated" } else { "migrated" },
+        show_size(s.before_bytes),
+        show_size(s.after_bytes)
+    );
+    if count("kept") > 0 {
+        text += &format!("; {} kept, as they would be larger", count("kept"));
+    }
+    if s.freed_bytes > 0 {
+        text += &format!("; freed {}", show_size(s.freed_bytes));
+    }
+    text + "\n"
+}

@@ -1,0 +1,41 @@
+//! What to optimise: options of the verbs that compress.
+
+use bsfs::codec::Mode;
+use bsfs::compress::{MAX_CHUNK_LEN, MIN_CHUNK_LEN};
+use bsfs::{Error, Result};
+use clap::Args;
+
+use super::size::parse_size;
+
+#[derive(Debug, Args)]
+pub struct Optimise {
+    /// The smallest file, compressed more slowly
+    #[arg(long, conflicts_with = "inference", help_heading = "What to optimise")]
+    pub storage: bool,
+    /// The fastest load
+    #[arg(long, help_heading = "What to optimise")]
+    pub inference: bool,
+    /// Bytes of the original in a chunk, the unit of random access: 64K to 4M [default: 512K;
+    /// 1M for F16 and F32, 2M with --storage]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "What to optimise")]
+    pub chunk_size: Option<u64>,
+}
+
+impl Optimise {
+    pub fn mode(&self) -> Mode {
+        match (self.storage, self.inference) {
+            (true, _) => Mode::Storage,
+            (_, true) => Mode::Inference,
+            _ => Mode::Balanced,
+        }
+    }
+
+    pub fn chunk_len(&self) -> Result<Option<u32>> {
+        let Some(size) = self.chunk_size else { return Ok(None) };
+        let allowed = u64::from(MIN_CHUNK_LEN)..=u64::from(MAX_CHUNK_LEN);
+        match u32::try_from(size) {
+            Ok(len) if allowed.contains(&size) => Ok(Some(len)),
+            _ => Err(Error::invalid(format!("--chunk-size {size}: expected 64K to 4M"))),
+        }
+    }
+}
