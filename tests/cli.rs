@@ -122,7 +122,7 @@ fn mistakes_are_named_in_one_line() {
     fails(dir, &["decompress", "plain"], &["does not end in .bs"]);
     fails(dir, &["decompress", "plain", "-o", "x"], &["plain: not a bsfs container: it starts with"]);
     fails(dir, &["info", "empty"], &["empty: not a bsfs container: the file is empty"]);
-    fails(dir, &["info", "python.bs"], &["python.bs: the format of the Python package bigsmall is not supported"]);
+    fails(dir, &["info", "python.bs"], &["python.bs: damaged header: missing field `tensors`"]);
     fails(dir, &["info", "source"], &["source: no .bs file"]);
     fails(dir, &["verify", "nosuch"], &["nosuch"]);
     fails(dir, &["verify", "ours.bs", "--source", "nosuch"], &["nosuch"]);

@@ -102,6 +102,9 @@ fn plan(args: &DecompressArgs, exit: &mut Exit) -> Result<Vec<Task>> {
     let is_dir = args.input.is_dir();
     let mut tasks: Vec<Task> = Vec::new();
     for input in out::containers(&args.input)? {
+        if args.output.is_none() && without_bs(&input).or_else(|| shown_path(&input)).is_none() {
+            return Err(unnamed(&input));
+        }
         let opened = match open(&input) {
             Ok(opened) => opened,
             Err(error) if is_dir => {
@@ -135,11 +138,13 @@ fn name_of(opened: &Opened, container: &Path) -> Option<PathBuf> {
     }
 }
 
+fn unnamed(input: &Path) -> Error {
+    Error::invalid(format!("{}: the name does not end in .bs; say with -o what to write", input.display()))
+}
+
 fn output_of(args: &DecompressArgs, is_dir: bool, input: &Path, opened: &Opened) -> Result<PathBuf> {
     let Some(out) = &args.output else {
-        return name_of(opened, input).ok_or_else(|| {
-            Error::invalid(format!("{}: the name does not end in .bs; say with -o what to write", input.display()))
-        });
+        return name_of(opened, input).ok_or_else(|| unnamed(input));
     };
     if is_dir {
         let below = input.strip_prefix(&args.input).unwrap_or(input);

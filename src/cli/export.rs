@@ -83,9 +83,10 @@ pub fn run(args: &ExportArgs) -> Result<ExitCode> {
     let exported = compress::export(&pool, &*source, &args.output, args.force, &stop, &bar);
     bar.done();
     let exported = exported?;
-    for dtype in &exported.unread {
-        let text = "the package reads such tensors back as another type or not at all (all releases up to 4.0.0); bsfs reads them";
-        say(&format!("{}: there are {dtype} tensors: {text}", args.output.display()));
+    if !exported.unread.is_empty() {
+        let (output, dtypes) = (args.output.display(), exported.unread.join(", "));
+        let text = "of which the package's own decoder fails (all releases up to 4.0.0); bsfs reads them";
+        say(&format!("{output}: holds tensors of dtype {dtypes}, {text}"));
     }
     let seconds = started.elapsed().as_secs_f64();
     let summary = Summary { input: args.input.clone(), output: args.output.clone(), exported, seconds };

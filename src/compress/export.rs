@@ -36,8 +36,9 @@ const WINDOW: usize = 512 << 10;
 /// Packed bytes that are held while decoding back.
 const FEED: usize = 1 << 20;
 
-/// Types that the package reads back as what they are; see [`Exported::unread`].
-const READ_BACK: &[&str] = &["F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "I64", "I32", "I16", "I8", "U8", "BOOL"];
+/// Types that the package, up to 4.0.0, takes for 16-bit ones, and so fails to shape.
+const UNREAD: &[&str] =
+    &["F64", "U32", "U64", "C64", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "F4", "F6_E2M3", "F6_E3M2"];
 
 /// What [`export`] wrote.
 #[derive(Debug, Clone, Serialize)]
@@ -54,7 +55,7 @@ pub struct Exported {
     pub dtypes: Vec<DtypeReport>,
     /// Tensors of each codec name.
     pub codecs: BTreeMap<&'static str, u64>,
-    /// Types in the file that releases up to 4.0.0 of the package do not read back, although the container holds them.
+    /// Types in the file that releases up to 4.0.0 of the package fail to read, and with them the file, although it holds them.
     pub unread: Vec<String>,
 }
 
@@ -137,7 +138,7 @@ pub fn export(
 
 fn unread(tensors: &[TensorInfo]) -> Vec<String> {
     let mut names: Vec<String> =
-        tensors.iter().filter(|t| !READ_BACK.contains(&&*t.dtype)).map(|t| t.dtype.clone()).collect();
+        tensors.iter().filter(|t| t.len > 0 && UNREAD.contains(&&*t.dtype)).map(|t| t.dtype.clone()).collect();
     names.sort();
     names.dedup();
     names
