@@ -13,7 +13,7 @@
 #   delta-VERSION     two versions of a model, the difference written by the package; the same
 #   sharded-VERSION   a directory with a tensor that is there twice, by compress_for_hub; the same, also in place
 #
-# Packages are kept in ${BSFS_CACHE:-~/.cache/bsfs-scripts}; BSFS names a ready bsfs program. The last line for each target
+# Packages (5 GB, as torch is among them) are kept in ${BSFS_CACHE:-~/.cache/bsfs-scripts}; BSFS names a ready bsfs program. The last line for each target
 # is `PASS name` or `FAIL name: why`. Exit code 0 if all passed, 1 if one failed, 2 if they could not be run.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 help_wanted "$@"
@@ -34,7 +34,7 @@ for release in "${releases[@]}"; do
     name=bigsmall${release//./}
     [[ -e $SCRIPTS/readers/requirements-$name.txt ]] || die "no release $release here; there are 3.5.0 and 4.0.0"
     python=
-    venv "$name" python
+    venv "$name" python uv
     pythons+=("$python")
 done
 build_bsfs
