@@ -64,3 +64,53 @@ pub fn prove(pool: &rayon::ThreadPool, file: &BigSmall, written: &dyn ReadAt, st
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use bsfs::compress::{Options, compress};
+    use bsfs::parallel;
+    use bsfs::source::FileSource;
+
+    use super::*;
+    use crate::cli::opened::{self, Opened};
+
+    #[test]
+    fn a_container_of_other_bytes_is_refused() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bigsmall/big-4.0.0.bs");
+        let open = || match opened::open(&path) {
+            Ok(Opened::BigSmall(file)) => file,
+            _ => panic!("no container of bigsmall"),
+        };
+        let (file, engine) = (open(), opened::engine(1));
+        let image = Opened::BigSmall(open()).image(&engine, None);
+        let mut sound = vec![0; image.len() as usize];
+        opened::read_exact(&image, &path, 0, &mut sound).unwrap();
+
+        let dir = tempfile::tempdir().unwrap();
+        let (plain, packed) = (dir.path().join("plain"), dir.path().join("packed"));
+        let (pool, stop) = (parallel::pool(1).unwrap(), AtomicBool::new(false));
+        let proved = |bytes: &[u8]| {
+            std::fs::write(&plain, bytes).unwrap();
+            let options = Options { mode: bsfs::codec::Mode::Balanced, chunk_len: None, force: true, stop: &stop };
+            compress(&pool, &plain, &packed, &options, &()).unwrap();
+            prove(&pool, &file, &FileSource::open(&packed).unwrap(), &stop)
+        };
+        proved(&sound).unwrap();
+        let refused = |at: usize, to: u8, word: &str| {
+            let mut other = sound.clone();
+            assert_ne!(other[at], to);
+            other[at] = to;
+            let message = proved(&other).unwrap_err().to_string();
+            assert!(message.contains(word) && message.contains("read back"), "{message}");
+        };
+        let (header, last) = (file.presented.header().len(), sound.len() - 1);
+        refused(header - 1, b'\n', "the shown header");
+        for at in [header, last - 100_000, last] {
+            refused(at, !sound[at], "MD5 of tensor");
+        }
+        let message = proved(&sound[..last]).unwrap_err().to_string();
+        assert!(message.contains("length"), "{message}");
+    }
+}
