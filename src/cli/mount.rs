@@ -18,6 +18,9 @@ use super::size::parse_size;
 /// SOURCE is a directory or one .bs file. MOUNTPOINT is an existing directory outside of SOURCE. Under it,
 /// model.safetensors.bs is seen as model.safetensors, every other file as it is, all of it read-only.
 ///
+/// Files of the Python package bigsmall (.bs, .bsr) are seen as safetensors files too, and a model in several of them
+/// with the model.safetensors.index.json that it needs.
+///
 /// Returns when the mount answers; a process in the background serves it until it is unmounted with "bsfs unmount".
 #[derive(Debug, Args)]
 pub struct MountArgs {
@@ -29,6 +32,10 @@ pub struct MountArgs {
     /// Serve in this process, log to standard error, end with Ctrl-C
     #[arg(short, long)]
     pub foreground: bool,
+    /// File that bigsmall deltas refer to (safetensors or .bs), or directory in which it is [default: a file of that name beside
+    /// the delta]. May be given several times
+    #[arg(long, value_name = "PATH")]
+    pub base: Vec<PathBuf>,
     /// Let other users read too (for users other than root it must be allowed in /etc/fuse.conf)
     #[arg(long)]
     pub allow_other: bool,
@@ -139,6 +146,9 @@ fn daemon_arguments(args: &MountArgs) -> Result<Vec<OsString>> {
     if let Some(file) = &args.log_file {
         option("--log-file", absolute(file)?);
     }
+    for base in &args.base {
+        option("--base", absolute(base)?);
+    }
     let flags = [("--allow-other", args.allow_other), ("--keep-packed", args.keep_packed), ("--null", args.null)];
     list.extend(flags.iter().filter(|(_, set)| *set).map(|(flag, _)| flag.into()));
     list.extend(["--".into(), absolute(&args.source)?, absolute(&args.mount_point)?]);
@@ -153,6 +163,7 @@ fn serve(args: &MountArgs) -> Result<()> {
     let options = MountOptions {
         source: args.source.clone(),
         mount_point: args.mount_point.clone(),
+        bases: args.base.clone(),
         memory: args.memory,
         threads: args.threads,
         session_threads: args.session_threads,

@@ -109,6 +109,21 @@ fn apart(source: &Path, mount_point: &Path, mount_meta: &fs::Metadata) -> Result
     Err(fail(mount_point, format!("{message} (source {})", source.display())))
 }
 
+/// The absolute path of a base for deltas, which keeps its name when it is a link.
+///
+/// # Errors
+/// [`Error::Io`] when it is not there, [`Error::Mount`] when it would be looked for in the mount itself.
+pub(super) fn check_base(base: &Path, mount_point: &Path) -> Result<PathBuf> {
+    let fail_to_open = || Error::io("open the base", base);
+    let real = fs::canonicalize(base).map_err(fail_to_open())?;
+    let absolute = std::path::absolute(base).map_err(fail_to_open())?;
+    if real.starts_with(mount_point) || absolute.starts_with(mount_point) {
+        let message = format!("the base {} is inside the mount point, which will hide it", base.display());
+        return Err(fail(mount_point, message));
+    }
+    Ok(absolute)
+}
+
 fn may_allow_other(conf: io::Result<String>) -> bool {
     conf.is_ok_and(|text| text.lines().any(|line| line.trim() == "user_allow_other"))
 }

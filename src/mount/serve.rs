@@ -18,7 +18,7 @@ use signal_hook::iterator::Signals;
 
 use super::adapter::Adapter;
 use super::attach::{Detached, attach, detach};
-use super::check::check;
+use super::check::{check, check_base};
 use super::guard::Guard;
 use super::status::{Answer, Status, ask};
 use super::table;
@@ -55,7 +55,7 @@ const MAX_SESSION_THREADS: usize = 256;
 /// How a mount is made.
 #[derive(Debug, Clone)]
 pub struct MountOptions {
-    /// A directory, or one `.bs` file.
+    /// A directory, or one container.
     pub source: PathBuf,
     /// An existing directory outside of the source.
     pub mount_point: PathBuf,
@@ -67,6 +67,8 @@ pub struct MountOptions {
     pub session_threads: usize,
     /// Requests that the kernel may have waiting for readahead; 0 for four for each thread, 32 at least.
     pub max_background: u16,
+    /// Where the bases of deltas may be: files, or directories that hold them.
+    pub bases: Vec<PathBuf>,
     /// Leaves packed bytes in the system's page cache after they were read through.
     pub keep_packed: bool,
     /// Shows zeros of the right sizes, for measurements of everything but reading and decoding.
@@ -126,6 +128,7 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
             uid: rustix::process::geteuid().as_raw(),
             gid: rustix::process::getegid().as_raw(),
             exclude: Some(mount_point.clone()),
+            bases: options.bases.iter().map(|base| check_base(base, &mount_point)).collect::<Result<_>>()?,
         },
         engine.clone(),
     )?);

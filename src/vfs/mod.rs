@@ -1,7 +1,9 @@
 //! A read-only tree without a kernel: the source directory as it is shown.
 //!
-//! `X.safetensors.bs` is shown as `X.safetensors` with the original's size and times, every other file as it is,
-//! links are followed. `name` holds the rule; `scan` reads a directory, `tree` keeps the inodes, `open` reads files.
+//! `X.safetensors.bs` is shown as `X.safetensors` with the original's size and times, a model that the Python package
+//! `bigsmall` packed as the safetensors files that readers expect, every other file as it is; links are followed.
+//! `name` holds the rule; `scan` reads a directory, with `packed` for containers and `shards` for models in several of
+//! `bigsmall`'s; `tree` keeps the inodes, `open` reads files, `base` finds what deltas refer to.
 //! Methods take inode numbers and handles as FUSE does, and know nothing of FUSE otherwise.
 //!
 //! **What is shown is what is there.** A lookup, an open or a new listing compares with the source (a few `stat`s)
@@ -10,9 +12,12 @@
 //! version that they opened.
 
 mod attr;
+mod base;
 mod name;
 mod open;
+mod packed;
 mod scan;
+mod shards;
 mod tree;
 
 pub use attr::{Attr, BLOCK_SIZE, FsFigures, Item, Kind, Time};
@@ -33,9 +38,11 @@ use rustix::io::Errno;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::source::FileSource;
+use base::Bases;
 use open::OpenFile;
+use packed::Packed;
 use scan::{Place, Stamp};
-use tree::{Body, Directory, Listing, Node, Table};
+use tree::{Body, Contents, Directory, Listing, Node, Table};
 
 /// A listing that cannot prove itself unchanged (its directory was written to just before the scan) is trusted for
 /// this long.
@@ -60,7 +67,7 @@ pub struct Handle(pub u64);
 /// How a tree is set up.
 #[derive(Debug, Clone)]
 pub struct VfsConfig {
-    /// A directory, or one `.bs` file, which is then the only file shown. Absolute, so that changing the working
+    /// A directory, or one container, which is then the only file shown. Absolute, so that changing the working
     /// directory does not matter.
     pub source: PathBuf,
     /// Owner of everything shown.
@@ -70,6 +77,9 @@ pub struct VfsConfig {
     /// Where the tree is mounted, absolute and without links. The scan does not look there: the daemon would wait
     /// for itself.
     pub exclude: Option<PathBuf>,
+    /// Where the bases of deltas may be: files, or directories that hold them. Absolute. What a delta itself says of its
+    /// base is only taken for a name, to look for in these directories and beside the delta.
+    pub bases: Vec<PathBuf>,
 }
 
 /// Counters since the start, and gauges.
@@ -83,7 +93,7 @@ pub struct VfsStats {
     pub read_bytes: u64,
     /// Inodes that exist now.
     pub inodes: u64,
-    /// Bytes of memory that the containers' headers and indexes take.
+    /// Bytes of memory that the containers' headers and indexes take, and the models' shard indexes.
     pub metadata_bytes: u64,
 }
 
@@ -92,6 +102,7 @@ pub struct VfsStats {
 pub struct Vfs {
     config: VfsConfig,
     engine: Arc<Engine>,
+    bases: Bases,
     table: Mutex<Table>,
     handles: RwLock<HashMap<Handle, Open>>,
     next_handle: AtomicU64,
@@ -147,11 +158,12 @@ impl Vfs {
                     source.display()
                 )));
             }
-            crate::format::Container::open(&FileSource::open(source)?)?;
+            Packed::read(&FileSource::open(source)?)?;
             Place { path: parent.to_path_buf(), only: Some(file_name.to_owned()), ancestors: Vec::new() }
         };
         Ok(Self {
             table: Mutex::new(Table::new(Arc::new(Node::root(place)))),
+            bases: Bases::new(config.bases.clone(), config.exclude.clone()),
             config,
             engine,
             handles: RwLock::default(),
@@ -201,7 +213,7 @@ impl Vfs {
         let Body::File(file) = &node.body else {
             return Err(refuse("open", &self.config.source, Errno::ISDIR));
         };
-        let open = OpenFile::open(file, &self.engine)?;
+        let open = OpenFile::open(file, &self.engine, &self.bases)?;
         Ok(self.keep(Open::File(open)))
     }
 
@@ -372,8 +384,8 @@ impl Vfs {
             return Ok(listing.clone());
         }
         let known = old.as_ref().map(|l| l.classes()).unwrap_or_default();
-        let remarked = old.as_ref().map(|l| l.remarks.clone()).unwrap_or_default();
-        let scan = scan::scan(&directory.place, &known, &remarked, self.config.exclude.as_deref())?;
+        let notes = old.as_ref().map(|l| &l.notes);
+        let scan = scan::scan(&directory.place, &known, notes, self.config.exclude.as_deref())?;
         Ok(lock(&self.table).publish(node, directory, scan))
     }
 
@@ -401,12 +413,16 @@ impl Vfs {
                 common(Kind::Directory, 0, mtime, ctime, 0o555, 2)
             }
             Body::File(file) => {
-                let of_source = (file.identity.mtime.0, nanos(file.identity.mtime.1));
-                let ctime = (file.identity.ctime.0, nanos(file.identity.ctime.1));
-                let (size, mtime) = match &file.container {
-                    Some(container) => (container.raw_len(), container.mtime()),
-                    None => (file.identity.len, of_source),
+                let (version, size, original) = match &file.contents {
+                    Contents::AsItIs(identity) => (Some(*identity), identity.len, None),
+                    Contents::Original(opened) => {
+                        (Some(opened.identity), opened.packed.raw_len(), opened.packed.mtime())
+                    }
+                    Contents::Generated(generated) => (generated.identity(), generated.text().len() as u64, None),
                 };
+                let of = |time: Option<(i64, i64)>| time.map_or((0, 0), |(seconds, n)| (seconds, nanos(n)));
+                let ctime = of(version.map(|version| version.ctime));
+                let mtime = original.unwrap_or_else(|| of(version.map(|version| version.mtime)));
                 common(Kind::File, size, mtime, ctime, 0o444, 1)
             }
         })

@@ -2,7 +2,8 @@
 //!
 //! The rule, in order:
 //! 1. What is not an openable container (files, directories, `.bs` files that cannot be opened) keeps its name.
-//! 2. A container of ours `X.bs` wants `X`; a BigSmall file `X.bs` wants `X.safetensors`.
+//! 2. A container of ours `X.bs` wants `X`; a BigSmall file `X.bs` or `X.bsr` wants `X.safetensors`. A container of any
+//!    other name keeps it.
 //! 3. A container whose wanted name is taken is shown under its own name, as plain bytes. Ours choose before
 //!    BigSmall's, and within a kind the smaller name (byte order) chooses first.
 //!
@@ -16,6 +17,10 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 /// The suffix of a container's name. Compared byte for byte.
 const SUFFIX: &[u8] = b".bs";
+/// That of BigSmall's files that were made for fast decoding; they are containers like its others.
+const RUNTIME: &[u8] = b".bsr";
+/// That of BigSmall's files that are not read. They are tried, so that the log says why.
+const DUAL: &[u8] = b".bsd";
 /// What a BigSmall file was made from.
 const SAFETENSORS: &[u8] = b".safetensors";
 
@@ -30,12 +35,14 @@ pub(super) enum Maker {
 
 /// Whether a file of this name is tried as a container.
 pub(super) fn may_be_container(name: &OsStr) -> bool {
-    name.as_bytes().ends_with(SUFFIX)
+    [SUFFIX, RUNTIME, DUAL].iter().any(|suffix| name.as_bytes().ends_with(suffix))
 }
 
-/// The name that a container wants, or `None` when cutting off the suffix leaves no usable name.
+/// The name that a container wants, or `None` when it has no suffix of its maker, or cutting that off leaves no usable name.
 pub(super) fn wanted(name: &OsStr, maker: Maker) -> Option<OsString> {
-    let stem = name.as_bytes().strip_suffix(SUFFIX)?;
+    let name = name.as_bytes();
+    let runtime = || name.strip_suffix(RUNTIME).filter(|_| maker == Maker::BigSmall);
+    let stem = name.strip_suffix(SUFFIX).or_else(runtime)?;
     if matches!(stem, b"" | b"." | b"..") {
         return None;
     }
@@ -148,6 +155,14 @@ mod tests {
     }
 
     #[test]
+    fn a_runtime_file_is_shown_like_any_other_of_bigsmalls() {
+        assert_eq!(names(&[("m.bsr", B), ("n.safetensors.bsr", B)]), ["m.safetensors", "n.safetensors"]);
+        assert_eq!(names(&[("m.bsr", B), ("m.bs", B)]), ["m.bsr", "m.safetensors"]);
+        assert_eq!(names(&[("m.bsr", N), ("m.bsd", B), ("n.bsr", None)]), ["m.bsr", "m.bsd", "n.bsr"]);
+        assert_eq!(wanted(OsStr::new(".bsr"), Maker::BigSmall), None);
+    }
+
+    #[test]
     fn no_empty_or_dot_names() {
         assert_eq!(names(&[(".bs", N), ("..bs", N), ("...bs", N)]), [".bs", "..bs", "...bs"]);
         assert_eq!(wanted(OsStr::new(&format!("{}.bs", "n".repeat(250))), Maker::BigSmall), None);
@@ -155,7 +170,7 @@ mod tests {
 
     #[test]
     fn names_never_collide() {
-        // Every directory over a small alphabet of awkward names: 3 states for each of 7 names.
+        // Every directory over a small alphabet of awkward names: 3 states for each of 9 names.
         let pool = [
             "a",
             "a.bs",
@@ -164,16 +179,19 @@ mod tests {
             "a.safetensors.bs",
             "a.safetensors.bs.bs",
             "a.safetensors.safetensors.bs",
+            "a.bsr",
+            "a.safetensors.bsr",
         ];
-        let states = [None, N, B];
-        for code in 0..4usize.pow(pool.len() as u32) {
+        let states = |name: &str| if may_be_container(OsStr::new(name)) { 4 } else { 2 };
+        let all: usize = pool.iter().map(|name| states(name)).product();
+        for code in 0..all {
             let mut rest = code;
             let mut list = Vec::new();
             for name in pool {
-                let state = rest % 4;
-                rest /= 4;
-                if state < 3 && (state == 0 || name.ends_with(".bs")) {
-                    list.push((name, states[state]));
+                let state = rest % states(name);
+                rest /= states(name);
+                if state > 0 {
+                    list.push((name, [None, N, B][state - 1]));
                 }
             }
             let shown = names(&list);

@@ -1,14 +1,17 @@
 //! Open files and what reading them gives.
 
 use std::fmt;
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::sync::{Arc, Weak};
 
+use super::base::Bases;
 use super::lock;
-use super::tree::File;
+use super::packed::Packed;
+use super::shards::{Generated, has_version};
+use super::tree::{Contents, File};
 use crate::engine::{Buffer, Bytes, Engine, Image};
 use crate::error::{Error, Result};
-use crate::source::{FileSource, ReadAt};
+use crate::source::{FileSource, Identity, ReadAt};
 
 /// An open version of a file. It holds the descriptor, so it goes on when the source is replaced or removed.
 pub(super) enum OpenFile {
@@ -16,6 +19,8 @@ pub(super) enum OpenFile {
     Image(Image),
     /// A file shown as it is.
     Plain(FileSource),
+    /// A text that was made.
+    Text(Arc<Generated>),
 }
 
 impl fmt::Debug for OpenFile {
@@ -23,35 +28,38 @@ impl fmt::Debug for OpenFile {
         f.write_str(match self {
             Self::Image(_) => "OpenFile::Image",
             Self::Plain(_) => "OpenFile::Plain",
+            Self::Text(_) => "OpenFile::Text",
         })
     }
 }
 
 impl OpenFile {
-    /// Opens the version that `file` stands for. All who have it open share one descriptor and one image.
+    /// Opens the version that `file` stands for; a delta with the first of `bases` that it can have. All who have it open
+    /// share one descriptor and one image.
     ///
     /// # Errors
     /// [`Error::Changed`] when the path leads to something else by now: the caller should look the name up again.
-    pub(super) fn open(file: &File, engine: &Arc<Engine>) -> Result<Arc<Self>> {
-        let stale = || Error::Changed { path: file.path.clone() };
+    pub(super) fn open(file: &File, engine: &Arc<Engine>, bases: &Bases) -> Result<Arc<Self>> {
+        if !is_current(file) {
+            return Err(Error::Changed { path: file.path.clone() });
+        }
         let shared: Weak<Self> = lock(&file.open).clone();
         if let Some(open) = shared.upgrade() {
-            let meta = std::fs::metadata(&file.path).map_err(|_| stale())?;
-            return if crate::source::Identity::of(&meta) == file.identity { Ok(open) } else { Err(stale()) };
+            return Ok(open);
         }
-        let source = match FileSource::open(&file.path) {
-            Ok(source) => source,
-            // Gone, or a directory by now. Looking the name up again says which, and forgets the name.
-            Err(Error::Io { source, .. }) if is_gone(&source) => return Err(stale()),
-            Err(Error::Invalid { .. }) => return Err(stale()),
-            Err(error) => return Err(error),
-        };
-        if source.identity() != file.identity {
-            return Err(stale());
-        }
-        let open = Arc::new(match &file.container {
-            Some(container) => Self::Image(engine.image(container.clone(), Arc::new(source))),
-            None => Self::Plain(source),
+        let open = Arc::new(match &file.contents {
+            Contents::AsItIs(identity) => Self::Plain(open_version(file, *identity)?),
+            Contents::Original(opened) => {
+                let source = open_version(file, opened.identity)?;
+                Self::Image(match &opened.packed {
+                    Packed::Native(container) => engine.image(Arc::clone(container), Arc::new(source)),
+                    Packed::BigSmall(presented) => {
+                        let base = bases.find(presented.container(), source.identity(), engine);
+                        engine.presented(Arc::clone(presented), Arc::new(source), base)
+                    }
+                })
+            }
+            Contents::Generated(generated) => Self::Text(Arc::clone(generated)),
         });
         let mut slot = lock(&file.open);
         // Two may have opened at once: both descriptors are right, the first is shared.
@@ -75,6 +83,7 @@ impl OpenFile {
             Self::Image(image) => {
                 image.read(offset, size, |bytes| done(bytes.map(|bytes| Data(Held::Image(bytes)))));
             }
+            Self::Text(text) => done(Ok(Data::of_text(text, offset, size))),
             Self::Plain(source) => {
                 let size = inside(source, offset, size);
                 let mut buffer = engine.buffer(size);
@@ -100,7 +109,30 @@ impl OpenFile {
         match self {
             Self::Image(image) => Ok(Data(Held::Image(image.read_at(offset, size)?))),
             Self::Plain(source) => read_plain(source, offset, engine.buffer(inside(source, offset, size))),
+            Self::Text(text) => Ok(Data::of_text(text, offset, size)),
         }
+    }
+}
+
+/// Whether what the file is made from is what it was, as far as `stat` can say.
+fn is_current(file: &File) -> bool {
+    let Some(dir) = file.path.parent() else { return false };
+    match &file.contents {
+        Contents::AsItIs(identity) => has_version(&file.path, Some(*identity)),
+        Contents::Original(opened) => has_version(&file.path, Some(opened.identity)) && opened.index_unchanged(dir),
+        Contents::Generated(generated) => generated.unchanged(dir),
+    }
+}
+
+/// Opens one version of a file of the source.
+fn open_version(file: &File, version: Identity) -> Result<FileSource> {
+    let stale = || Error::Changed { path: file.path.clone() };
+    match FileSource::open(&file.path) {
+        Ok(source) if source.identity() == version => Ok(source),
+        // Another, gone, or a directory by now. Looking the name up again says which, and forgets the name.
+        Ok(_) | Err(Error::Invalid { .. }) => Err(stale()),
+        Err(Error::Io { source, .. }) if is_gone(&source) => Err(stale()),
+        Err(error) => Err(error),
     }
 }
 
@@ -128,6 +160,16 @@ pub struct Data(Held);
 enum Held {
     Image(Bytes),
     Plain { buffer: Buffer, len: usize },
+    Text { text: Arc<Generated>, range: Range<usize> },
+}
+
+impl Data {
+    fn of_text(text: &Arc<Generated>, offset: u64, size: usize) -> Self {
+        let len = text.text().len();
+        let start = usize::try_from(offset).map_or(len, |offset| offset.min(len));
+        let range = start..start.saturating_add(size).min(len);
+        Self(Held::Text { text: Arc::clone(text), range })
+    }
 }
 
 impl Deref for Data {
@@ -137,6 +179,7 @@ impl Deref for Data {
         match &self.0 {
             Held::Image(bytes) => bytes,
             Held::Plain { buffer, len } => buffer.get(..*len).unwrap_or_default(),
+            Held::Text { text, range } => text.text().get(range.clone()).unwrap_or_default(),
         }
     }
 }

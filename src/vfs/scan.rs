@@ -13,17 +13,14 @@ use std::time::{Duration, Instant, SystemTime};
 
 use log::{debug, warn};
 
-use super::name::{self, Candidate, Maker, Shown};
+use super::name::{self, Candidate, Shown};
+use super::packed::{self, Opened};
+use super::shards::{self, Generated, Index, SHOWN_INDEX, has_version};
 use crate::error::{Error, Result};
-use crate::format::{Container, Sniff, sniff};
-use crate::source::{FileSource, Identity};
+use crate::source::Identity;
 
 /// A directory's modification time proves nothing about changes within the clock's granularity before the scan.
 const CLOCK_STEP: Duration = Duration::from_millis(50);
-/// Below this many containers a thread costs more than it saves.
-const OPENS_PER_THREAD: usize = 16;
-/// More threads than this do not make a disk faster.
-const MAX_OPENERS: usize = 8;
 
 /// Device and inode number of a directory.
 pub(super) type DirId = (u64, u64);
@@ -64,8 +61,26 @@ pub(super) enum Class {
     Directory(DirId),
     /// A file shown as it is.
     Plain(Identity),
-    /// A container; `Arc` because inodes and open files share it.
-    Container(Identity, Maker, Arc<Container>),
+    /// A container.
+    Container(Opened),
+    /// A shard index that no file of the source holds.
+    Generated(Arc<Generated>),
+}
+
+impl Class {
+    /// Whether `name` in `dir` still is what was found, as far as `stat` can say.
+    pub(super) fn unchanged(&self, dir: &Path, name: &OsStr) -> bool {
+        match self {
+            Self::Directory(id) => {
+                std::fs::metadata(dir.join(name)).is_ok_and(|meta| meta.is_dir() && (meta.dev(), meta.ino()) == *id)
+            }
+            Self::Plain(identity) => has_version(&dir.join(name), Some(*identity)),
+            Self::Container(opened) => {
+                has_version(&dir.join(name), Some(opened.identity)) && opened.index_unchanged(dir)
+            }
+            Self::Generated(generated) => generated.unchanged(dir),
+        }
+    }
 }
 
 /// One name of the source, settled.
@@ -91,16 +106,26 @@ pub(super) struct Scan {
     pub(super) settled: bool,
     /// Sorted by shown name.
     pub(super) found: Vec<Found>,
-    /// What was logged, so that the next scan repeats nothing.
-    pub(super) remarks: BTreeSet<String>,
+    pub(super) notes: Notes,
 }
 
-/// Scans `place`. `known` gives the class that a source name had in the last scan; a container that has not changed
-/// is not opened again. `exclude` is the mount point: looking at it from the daemon would wait for the daemon.
+/// What a scan learns besides names. The next one goes on from there.
+#[derive(Debug, Default)]
+pub(super) struct Notes {
+    /// What was logged, so that nothing is repeated.
+    pub(super) remarks: BTreeSet<String>,
+    /// The directory's shard index, if it has one and containers that may need it.
+    pub(super) index: Option<Arc<Index>>,
+    /// What was made of it for readers of plain files, if it could be.
+    pub(super) generated: Option<Arc<Generated>>,
+}
+
+/// Scans `place`. `known` gives the class that a source name had in the last scan, which left these notes; a container that
+/// has not changed is not opened again. `exclude` is the mount point: looking at it from the daemon would wait for the daemon.
 pub(super) fn scan(
     place: &Place,
     known: &HashMap<&OsStr, &Class>,
-    remarked: &BTreeSet<String>,
+    last: Option<&Notes>,
     exclude: Option<&Path>,
 ) -> Result<Scan> {
     let taken = Instant::now();
@@ -138,7 +163,9 @@ pub(super) fn scan(
         } else if meta.is_file() {
             let identity = Identity::of(&meta);
             match known.get(source.as_os_str()) {
-                Some(class @ (Class::Plain(old) | Class::Container(old, ..))) if *old == identity => {
+                Some(class @ (Class::Plain(old) | Class::Container(Opened { identity: old, .. })))
+                    if *old == identity =>
+                {
                     classes.push((source, (*class).clone()));
                 }
                 _ if name::may_be_container(&source) => unopened.push((source, identity)),
@@ -148,9 +175,9 @@ pub(super) fn scan(
             remarks.insert(format!("{}: neither a file nor a directory; not listed", path.display()));
         }
     }
-    for ((source, identity), opened) in unopened.iter().zip(open_all(&place.path, &unopened)) {
+    for ((source, identity), opened) in unopened.iter().zip(packed::open_all(&place.path, &unopened)) {
         let class = match opened {
-            Ok((identity, maker, container)) => Class::Container(identity, maker, Arc::new(container)),
+            Ok(opened) => Class::Container(opened),
             Err(error) => {
                 // Once for each version of the file: the next scan knows the class.
                 warn!("{error}; shown as it is");
@@ -159,12 +186,29 @@ pub(super) fn scan(
         };
         classes.push((source.clone(), class));
     }
-    let found = settle(place, classes, &mut remarks);
-    for remark in remarks.difference(remarked) {
+    let index = shards::index_of(place, &classes, last, exclude.zip(real.as_deref()));
+    for (source, class) in &mut classes {
+        if let Class::Container(opened) = class {
+            shards::apply(&place.path, source, opened, index.as_deref());
+        }
+    }
+    let mut found = settle(place, classes, &mut remarks);
+    let free = place.only.is_none() && !found.iter().any(|found| found.shown == SHOWN_INDEX);
+    let generated = index.as_deref().filter(|_| free).and_then(|index| {
+        let last = last.and_then(|last| last.generated.as_ref());
+        shards::generate(&place.path, index, &found, last, &mut remarks)
+    });
+    if let Some(generated) = generated.as_ref().filter(|generated| generated.is_good()) {
+        let class = Class::Generated(Arc::clone(generated));
+        found.push(Found { source: SHOWN_INDEX.into(), shown: SHOWN_INDEX.into(), class, decoded: false });
+    }
+    found.sort_unstable_by(|a, b| a.shown.as_bytes().cmp(b.shown.as_bytes()));
+    for remark in remarks.iter().filter(|remark| !last.is_some_and(|last| last.remarks.contains(*remark))) {
         warn!("{remark}");
     }
     debug!("{}: {} names in {:?}", place.path.display(), found.len(), taken.elapsed());
-    Ok(Scan { stamp: Stamp::of(&meta), taken, settled: settled(&meta, now), found, remarks })
+    let notes = Notes { remarks, index, generated };
+    Ok(Scan { stamp: Stamp::of(&meta), taken, settled: settled(&meta, now), found, notes })
 }
 
 /// The names in the source directory, `.` and `..` apart.
@@ -178,7 +222,7 @@ fn names(place: &Place) -> Result<Vec<OsString>> {
 
 /// Whether `path` is the mount point, or a link whose text points at it or below. `real` is `path` with all links
 /// above its last component resolved. Only text is compared: a `stat` that reaches the mount would wait for us.
-fn leads_to(path: &Path, real: &Path, exclude: &Path) -> bool {
+pub(super) fn leads_to(path: &Path, real: &Path, exclude: &Path) -> bool {
     if real == exclude {
         return true;
     }
@@ -209,55 +253,17 @@ fn settled(meta: &Metadata, now: SystemTime) -> bool {
     }
 }
 
-type Opened = (Identity, Maker, Container);
-
-/// Opens containers, several at a time when there are many. Results are in the order of `files`.
-fn open_all(dir: &Path, files: &[(OsString, Identity)]) -> Vec<Result<Opened>> {
-    let open = |(name, _): &(OsString, Identity)| open_container(&dir.join(name));
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let threads = cores.clamp(2, MAX_OPENERS).min(files.len() / OPENS_PER_THREAD);
-    if threads < 2 {
-        return files.iter().map(open).collect();
-    }
-    std::thread::scope(|scope| {
-        let workers: Vec<_> = files
-            .chunks(files.len().div_ceil(threads))
-            .map(|part| scope.spawn(move || part.iter().map(open).collect::<Vec<_>>()))
-            .collect();
-        workers
-            .into_iter()
-            .flat_map(|worker| worker.join().unwrap_or_else(|payload| std::panic::resume_unwind(payload)))
-            .collect()
-    })
-}
-
-/// Opens one file as a container; the descriptor is closed again, the identity says what was read.
-fn open_container(path: &Path) -> Result<Opened> {
-    let source = FileSource::open(path)?;
-    let mut first = [0u8; 8];
-    let maker = match source.read_at(0, &mut first).map(|n| sniff(first.get(..n).unwrap_or_default()))? {
-        Sniff::BigSmall => Maker::BigSmall,
-        // Let the format say what is wrong with anything else.
-        Sniff::Native | Sniff::Other => Maker::Native,
-    };
-    let container = Container::open(&source)?;
-    if !source.unchanged()? {
-        return Err(Error::Changed { path: path.to_path_buf() });
-    }
-    Ok((source.identity(), maker, container))
-}
-
-/// Gives every name its shown name, sorted by it.
+/// Gives every name its shown name.
 fn settle(place: &Place, classes: Vec<(OsString, Class)>, remarks: &mut BTreeSet<String>) -> Vec<Found> {
     let candidates: Vec<Candidate<'_>> = classes
         .iter()
         .map(|(name, class)| {
-            let maker = if let Class::Container(_, maker, _) = class { Some(*maker) } else { None };
+            let maker = if let Class::Container(opened) = class { Some(opened.packed.maker()) } else { None };
             Candidate { name, maker }
         })
         .collect();
     let shown = name::settle(&candidates);
-    let mut found: Vec<Found> = classes
+    classes
         .into_iter()
         .zip(shown)
         .map(|((source, class), shown)| match shown {
@@ -273,7 +279,5 @@ fn settle(place: &Place, classes: Vec<(OsString, Class)>, remarks: &mut BTreeSet
                 Found { shown: source.clone(), source, class, decoded: false }
             }
         })
-        .collect();
-    found.sort_unstable_by(|a, b| a.shown.as_bytes().cmp(b.shown.as_bytes()));
-    found
+        .collect()
 }

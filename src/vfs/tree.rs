@@ -6,7 +6,7 @@
 //! An inode lives while a listing shows it or the kernel remembers it. Locks are taken in the order
 //! table, then a directory's listing; neither is held while the source is looked at.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -17,8 +17,9 @@ use super::Inode;
 use super::attr::Kind;
 use super::lock;
 use super::open::OpenFile;
-use super::scan::{Class, Found, Place, Scan, Stamp};
-use crate::format::Container;
+use super::packed::Opened;
+use super::scan::{Class, Found, Notes, Place, Scan, Stamp};
+use super::shards::Generated;
 use crate::source::Identity;
 
 /// What an inode number stands for. Immutable but for the caches inside.
@@ -46,15 +47,25 @@ pub(super) struct Directory {
     pub(super) turn: Mutex<()>,
 }
 
-/// One version of a file of the source.
+/// One version of a file.
 #[derive(Debug)]
 pub(super) struct File {
+    /// Where it is in the source.
     pub(super) path: PathBuf,
-    pub(super) identity: Identity,
-    /// The container, when the original is shown; `None` for a file shown as it is.
-    pub(super) container: Option<Arc<Container>>,
+    pub(super) contents: Contents,
     /// The open file, shared by all who have it open.
     pub(super) open: Mutex<Weak<OpenFile>>,
+}
+
+/// What a file shows.
+#[derive(Debug)]
+pub(super) enum Contents {
+    /// A file of the source as it is.
+    AsItIs(Identity),
+    /// What a container holds.
+    Original(Opened),
+    /// A text that was made.
+    Generated(Arc<Generated>),
 }
 
 /// The names of a directory with their inodes, as of one scan.
@@ -65,7 +76,7 @@ pub(super) struct Listing {
     pub(super) settled: bool,
     /// Sorted by name.
     entries: Vec<Entry>,
-    pub(super) remarks: BTreeSet<String>,
+    pub(super) notes: Notes,
 }
 
 #[derive(Debug)]
@@ -120,16 +131,7 @@ impl Listing {
 impl Entry {
     /// Whether the source still holds what the inode stands for.
     pub(super) fn unchanged(&self, directory: &Directory) -> bool {
-        use std::os::unix::fs::MetadataExt;
-        let Ok(meta) = std::fs::metadata(directory.place.path.join(&self.source)) else {
-            return false;
-        };
-        match &self.class {
-            Class::Directory(id) => meta.is_dir() && (meta.dev(), meta.ino()) == *id,
-            Class::Plain(identity) | Class::Container(identity, ..) => {
-                meta.is_file() && Identity::of(&meta) == *identity
-            }
-        }
+        self.class.unchanged(&directory.place.path, &self.source)
     }
 
     /// Whether `found` is what this entry's inode stands for.
@@ -137,9 +139,11 @@ impl Entry {
         match (&self.class, &found.class, &self.node.body) {
             (Class::Directory(old), Class::Directory(new), Body::Directory(_)) => old == new,
             (Class::Plain(old), Class::Plain(new), Body::File(_)) => old == new,
-            (Class::Container(old, ..), Class::Container(new, ..), Body::File(file)) => {
-                old == new && file.container.is_some() == found.decoded
-            }
+            (Class::Container(old), Class::Container(new), Body::File(file)) => match file.contents {
+                Contents::Original(_) => found.decoded && old.identity == new.identity && old.index == new.index,
+                _ => !found.decoded && old.identity == new.identity,
+            },
+            (Class::Generated(old), Class::Generated(new), Body::File(_)) => old.is(new),
             _ => false,
         }
     }
@@ -186,11 +190,15 @@ impl Table {
         self.drop_if_unused(inode);
     }
 
-    /// Numbers of inodes, and bytes that their containers' metadata takes.
+    /// Numbers of inodes, and bytes that the metadata of containers and shards takes.
     pub(super) fn sizes(&self) -> (usize, u64) {
-        let bytes = self.records.values().filter_map(|r| match &r.node.body {
-            Body::File(File { container: Some(container), .. }) => Some(container.memory()),
-            _ => None,
+        let bytes = self.records.values().map(|r| match &r.node.body {
+            Body::File(File { contents: Contents::Original(opened), .. }) => opened.packed.memory(),
+            Body::File(File { contents: Contents::Generated(generated), .. }) => generated.text().len() as u64,
+            Body::File(File { contents: Contents::AsItIs(_), .. }) => 0,
+            Body::Directory(directory) => {
+                directory.listing().and_then(|listing| Some(listing.notes.index.as_ref()?.memory())).unwrap_or(0)
+            }
         });
         (self.records.len(), bytes.sum())
     }
@@ -214,7 +222,7 @@ impl Table {
             taken: scan.taken,
             settled: scan.settled,
             entries,
-            remarks: scan.remarks,
+            notes: scan.notes,
         });
         *lock(&directory.listing) = Some(listing.clone());
         for entry in old.iter().flat_map(|listing| &listing.entries) {
@@ -227,17 +235,17 @@ impl Table {
 
     fn create(&mut self, parent: Inode, directory: &Directory, found: &Found) -> Arc<Node> {
         let path = directory.place.path.join(&found.source);
-        let file = |identity: Identity, container| {
-            Body::File(File { path: path.clone(), identity, container, open: Mutex::new(Weak::new()) })
-        };
+        let file = |contents| Body::File(File { path: path.clone(), contents, open: Mutex::new(Weak::new()) });
         let body = match &found.class {
             Class::Directory(id) => {
                 let mut ancestors = directory.place.ancestors.clone();
                 ancestors.push(*id);
                 Body::Directory(Arc::new(Directory::new(Place { path, only: None, ancestors })))
             }
-            Class::Plain(identity) => file(*identity, None),
-            Class::Container(identity, _, container) => file(*identity, found.decoded.then(|| container.clone())),
+            Class::Plain(identity) => file(Contents::AsItIs(*identity)),
+            Class::Container(opened) if found.decoded => file(Contents::Original(opened.clone())),
+            Class::Container(opened) => file(Contents::AsItIs(opened.identity)),
+            Class::Generated(generated) => file(Contents::Generated(Arc::clone(generated))),
         };
         let inode = Inode(self.next);
         self.next += 1;

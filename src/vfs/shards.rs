@@ -1,0 +1,252 @@
+//! A model in several containers of `bigsmall`: which tensors a shard shows besides its own, and the shard index that
+//! readers of plain files expect.
+//!
+//! What is shown for a shard depends on the `bigsmall.index.json` beside it, so a [`Packed`](super::packed::Packed) goes
+//! by one version of that file, and so does what is made here.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::ffi::{OsStr, OsString};
+use std::fs::Metadata;
+use std::path::Path;
+use std::sync::Arc;
+
+use log::warn;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+use super::packed::{Opened, Packed};
+use super::scan::{Class, Found, Notes, Place, leads_to};
+use crate::engine::Presented;
+use crate::error::{Error, Result};
+use crate::format::bigsmall::{Duplicate, MAX_HEADER, SHARD_INDEX, ShardIndex};
+use crate::source::{FileSource, Identity, ReadAt};
+
+/// Name of the shard index that is made for a directory which has none.
+pub(super) const SHOWN_INDEX: &str = "model.safetensors.index.json";
+
+/// One version of a directory's `bigsmall.index.json`.
+#[derive(Debug)]
+pub(super) struct Index {
+    pub(super) identity: Identity,
+    /// `None` when it is broken, which was logged.
+    parsed: Option<ShardIndex>,
+}
+
+impl Index {
+    /// Reads the one in `dir`, of which `stat` said `identity`. Whatever is wrong is logged: once for each version, as the
+    /// caller keeps the result.
+    pub(super) fn read(dir: &Path, identity: Identity) -> Self {
+        let path = dir.join(SHARD_INDEX);
+        let parsed = read(&path).and_then(|(identity, text)| Ok((identity, ShardIndex::parse(&path, &text)?)));
+        match parsed {
+            Ok((identity, index)) => Self { identity, parsed: Some(index) },
+            Err(error) => {
+                warn!("{error}; shards are shown without what it says");
+                Self { identity, parsed: None }
+            }
+        }
+    }
+
+    /// The tensors that the container of this name shows besides its own.
+    fn duplicates(&self, container: &OsStr) -> &[Duplicate] {
+        match (&self.parsed, container.to_str()) {
+            (Some(index), Some(name)) => index.duplicates(name),
+            _ => &[],
+        }
+    }
+
+    /// Bytes of memory that it takes, about: the text's own length, and as much again for tables.
+    pub(super) fn memory(&self) -> u64 {
+        if self.parsed.is_some() { 2 * self.identity.len } else { 0 }
+    }
+}
+
+/// The shard index of a directory, if it has containers that may need it. `exclude` is the mount point, and the directory's
+/// path without links.
+pub(super) fn index_of(
+    place: &Place,
+    classes: &[(OsString, Class)],
+    last: Option<&Notes>,
+    exclude: Option<(&Path, &Path)>,
+) -> Option<Arc<Index>> {
+    let needed = |(_, class): &(_, Class)| matches!(class, Class::Container(opened) if opened.packed.is_bigsmall());
+    if !classes.iter().any(needed) {
+        return None;
+    }
+    let identity = if place.only.is_some() {
+        // It is no less a shard when it is the only one that is shown.
+        let path = place.path.join(SHARD_INDEX);
+        if exclude.is_some_and(|(exclude, real)| leads_to(&path, &real.join(SHARD_INDEX), exclude)) {
+            return None;
+        }
+        std::fs::metadata(path).ok().filter(Metadata::is_file).map(|meta| Identity::of(&meta))?
+    } else {
+        classes.iter().find_map(|(name, class)| match class {
+            Class::Plain(identity) if name == SHARD_INDEX => Some(*identity),
+            _ => None,
+        })?
+    };
+    let same = last.and_then(|last| last.index.as_ref()).filter(|index| index.identity == identity);
+    Some(same.map_or_else(|| Arc::new(Index::read(&place.path, identity)), Arc::clone))
+}
+
+fn read(path: &Path) -> Result<(Identity, Vec<u8>)> {
+    let source = FileSource::open(path)?;
+    if source.len() > MAX_HEADER {
+        let what = "the length of the shard index";
+        return Err(Error::TooLarge { path: path.into(), what, limit: MAX_HEADER, got: source.len() });
+    }
+    let mut text = vec![0; source.len() as usize];
+    source.read_exact_at(0, &mut text)?;
+    if !source.unchanged()? {
+        return Err(Error::Changed { path: path.into() });
+    }
+    Ok((source.identity(), text))
+}
+
+/// Has a container show what `index`, that of its directory, adds to it.
+pub(super) fn apply(dir: &Path, name: &OsStr, opened: &mut Opened, index: Option<&Index>) {
+    let Packed::BigSmall(presented) = &opened.packed else { return };
+    let version = index.map(|index| index.identity);
+    if opened.index == version {
+        return;
+    }
+    let bare = opened.index.is_none();
+    let container = presented.container();
+    let duplicates = index.map(|index| index.duplicates(name)).unwrap_or_default();
+    opened.index = version;
+    opened.whole = true;
+    if bare && duplicates.is_empty() {
+        return;
+    }
+    let pairs = duplicates.iter().map(|duplicate| (duplicate.name.as_str(), duplicate.master.as_str()));
+    let made = Presented::new(container, pairs).or_else(|error| {
+        warn!("{error}; {} cannot be so, and is not followed for this file", dir.join(SHARD_INDEX).display());
+        opened.whole = false;
+        Presented::new(container, [])
+    });
+    // Without duplicates it was made before, when the container was opened.
+    if let Ok(presented) = made {
+        opened.packed = Packed::BigSmall(Arc::new(presented));
+    }
+}
+
+/// A `model.safetensors.index.json` for a directory of shards.
+#[derive(Debug)]
+pub(super) struct Generated {
+    /// The versions of the files that it was made from: the index, then the shards.
+    rests_on: Vec<(OsString, Identity)>,
+    /// `None` when it would promise what the shards do not hold, which was logged.
+    text: Option<Box<[u8]>>,
+}
+
+impl Generated {
+    /// Its bytes.
+    pub(super) fn text(&self) -> &[u8] {
+        self.text.as_deref().unwrap_or_default()
+    }
+
+    /// Whether there is something to show.
+    pub(super) fn is_good(&self) -> bool {
+        self.text.is_some()
+    }
+
+    /// The version of the index that it was made from, whose times it has.
+    pub(super) fn identity(&self) -> Option<Identity> {
+        self.rests_on.first().map(|(_, identity)| *identity)
+    }
+
+    /// Whether another was made from the same files, and so is the same.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        self.rests_on == other.rests_on
+    }
+
+    /// Whether all that it was made from is what it was, and its place is free.
+    pub(super) fn unchanged(&self, dir: &Path) -> bool {
+        self.rests_on.iter().all(|(name, identity)| has_version(&dir.join(name), Some(*identity)))
+            && has_version(&dir.join(SHOWN_INDEX), None)
+    }
+}
+
+/// Whether `path` leads to this version of a file; `None` is no file. A link that leads nowhere, or somewhere where nobody may
+/// look, was no file when it was found and is none as long as it is there.
+pub(super) fn has_version(path: &Path, version: Option<Identity>) -> bool {
+    match version {
+        Some(version) => std::fs::metadata(path).is_ok_and(|meta| meta.is_file() && Identity::of(&meta) == version),
+        None => !std::fs::symlink_metadata(path).is_ok_and(|meta| meta.is_file()),
+    }
+}
+
+/// Makes the shard index for what was `found` in `dir`, or takes `last` if it was made from the same. `None` for a model in
+/// one file, or one whose shards are not all there, which is remarked.
+pub(super) fn generate(
+    dir: &Path,
+    index: &Index,
+    found: &[Found],
+    last: Option<&Arc<Generated>>,
+    remarks: &mut BTreeSet<String>,
+) -> Option<Arc<Generated>> {
+    let parsed = index.parsed.as_ref().filter(|parsed| parsed.shards().len() > 1)?;
+    let by_name: HashMap<&OsStr, &Found> = found.iter().map(|found| (found.source.as_os_str(), found)).collect();
+    let mut rests_on = vec![(SHARD_INDEX.into(), index.identity)];
+    let mut shards = BTreeMap::new();
+    for name in parsed.shards() {
+        let Some((found, opened, presented)) = by_name.get(OsStr::new(name)).and_then(|found| shard(found)) else {
+            let path = dir.join(SHARD_INDEX);
+            remarks.insert(format!(
+                "{}: its shard {} is not shown as it says, so there is no {SHOWN_INDEX}",
+                path.display(),
+                name.escape_default()
+            ));
+            return None;
+        };
+        rests_on.push((name.into(), opened.identity));
+        shards.insert(name.as_str(), (found.shown.to_string_lossy(), presented));
+    }
+    if let Some(last) = last.filter(|last| last.rests_on == rests_on) {
+        return Some(Arc::clone(last));
+    }
+    let total = shards.values().map(|(_, presented)| presented.tensor_bytes()).fold(0, u64::saturating_add);
+    let shown = |name: &str| shards.get(name).map(|(shown, _)| shown.to_string()).unwrap_or_default();
+    let text = parsed.weight_index(total, shown);
+    let text = match check(parsed, &shards.iter().map(|(name, (_, presented))| (*name, *presented)).collect(), &text) {
+        Ok(()) => Some(text.into_boxed_slice()),
+        Err(what) => {
+            warn!("{}: {what}, so there is no {SHOWN_INDEX}", dir.join(SHARD_INDEX).display());
+            None
+        }
+    };
+    Some(Arc::new(Generated { rests_on, text }))
+}
+
+/// A shard that is shown whole, under the name that it wants.
+fn shard(found: &Found) -> Option<(&Found, &Opened, &Presented)> {
+    match &found.class {
+        Class::Container(opened) if found.decoded && opened.whole => match &opened.packed {
+            Packed::BigSmall(presented) => Some((found, opened, presented)),
+            Packed::Native(_) => None,
+        },
+        _ => None,
+    }
+}
+
+/// Looks up every tensor as a reader of the text would: in the shard that is named for it.
+fn check(index: &ShardIndex, shards: &HashMap<&str, &Presented>, text: &[u8]) -> Result<(), String> {
+    #[derive(Deserialize)]
+    struct Made {
+        weight_map: HashMap<String, IgnoredAny>,
+    }
+    let made: Made = serde_json::from_slice(text).map_err(|e| e.to_string())?;
+    let mut there = HashSet::new();
+    for (shard, presented) in shards {
+        there.extend(presented.container().entries().iter().map(|entry| (*shard, entry.name.as_str())));
+        there.extend(index.duplicates(shard).iter().map(|duplicate| (*shard, duplicate.name.as_str())));
+    }
+    for tensor in made.weight_map.keys() {
+        let shard = index.shard_of(tensor).unwrap_or_default();
+        if !there.contains(&(shard, tensor.as_str())) {
+            return Err(format!("tensor '{}' is not in {}", tensor.escape_default(), shard.escape_default()));
+        }
+    }
+    Ok(())
+}
