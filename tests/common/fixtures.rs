@@ -54,7 +54,10 @@ pub fn all() -> Vec<Fixture> {
         .map(|file| {
             let tensors = file["tensors"].as_array().unwrap().iter().map(|tensor| {
                 let shape = tensor["shape"].as_array().unwrap().iter().map(|dim| dim.as_u64().unwrap()).collect();
-                (text(&tensor["name"]), Tensor { dtype: text(&tensor["dtype"]), shape, sha256: text(&tensor["sha256"]) })
+                (
+                    text(&tensor["name"]),
+                    Tensor { dtype: text(&tensor["dtype"]), shape, sha256: text(&tensor["sha256"]) },
+                )
             });
             let base = file["base"].as_str().map(str::to_owned);
             Fixture { path: text(&file["path"]), base, tensors: tensors.collect() }
