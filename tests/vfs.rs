@@ -1,6 +1,8 @@
 //! The tree without a kernel.
 
 mod common;
+#[path = "common/fixtures.rs"]
+mod fixtures;
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -535,4 +537,212 @@ fn wrong_numbers_are_errors() {
     vfs.release(dir);
     assert!(vfs.statfs().block > 0);
     assert!(Path::new(&path).exists());
+}
+
+const INDEX: &str = "model.safetensors.index.json";
+const SHARDED: [&str; 5] = [
+    "bigsmall.index.json",
+    "config.json",
+    "model-00001-of-00002.safetensors",
+    "model-00002-of-00002.safetensors",
+    INDEX,
+];
+
+fn file(vfs: &Vfs, name: &str) -> Vec<u8> {
+    let attr = look(vfs, Inode::ROOT, name).unwrap_or_else(|| panic!("no {name}"));
+    contents(vfs, attr.inode)
+}
+
+#[test]
+fn every_file_of_bigsmalls_is_shown_with_the_right_tensors() {
+    let bench = Bench::new();
+    let fixtures = fixtures::all();
+    for fixture in fixtures.iter().filter(|fixture| !fixture.path.contains('/')) {
+        fixtures::place(&bench, &fixture.path, &fixture.path);
+        fixture.base.iter().for_each(|base| drop(fixtures::place(&bench, base, base)));
+    }
+    let vfs = tree(&bench);
+    for (seed, fixture) in fixtures.iter().filter(|fixture| !fixture.path.contains('/')).enumerate() {
+        let attr = look(&vfs, Inode::ROOT, fixture.shown()).unwrap_or_else(|| panic!("no {}", fixture.shown()));
+        let handle = vfs.open(attr.inode).unwrap();
+        // At random first, when nothing has been decoded, and from then on against the whole.
+        let pieces: Vec<_> = noise(seed as u64 + 1, 16 * 20)
+            .chunks(16)
+            .map(|pair| {
+                let number = |at: usize| u64::from_le_bytes(pair[at..at + 8].try_into().unwrap());
+                let (offset, size) = (number(0) % (attr.size + 10), (number(8) % 400_000) as u32);
+                (offset, size, vfs.read(handle, offset, size).unwrap().to_vec())
+            })
+            .collect();
+        let whole = drain(&vfs, handle);
+        vfs.release(handle);
+        assert_eq!(whole.len() as u64, attr.size, "{}", fixture.path);
+        for (offset, size, piece) in pieces {
+            let start = offset.min(attr.size) as usize;
+            let end = (offset + u64::from(size)).min(attr.size) as usize;
+            assert!(piece == whole[start..end], "{}: {size} bytes at {offset}", fixture.path);
+        }
+        assert_eq!(fixtures::tensors(&whole), fixture.tensors, "{}", fixture.path);
+    }
+    assert!(vfs.stats().metadata_bytes > 10_000);
+}
+
+#[test]
+fn shards_show_what_their_index_adds_and_get_the_index_that_readers_expect() {
+    let bench = Bench::new();
+    fixtures::place_all(&bench, "sharded-4.0.0", "");
+    let vfs = tree(&bench);
+    assert_eq!(names(&vfs, Inode::ROOT), SHARDED);
+    assert_agrees(&vfs, Inode::ROOT);
+    for fixture in fixtures::all().iter().filter(|fixture| fixture.path.starts_with("sharded-4.0.0")) {
+        let name = fixture.shown().split_off("sharded-4.0.0/".len());
+        assert_eq!(fixtures::tensors(&file(&vfs, &name)), fixture.tensors, "{name}");
+    }
+    let text = String::from_utf8(file(&vfs, INDEX)).unwrap();
+    assert!(text.contains(r#""lm_head.weight": "model-00001-of-00002.safetensors""#), "{text}");
+    // In a directory below as well, and once more: nothing has changed, so nothing is another.
+    fixtures::place_all(&bench, "sharded-2.0.1", "below/");
+    let before = list(&vfs, Inode::ROOT);
+    let below = look(&vfs, Inode::ROOT, "below").unwrap();
+    assert_eq!(names(&vfs, below.inode), SHARDED);
+    bench.plain("another", b"x");
+    let after = list(&vfs, Inode::ROOT);
+    for (name, found) in &before {
+        assert_eq!(after.get(name), Some(found), "{name:?}");
+    }
+}
+
+#[test]
+fn a_shard_index_that_changes_makes_new_inodes_and_stale_ones() {
+    let bench = Bench::new();
+    fixtures::place_all(&bench, "sharded-4.0.0", "");
+    fixtures::place(&bench, "native-4.0.0.bs", "model-00003.bs");
+    bench.packed("ours.safetensors.bs", b"ours");
+    let vfs = tree(&bench);
+    let shown = [SHARDED[2], SHARDED[3], INDEX];
+    let inodes = || shown.map(|name| look(&vfs, Inode::ROOT, name).unwrap().inode);
+    let ours = look(&vfs, Inode::ROOT, "ours.safetensors").unwrap();
+    let (before, held) = (inodes(), look(&vfs, Inode::ROOT, SHARDED[2]).unwrap());
+    let handle = vfs.open(before[0]).unwrap();
+    // Rewritten in place, which changes no directory: another order of the same.
+    let path = bench.source().join("bigsmall.index.json");
+    fs::write(&path, fs::read_to_string(&path).unwrap().replace("  ", " ")).unwrap();
+    for inode in before {
+        assert!(matches!(vfs.open(inode), Err(Error::Changed { .. })), "stale");
+    }
+    let after = inodes();
+    for (n, name) in shown.iter().enumerate() {
+        assert_ne!(before[n], after[n], "{name}");
+        assert!(vfs.open(after[n]).is_ok(), "{name}");
+    }
+    assert_eq!(drain(&vfs, handle).len() as u64, held.size, "the open file goes on");
+    assert_eq!(look(&vfs, Inode::ROOT, "ours.safetensors").unwrap(), ours, "not what needs no index");
+
+    // A shard that is rewritten in place is another, and so is what rests on it; not so the rest.
+    let shard = bench.source().join("model-00002-of-00002.bs");
+    let bytes = fs::read(&shard).unwrap();
+    fs::write(&shard, &bytes).unwrap();
+    assert!(matches!(vfs.open(after[2]), Err(Error::Changed { .. })));
+    let last = inodes();
+    assert!(last[0] == after[0] && last[1] != after[1] && last[2] != after[2]);
+}
+
+#[test]
+fn an_index_that_cannot_be_followed_is_not_followed() {
+    let bench = Bench::new();
+    fixtures::place_all(&bench, "sharded-2.0.1", "");
+    let path = bench.source().join("bigsmall.index.json");
+    let good = fs::read_to_string(&path).unwrap();
+    let duplicate = |name: &str, master: &str| {
+        let map = format!(r#""duplicate_map": {{"{name}": {{"master": "{master}"}}}}, "shards""#);
+        good.replacen(r#""shards""#, &map, 1)
+    };
+    let elsewhere = good.replace("model-00001", "../source/model-00001");
+    let bad: [(&str, String); 8] = [
+        ("no JSON", "{".into()),
+        ("no text", String::new()),
+        ("a shard elsewhere", elsewhere),
+        ("a shard that is not there", good.replace("model-00002-of-00002.bs", "model-00003-of-00003.bs")),
+        ("a tensor that is not there", good.replace("\"ids\"", "\"other\"")),
+        ("a tensor in the other shard", good.replace("\"ids\": \"model-00002", "\"ids\": \"model-00001")),
+        ("a duplicate that is stored too", duplicate("model.layers.0.norm", "model.embed_tokens.weight")),
+        ("a duplicate of nothing", duplicate("x", "y")),
+    ];
+    let expected = fixtures::one("sharded-2.0.1/model-00001-of-00002.bs").tensors;
+    for (what, text) in bad {
+        assert_ne!(text, good, "{what}");
+        fs::write(&path, text).unwrap();
+        let vfs = tree(&bench);
+        assert_eq!(names(&vfs, Inode::ROOT), SHARDED[..4], "{what}");
+        assert_eq!(fixtures::tensors(&file(&vfs, SHARDED[2])), expected, "{what}");
+        assert_agrees(&vfs, Inode::ROOT);
+    }
+    // Stored in the other shard: each shows what it is said to, and nobody is told which one is meant.
+    fs::write(&path, duplicate("lm_head.weight", "model.embed_tokens.weight")).unwrap();
+    let vfs = tree(&bench);
+    assert_eq!(names(&vfs, Inode::ROOT), SHARDED[..4]);
+    assert_agrees(&vfs, Inode::ROOT);
+    // Too long to be read at all, and no file.
+    fs::File::create(&path).unwrap().set_len(1 << 40).unwrap();
+    let vfs = tree(&bench);
+    assert_eq!(names(&vfs, Inode::ROOT), SHARDED[..4]);
+    assert_eq!(fixtures::tensors(&file(&vfs, SHARDED[2])), expected);
+    fs::remove_file(&path).unwrap();
+    fs::create_dir(&path).unwrap();
+    let vfs = tree(&bench);
+    assert_eq!(names(&vfs, Inode::ROOT), SHARDED[..4]);
+    assert_eq!(fixtures::tensors(&file(&vfs, SHARDED[2])), expected);
+}
+
+#[test]
+fn an_index_is_made_only_where_none_is_and_all_shards_are_shown() {
+    let bench = Bench::new();
+    fixtures::place_all(&bench, "sharded-4.0.0", "");
+    let vfs = tree(&bench);
+    let made = file(&vfs, INDEX);
+    bench.plain(INDEX, b"{}");
+    assert_eq!(file(&vfs, INDEX), b"{}");
+    fs::remove_file(bench.source().join(INDEX)).unwrap();
+    age(&bench.source());
+    assert_eq!(file(&vfs, INDEX), made);
+    // A shard's place is taken: it is seen as it is, and no index may name it.
+    let plain = bench.plain(SHARDED[2], b"plain");
+    assert!(look(&vfs, Inode::ROOT, INDEX).is_none());
+    assert!(look(&vfs, Inode::ROOT, "model-00001-of-00002.bs").is_some());
+    fs::remove_file(plain).unwrap();
+    age(&bench.source());
+    assert_eq!(file(&vfs, INDEX), made);
+    // A shard of another kind under its name.
+    bench.packed("model-00002-of-00002.bs", b"ours");
+    assert!(look(&vfs, Inode::ROOT, INDEX).is_none());
+    assert_agrees(&vfs, Inode::ROOT);
+}
+
+#[test]
+fn a_model_of_links_as_in_a_download_cache_is_shown_whole() {
+    let bench = Bench::new();
+    let snapshot = bench.dir.join("snapshot");
+    fs::create_dir(&snapshot).unwrap();
+    fixtures::place_all(&bench, "sharded-4.0.0", "");
+    for entry in fs::read_dir(bench.source()).unwrap() {
+        let name = entry.unwrap().file_name();
+        symlink(Path::new("../source").join(&name), snapshot.join(&name)).unwrap();
+    }
+    age(&snapshot);
+    let vfs = tree_of(snapshot.clone(), None);
+    assert_eq!(names(&vfs, Inode::ROOT), SHARDED);
+    assert_agrees(&vfs, Inode::ROOT);
+    let expected = fixtures::one("sharded-4.0.0/model-00001-of-00002.bs").tensors;
+    assert_eq!(fixtures::tensors(&file(&vfs, SHARDED[2])), expected);
+    // An index that would be read from the mount itself is none, also for a file alone.
+    let mount_point = bench.mount_point();
+    fs::write(mount_point.join("x"), fs::read(bench.source().join("bigsmall.index.json")).unwrap()).unwrap();
+    fs::remove_file(snapshot.join("bigsmall.index.json")).unwrap();
+    symlink(mount_point.join("x"), snapshot.join("bigsmall.index.json")).unwrap();
+    age(&snapshot);
+    for source in [snapshot.clone(), snapshot.join("model-00001-of-00002.bs")] {
+        let vfs = tree_of(source, Some(mount_point.clone()));
+        assert!(!fixtures::tensors(&file(&vfs, SHARDED[2])).contains_key("lm_head.weight"));
+        assert!(look(&vfs, Inode::ROOT, INDEX).is_none());
+    }
 }

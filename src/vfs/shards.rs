@@ -238,9 +238,19 @@ fn check(index: &ShardIndex, shards: &HashMap<&str, &Presented>, text: &[u8]) ->
     }
     let made: Made = serde_json::from_slice(text).map_err(|e| e.to_string())?;
     let mut there = HashSet::new();
+    let mut stored = HashSet::new();
     for (shard, presented) in shards {
-        there.extend(presented.container().entries().iter().map(|entry| (*shard, entry.name.as_str())));
-        there.extend(index.duplicates(shard).iter().map(|duplicate| (*shard, duplicate.name.as_str())));
+        let entries = presented.container().entries();
+        there.extend(entries.iter().map(|entry| (*shard, entry.name.as_str())));
+        stored.extend(entries.iter().map(|entry| entry.name.as_str()));
+    }
+    for shard in shards.keys() {
+        let duplicates = index.duplicates(shard);
+        // It may hold other bytes there, and then nobody knows which are meant.
+        if let Some(both) = duplicates.iter().find(|duplicate| stored.contains(duplicate.name.as_str())) {
+            return Err(format!("tensor '{}' is said to be stored in none, and is stored", both.name.escape_default()));
+        }
+        there.extend(duplicates.iter().map(|duplicate| (*shard, duplicate.name.as_str())));
     }
     for tensor in made.weight_map.keys() {
         let shard = index.shard_of(tensor).unwrap_or_default();
