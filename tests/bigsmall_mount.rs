@@ -278,6 +278,15 @@ fn a_delta_finds_its_base_where_the_user_says_and_beside_itself() {
     let mount = Mount::new(&bench, &[]);
     assert_resolved(&mount, "tuned.safetensors");
     assert_eq!(names(&mount.point), [BASE, "tuned.safetensors"]);
+    drop(mount);
+
+    // Beside it, packed by the package, which drops the ending.
+    let packed = fixtures::stored(&fs::read(fixtures::dir().join(BASE)).unwrap());
+    fs::remove_file(bench.source().join(format!("{BASE}.bs"))).unwrap();
+    bench.plain(&BASE.replace(".safetensors", ".bs"), &packed);
+    let mount = Mount::new(&bench, &[]);
+    assert_resolved(&mount, "tuned.safetensors");
+    assert_eq!(names(&mount.point), [BASE, "tuned.safetensors"]);
 }
 
 #[test]

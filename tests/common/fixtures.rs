@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use md5::Md5;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::common::{Bench, age};
@@ -144,6 +145,26 @@ pub fn with_hint(bench: &Bench, from: &str, to: &str, hint: &str) -> PathBuf {
     bytes.extend(header.as_bytes());
     bytes.extend(&file[10 + len..]);
     bench.plain(to, &bytes)
+}
+
+/// A container as the package writes it for tensors that it does not compress, of a safetensors file.
+pub fn stored(file: &[u8]) -> Vec<u8> {
+    let mut data = Vec::new();
+    let mut entries = Vec::new();
+    for (name, (dtype, shape, range)) in spans(file) {
+        let bytes = &file[range];
+        entries.push(json!({
+            "name": name, "shape": shape, "dtype": dtype, "codec": "raw", "special": null, "extra": null,
+            "compressed_bytes": bytes.len(), "offset": data.len(), "md5": hex(&Md5::digest(bytes)),
+        }));
+        data.extend(bytes);
+    }
+    let count = entries.len();
+    let header = json!({ "format": "bf16", "mode": "balanced", "model_type": "llm", "base_model": null,
+        "tensor_count": count, "safetensors_metadata": null, "tensors": entries });
+    let header = header.to_string();
+    let len = (header.len() as u32).to_le_bytes();
+    [&b"BGSM\x01\x00"[..], &len, header.as_bytes(), &data].concat()
 }
 
 /// Flips a bit in the middle of a tensor's packed bytes.
