@@ -304,6 +304,54 @@ fn in_place_removes_what_was_verified_and_nothing_else() {
 }
 
 #[test]
+fn a_tensor_too_long_to_be_proven_first_is_proven_before_the_file_has_its_name() {
+    let bench = Bench::new();
+    let dir = &bench.dir;
+    let long = (70 << 20) + 3;
+    let file =
+        safetensors(None, &[("long", "U8", vec![long as u64], vec![7; long]), ("short", "U8", vec![3], vec![1; 3])]);
+    fs::write(dir.join("m.safetensors"), &file).unwrap();
+    ok(dir, &["export", "m.safetensors", "--format", "bigsmall", "-o", "m.bs"]);
+    ok(dir, &["decompress", "m.bs", "-o", "back"]);
+    assert!(tensors(&fs::read(dir.join("back")).unwrap()) == tensors(&file));
+    fs::remove_file(dir.join("back")).unwrap();
+    let info = &json_of(dir, &["info", "m.bs", "--json", "--tensors"])[0];
+    let md5 = info["tensors"][0]["md5"].as_str().unwrap();
+    let sound = fs::read(dir.join("m.bs")).unwrap();
+    fs::write(dir.join("m.bs"), edit(&sound, md5, "00000000000000000000000000000000")).unwrap();
+    for arguments in [&["decompress", "m.bs", "-o", "back"][..], &["migrate", "m.bs", "--in-place", "--allow-larger"]] {
+        fails(dir, 2, arguments, &["MD5 of tensor 'long'", md5]);
+    }
+    fails(dir, 1, &["verify", "m.bs"], &["MD5 of tensor 'long'", md5]);
+    assert_eq!(names(dir), ["m.bs", "m.safetensors", "mount", "source"]);
+}
+
+#[test]
+fn a_migration_that_is_stopped_leaves_the_original_alone() {
+    let bench = Bench::new();
+    let dir = &bench.dir;
+    let words = noise(1, 64 << 10);
+    let raw: Vec<u8> = noise(2, 640 << 10).iter().flat_map(|b| words[usize::from(*b) * 256..][..64].to_vec()).collect();
+    let file = safetensors(None, &[("a", "U8", vec![raw.len() as u64], raw)]);
+    fs::write(dir.join("m.safetensors"), file).unwrap();
+    ok(dir, &["export", "m.safetensors", "--format", "bigsmall", "-o", "m.bs"]);
+    fs::remove_file(dir.join("m.safetensors")).unwrap();
+    let sound = fs::read(dir.join("m.bs")).unwrap();
+    for (signal, code) in [(libc::SIGINT, Some(130)), (libc::SIGKILL, None)] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_bsfs"));
+        command.args(["migrate", "m.bs", "--in-place", "-j", "1", "--storage", "--allow-larger"]).current_dir(dir);
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        assert!(child.try_wait().unwrap().is_none(), "too short for the test");
+        // SAFETY: a plain system call on a process that is ours and has not been waited for.
+        assert_eq!(unsafe { libc::kill(child.id() as i32, signal) }, 0);
+        assert_eq!(child.wait().unwrap().code(), code);
+        assert_eq!(names(dir), ["m.bs", "mount", "source"]);
+        assert!(fs::read(dir.join("m.bs")).unwrap() == sound);
+    }
+}
+
+#[test]
 fn shards_are_migrated_as_a_whole() {
     let bench = Bench::new();
     let dir = &bench.dir;

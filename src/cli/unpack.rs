@@ -45,10 +45,13 @@ pub fn unpack(
     progress.advance(header.len() as u64, 0);
     // To its end even if the last tensor has no bytes.
     target.set_len(image.len()).map_err(Error::io("write", output))?;
-    let mut next = tensors.iter();
+    // A tensor is one serial stream: those that take longest first, and nobody waits for the one before.
+    let mut order: Vec<&TensorInfo> = tensors.iter().collect();
+    order.sort_by_key(|tensor| std::cmp::Reverse(tensor.len));
+    let mut next = order.into_iter();
     parallel::ordered(
         pool,
-        2 * pool.current_num_threads(),
+        usize::MAX,
         || Ok(next.next()),
         |tensor: &TensorInfo| {
             let end = tensor.offset + tensor.len;
