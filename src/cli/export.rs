@@ -16,11 +16,11 @@ use serde::Serialize;
 
 use super::ahead::ImageSource;
 use super::exit::Exit;
-use super::info::dtype_table;
 use super::opened;
 use super::out::{self, print, say};
 use super::progress::Bar;
 use super::size::show_size;
+use super::tables::dtype_table;
 
 /// Write a container that another program reads
 ///

@@ -10,9 +10,9 @@ use bsfs::format::bigsmall::{Content, Entry, Part};
 use bsfs::format::checksum::hex;
 use serde::Serialize;
 
-use super::info::{TensorRow, dtype_table};
 use super::opened::BigSmall;
 use super::size::show_size;
+use super::tables::{TensorRow, dtype_table};
 use super::unpack::shown_path;
 
 #[derive(Debug, Serialize)]

@@ -9,24 +9,23 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use bsfs::compress::{self, Options, Original, ratio};
+use bsfs::compress::{self, Options, Original};
 use bsfs::engine::Engine;
 use bsfs::parallel;
 use bsfs::source::{FileSource, ReadAt};
 use bsfs::{Error, Result};
 use clap::Args;
-use serde::Serialize;
 
 use super::ahead::ImageSource;
 use super::base::BaseArg;
 use super::exit::Exit;
+use super::migrate_report::{Outcome, Summary, describe, show};
 use super::migrated;
 use super::opened::{self, BigSmall, Opened};
 use super::optimise::Optimise;
 use super::out::{self, print, say, with_bs};
 use super::progress::Bar;
 use super::shards;
-use super::size::show_size;
 use super::unpack::shown_path;
 
 /// Make containers of bsfs of those of the Python package bigsmall
@@ -71,38 +70,6 @@ pub struct MigrateArgs {
     pub json: bool,
 }
 
-/// What became of one file.
-#[derive(Debug, Serialize)]
-struct Outcome {
-    input: PathBuf,
-    output: PathBuf,
-    /// "migrated", "kept" because the new one is larger, or "error"; with --dry-run what would be.
-    state: &'static str,
-    /// Bytes of the shown safetensors file.
-    raw_bytes: u64,
-    /// Bytes of the BigSmall file.
-    before_bytes: u64,
-    /// Bytes of the new container, also when it was not written; null after an error.
-    after_bytes: Option<u64>,
-    /// Tensors that it stores again, as only the shard index told of them.
-    duplicates: usize,
-    /// Bytes that removing the original gave back.
-    freed_bytes: u64,
-    message: Option<String>,
-}
-
-/// All that is printed at the end.
-#[derive(Debug, Serialize)]
-struct Summary {
-    dry_run: bool,
-    files: Vec<Outcome>,
-    /// Of what was migrated.
-    before_bytes: u64,
-    after_bytes: u64,
-    freed_bytes: u64,
-    seconds: f64,
-}
-
 /// A container to be migrated.
 struct Task {
     input: PathBuf,
@@ -143,7 +110,7 @@ pub fn run(args: &MigrateArgs) -> Result<ExitCode> {
             }
         };
         if !args.json {
-            bar.suspend(|| show(args, &outcome))?;
+            bar.suspend(|| show(&outcome, args.dry_run))?;
         }
         if outcome.state == "migrated" {
             summary.before_bytes += outcome.before_bytes;
@@ -369,44 +336,4 @@ fn failed(task: &Task, error: &Error) -> Outcome {
         freed_bytes: 0,
         message: Some(error.to_string()),
     }
-}
-
-fn show(args: &MigrateArgs, o: &Outcome) -> Result<()> {
-    if let Some(message) = &o.message {
-        say(message);
-        return Ok(());
-    }
-    let (before, after) = (o.before_bytes, o.after_bytes.unwrap_or(0));
-    let sizes = format!("{} → {}", show_size(before), show_size(after));
-    let again = match o.duplicates {
-        0 => String::new(),
-        n => format!("; {n} tensors with the bytes of others are stored again"),
-    };
-    let would = if args.dry_run { "would be " } else { "" };
-    if o.state == "kept" {
-        let text = format!("{} bytes larger; --allow-larger writes it all the same", after.saturating_sub(before));
-        let would = if args.dry_run { "would be kept" } else { "kept" };
-        return print(&format!("{}: {would}: {sizes}, {text}{again}\n", o.input.display()));
-    }
-    let change = format!("ratio {:.4} (was {:.4})", ratio(o.raw_bytes, after), ratio(o.raw_bytes, before));
-    let removed = if o.freed_bytes > 0 { format!("; freed {}", show_size(o.freed_bytes)) } else { String::new() };
-    print(&format!("{}: {would}{sizes}, {change}{again}{removed}\n", o.output.display()))
-}
-
-fn describe(s: &Summary) -> String {
-    let count = |state: &str| s.files.iter().filter(|file| file.state == state).count();
-    let mut text = format!(
-        "{} {}: {} → {}",
-        count("migrated"),
-        if s.dry_run { "would be migrated" } else { "migrated" },
-        show_size(s.before_bytes),
-        show_size(s.after_bytes)
-    );
-    if count("kept") > 0 {
-        text += &format!("; {} kept, as they would be larger", count("kept"));
-    }
-    if s.freed_bytes > 0 {
-        text += &format!("; freed {}", show_size(s.freed_bytes));
-    }
-    text + "\n"
 }

@@ -8,10 +8,10 @@ mod compress;
 mod decompress;
 mod exit;
 mod export;
-
 mod info;
 mod info_bigsmall;
 mod migrate;
+mod migrate_report;
 mod migrated;
 #[cfg(feature = "mount")]
 mod mount;
@@ -24,6 +24,7 @@ mod shards;
 mod size;
 #[cfg(feature = "mount")]
 mod status;
+mod tables;
 #[cfg(feature = "mount")]
 mod unmount;
 mod unpack;
