@@ -249,6 +249,11 @@ fn a_delta_finds_its_base_where_the_user_says_and_beside_itself() {
     assert_resolved(&mount, "tuned.safetensors");
     drop(mount);
 
+    // A path that means something in the directory of the caller only.
+    let mount = Mount::new(&bench, &["--base", &format!("tests/bigsmall/{BASE}")]);
+    assert_resolved(&mount, "tuned.safetensors");
+    drop(mount);
+
     // A directory: its only file; the file of the right name among others; the same as a link, or packed.
     let mount = Mount::new(&bench, &["--base", elsewhere.to_str().unwrap()]);
     assert_resolved(&mount, "tuned.safetensors");
@@ -284,9 +289,14 @@ fn a_delta_finds_its_base_where_the_user_says_and_beside_itself() {
     let packed = fixtures::stored(&fs::read(fixtures::dir().join(BASE)).unwrap());
     fs::remove_file(bench.source().join(format!("{BASE}.bs"))).unwrap();
     bench.plain(&BASE.replace(".safetensors", ".bs"), &packed);
+    place(&bench, DELTA, "twin.bs");
     let mount = Mount::new(&bench, &[]);
     assert_resolved(&mount, "tuned.safetensors");
-    assert_eq!(names(&mount.point), [BASE, "tuned.safetensors"]);
+    let decoded = mount.status().engine.decoded_chunks;
+    assert_resolved(&mount, "twin.safetensors");
+    assert_eq!(names(&mount.point), [BASE, "tuned.safetensors", "twin.safetensors"]);
+    let twin = mount.status().engine.decoded_chunks - decoded;
+    assert!(twin < decoded, "{twin} chunks for the second delta, {decoded} for the first: the base is decoded once");
 }
 
 #[test]

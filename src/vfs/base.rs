@@ -4,14 +4,16 @@
 //! component is a name to look for, in places that the user named and beside the delta, and nothing else of it is used.
 //! Whether a file is the right one is found out by reading: each tensor has the MD5 of the result.
 
+use std::collections::HashMap;
 use std::fs::{self, Metadata};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use log::{info, warn};
 
+use super::lock;
 use super::packed::Packed;
 use super::scan::leads_to;
 use crate::engine::{Base, Engine, FileBase};
@@ -25,6 +27,9 @@ const ENDINGS: [&str; 3] = [".safetensors", ".bs", ".safetensors.bs"];
 /// Longest name of a file, bytes: that of file systems.
 const MAX_NAME: usize = 255;
 
+/// Bases whose metadata is kept. There are few, each perhaps in several versions.
+const MAX_KNOWN: usize = 32;
+
 /// Where bases are looked for.
 #[derive(Debug)]
 pub(super) struct Bases {
@@ -32,6 +37,9 @@ pub(super) struct Bases {
     named: Vec<PathBuf>,
     /// The mount point, where nobody may look.
     exclude: Option<PathBuf>,
+    /// Containers that were bases before, by version: what was decoded of one serves all its deltas, and again when they are
+    /// opened again.
+    known: Mutex<HashMap<Identity, Packed>>,
 }
 
 /// A file that may be a base.
@@ -44,7 +52,7 @@ struct Candidate {
 
 impl Bases {
     pub(super) fn new(named: Vec<PathBuf>, exclude: Option<PathBuf>) -> Self {
-        Self { named, exclude }
+        Self { named, exclude, known: Mutex::default() }
     }
 
     /// The base of `delta`, of which this version is open: the first file that has all tensors it refers to; if none has, the
@@ -56,7 +64,7 @@ impl Bases {
         }
         let mut other: Option<Arc<dyn Base>> = None;
         for candidate in self.candidates(delta.path(), delta.base_model(), version) {
-            match open(&candidate, version, engine) {
+            match self.open(&candidate, version, engine) {
                 Ok(None) => {}
                 Ok(Some(base)) if fits(delta, &base) => {
                     info!("{}: its base is {}", delta.path().display(), candidate.path.display());
@@ -67,6 +75,46 @@ impl Bases {
             }
         }
         other
+    }
+
+    /// Opens a candidate; `None` when there is no file, or it is the delta itself.
+    fn open(&self, candidate: &Candidate, delta: Identity, engine: &Arc<Engine>) -> Result<Option<FileBase>> {
+        let path = &candidate.path;
+        let stat = if candidate.link { fs::metadata(path) } else { fs::symlink_metadata(path) };
+        let Some(meta) = stat.ok().filter(|meta| meta.is_file() && !is_same(meta, delta)) else {
+            return Ok(None);
+        };
+        let source = FileSource::open(path)?;
+        // A link may have taken its place since it was looked at.
+        if !is_same(&meta, source.identity()) {
+            return Err(Error::Changed { path: path.clone() });
+        }
+        let mut first = [0; SNIFF_LEN];
+        let len = source.read_at(0, &mut first)?;
+        if sniff(first.get(..len).unwrap_or_default()) == Sniff::Other {
+            return FileBase::plain(source).map(Some);
+        }
+        let image = match self.packed(&source)? {
+            Packed::Native(container) => engine.image(container, Arc::new(source)),
+            Packed::BigSmall(presented) if presented.container().is_delta() => {
+                return Err(Error::invalid(format!("{}: a delta itself", path.display())));
+            }
+            Packed::BigSmall(presented) => engine.presented(presented, Arc::new(source), None),
+        };
+        FileBase::image(image, path).map(Some)
+    }
+
+    fn packed(&self, source: &FileSource) -> Result<Packed> {
+        let version = source.identity();
+        if let Some(packed) = lock(&self.known).get(&version) {
+            return Ok(packed.clone());
+        }
+        let packed = Packed::read(source)?;
+        let mut known = lock(&self.known);
+        if known.len() >= MAX_KNOWN {
+            known.clear();
+        }
+        Ok(known.entry(version).or_insert(packed).clone())
     }
 
     /// Where the base may be, likely places first. Of files that the user named one of the right name comes before others: with
@@ -150,33 +198,6 @@ fn names(name: &str) -> Vec<String> {
         }
     }
     names
-}
-
-/// Opens a candidate; `None` when there is no file, or it is the delta itself.
-fn open(candidate: &Candidate, delta: Identity, engine: &Arc<Engine>) -> Result<Option<FileBase>> {
-    let path = &candidate.path;
-    let stat = if candidate.link { fs::metadata(path) } else { fs::symlink_metadata(path) };
-    let Some(meta) = stat.ok().filter(|meta| meta.is_file() && !is_same(meta, delta)) else {
-        return Ok(None);
-    };
-    let source = FileSource::open(path)?;
-    // A link may have taken its place since it was looked at.
-    if !is_same(&meta, source.identity()) {
-        return Err(Error::Changed { path: path.clone() });
-    }
-    let mut first = [0; SNIFF_LEN];
-    let len = source.read_at(0, &mut first)?;
-    if sniff(first.get(..len).unwrap_or_default()) == Sniff::Other {
-        return FileBase::plain(source).map(Some);
-    }
-    let image = match Packed::read(&source)? {
-        Packed::Native(container) => engine.image(container, Arc::new(source)),
-        Packed::BigSmall(presented) if presented.container().is_delta() => {
-            return Err(Error::invalid(format!("{}: a delta itself", path.display())));
-        }
-        Packed::BigSmall(presented) => engine.presented(presented, Arc::new(source), None),
-    };
-    FileBase::image(image, path).map(Some)
 }
 
 /// Whether the base has every tensor that the delta refers to, in its length.
