@@ -528,24 +528,24 @@ bigsmall() {
     mkdir "$work/packed.d" "$work/mnt"
     raw=$(stat -c %s "$input")
     say "the package compresses ${input##*/}"
-    run "$BIGSMALL" -W ignore - "$input" "$work/packed.d/model.bs" >/dev/null 2>&1 <<'PY' || die "the package did not compress $input"
-import bigsmall, sys
-bigsmall.compress(sys.argv[1], sys.argv[2])
+    cat >"$work/package.py" <<'PY'
+import bigsmall, contextlib, io, sys, time
+if __name__ == "__main__":  # the package starts processes that import this again
+    # the clock starts behind the imports
+    start = time.perf_counter()
+    with contextlib.redirect_stdout(io.StringIO()):
+        getattr(bigsmall, sys.argv[1])(*sys.argv[2:])
+    print(time.perf_counter() - start)
 PY
+    run "$BIGSMALL" -W ignore "$work/package.py" compress "$input" "$work/packed.d/model.bs" >/dev/null 2>&1 ||
+        die "the package did not compress $input"
     version=$("$BIGSMALL" -c 'from importlib.metadata import version as v; print(v("bigsmall"))')
     : >"$work/times"
     for ((round = 1; round <= rounds; round++)); do
         say "round $round"
         cat "$work/packed.d/model.bs" >/dev/null
-        # the clock of the package starts behind its imports
-        run "$BIGSMALL" -W ignore - "$work/packed.d/model.bs" 2>/dev/null >"$work/package" <<'PY' || die "the package did not verify its file"
-import bigsmall, contextlib, io, sys, time
-start = time.perf_counter()
-with contextlib.redirect_stdout(io.StringIO()):
-    result = bigsmall.verify(sys.argv[1])
-seconds = time.perf_counter() - start
-print(seconds)
-PY
+        run "$BIGSMALL" -W ignore "$work/package.py" verify "$work/packed.d/model.bs" 2>/dev/null >"$work/package" ||
+            die "the package did not verify its file"
         printf 'package\t%s\n' "$(tail -n 1 "$work/package")" >>"$work/times"
         for side in 1 0; do
             start=$(now)

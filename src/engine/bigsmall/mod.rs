@@ -276,11 +276,15 @@ pub fn prove(
     mut done: impl FnMut(u64),
 ) -> Result<usize> {
     let shown = Shown::new(Arc::clone(presented), Arc::clone(source), base.cloned());
-    let mut entries = 0..presented.container().entries().len();
+    let entries = presented.container().entries();
     let count = entries.len();
+    let mut longest_first: Vec<usize> = (0..count).collect();
+    longest_first.sort_by_key(|&entry| entries.get(entry).map(|entry| std::cmp::Reverse(entry.raw_len)));
+    let mut entries = longest_first.into_iter();
+    // Nothing is kept of a tensor, so none waits for the longer ones before it.
     parallel::ordered(
         pool,
-        2 * pool.current_num_threads(),
+        count.max(1),
         || if stop.load(Ordering::Relaxed) { Err(Error::Interrupted) } else { Ok(entries.next()) },
         |entry| shown.prove(engine, entry),
         |bytes| {
