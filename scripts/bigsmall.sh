@@ -12,6 +12,8 @@
 #   single-VERSION    compressed by the package; bsfs verify, decompress, migrate and back
 #   delta-VERSION     two versions of a model, the difference written by the package; the same
 #   sharded-VERSION   a directory with a tensor that is there twice, by compress_for_hub; the same, also in place
+#   loaders-VERSION   a Llama in three shards with tied embeddings, by compress_for_hub, mounted: what scripts/e2e.sh reads with
+#                     mistral.rs, safetensors and transformers is equal to the plain directory
 #
 # Packages (5 GB, as torch is among them) are kept in ${BSFS_CACHE:-~/.cache/bsfs-scripts}; BSFS names a ready bsfs program. The last line for each target
 # is `PASS name` or `FAIL name: why`. Exit code 0 if all passed, 1 if one failed, 2 if they could not be run.
@@ -37,6 +39,7 @@ for release in "${releases[@]}"; do
     venv "$name" python uv
     pythons+=("$python")
 done
+need_fuse
 build_bsfs
 
 begin=$(now)
@@ -140,10 +143,25 @@ sharded() {
         cp "$dir/model.safetensors.index.json" "$work/out/in-place/" && by_package same "$work/sharded" "$work/out/in-place"
 }
 
+loaders() {
+    local dir=$work/llama status=0
+    if [[ ! -d $dir.plain ]]; then
+        # the Python with NumPy that every release has
+        step "$python" "$SCRIPTS/make_model.py" "$dir.plain" || return 1
+    fi
+    rm -rf -- "$dir.hub"
+    by_package hub "$dir.plain" "$dir.hub" || return 1
+    mkdir -p "$work/mnt"
+    mount_bsfs "$dir.hub" "$work/mnt" --log-file "$work/mount.log"
+    step "$SCRIPTS/e2e.sh" mistralrs safetensors transformers --plain "$dir.plain" --mount "$work/mnt" || status=1
+    unmount_bsfs "$work/mnt"
+    return "$status"
+}
+
 passed=0 failed=0 results=()
 for i in "${!releases[@]}"; do
     python=${pythons[i]}
-    for target in export single delta sharded; do
+    for target in export single delta sharded loaders; do
         name=$target-${releases[i]} start=$(now) body=$target
         [[ $target != export ]] || body=export_
         if "$body"; then
