@@ -10,13 +10,14 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("parallel", &["error"]),
     ("sink", &["error"]),
     ("source", &["error"]),
+    ("cache", &["error"]),
     ("tensor", &["error"]),
     ("codec", &["error"]),
     ("format", &["error", "codec", "tensor", "source"]),
     ("compress", &["error", "parallel", "sink", "source", "tensor", "codec", "format"]),
-    ("engine", &["error", "parallel", "source", "tensor", "codec", "format"]),
+    ("engine", &["error", "parallel", "source", "cache", "tensor", "codec", "format"]),
     ("vfs", &["error", "source", "format", "engine"]),
-    ("mount", &["error", "engine", "vfs"]),
+    ("mount", &["error", "cache", "engine", "vfs"]),
     ("hub", &["error", "source"]),
 ];
 

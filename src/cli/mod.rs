@@ -3,6 +3,7 @@
 mod ahead;
 mod base;
 mod bench;
+mod cache;
 mod complete;
 mod compress;
 mod decompress;
@@ -58,6 +59,7 @@ enum Verb {
     Migrate(migrate::MigrateArgs),
     Export(export::ExportArgs),
     Bench(bench::BenchArgs),
+    Cache(cache::CacheArgs),
     #[cfg(feature = "mount")]
     Mount(mount::MountArgs),
     #[cfg(feature = "mount")]
@@ -79,6 +81,7 @@ pub fn main() -> ExitCode {
         Verb::Migrate(args) => migrate::run(&args),
         Verb::Export(args) => export::run(&args),
         Verb::Bench(args) => bench::run(&args),
+        Verb::Cache(args) => cache::run(&args),
         #[cfg(feature = "mount")]
         Verb::Mount(args) => mount::run(&args),
         #[cfg(feature = "mount")]

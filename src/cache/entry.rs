@@ -1,0 +1,354 @@
+//! One file of decoded bytes: reading chunks that are there, and writing those that are not.
+
+use std::fs::File;
+use std::io;
+use std::ops::Deref;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use rustix::fs::{FlockOperation, Mode, OFlags};
+
+use super::bits::Bits;
+use super::counters::count;
+use super::key::Key;
+use super::map::{Map, SEAL, checksum};
+use super::store::Shared;
+use super::writer::Bytes;
+
+/// How often an entry's time of last use is written.
+const TOUCH: Duration = Duration::from_secs(60);
+
+/// An open entry. While any process has it open it is not removed, so hold it no longer than the file is read.
+#[derive(Debug)]
+pub struct Entry {
+    pub(super) shared: Arc<Shared>,
+    pub(super) map: Map,
+    /// For reading only.
+    pub(super) data: File,
+    /// Parts whose record was seen, or written by us.
+    pub(super) present: Bits,
+    queued: Bits,
+    /// Held by who writes or proves.
+    pub(super) fill: Mutex<Fill>,
+    literal_bytes: AtomicU64,
+    /// The file is proven: nothing writes to it. A hint; `seal.rs` decides.
+    pub(super) settled: AtomicBool,
+    /// Bytes were wrong here, and the map could not be told.
+    pub(super) spoiled: AtomicBool,
+    warned: AtomicBool,
+    /// Opened to be read by somebody, not to be looked at.
+    used: bool,
+}
+
+/// What it takes to write.
+#[derive(Debug, Default)]
+pub(super) struct Fill {
+    /// The data file, opened for writing when there was something to write.
+    pub(super) file: Option<File>,
+    /// Literals that are not written yet, with the numbers of their parts.
+    pub(super) literals: Vec<(u32, Arc<[u8]>)>,
+}
+
+/// What became of a chunk that was to be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kept {
+    /// So many bytes were written.
+    Written(u64),
+    /// It was there.
+    Already,
+    /// It could not be written now, which is nobody's fault.
+    Dropped,
+}
+
+/// What was found of a part.
+#[derive(Debug)]
+pub(super) enum Found {
+    Right,
+    Absent,
+    Wrong(&'static str),
+    Failed(io::Error),
+}
+
+impl Entry {
+    /// An entry of files that were found right. Without literals it is only looked at.
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        map: Map,
+        data: File,
+        literals: Option<&[(u64, Arc<[u8]>)]>,
+    ) -> io::Result<Self> {
+        let count = u32::try_from(map.parts().len()).unwrap_or(u32::MAX);
+        let present = Bits::new(count);
+        for at in map.recorded()? {
+            present.set(at);
+        }
+        let used = literals.is_some();
+        let literals = (map.chunks()..).zip(literals.unwrap_or_default().iter().map(|(_, bytes)| Arc::clone(bytes)));
+        let literals: Vec<_> = literals.filter(|(at, _)| !present.get(*at)).collect();
+        let literal_bytes = literals.iter().map(|(_, bytes)| bytes.len() as u64).sum();
+        let entry = Self {
+            shared,
+            map,
+            data,
+            present,
+            queued: Bits::new(count),
+            fill: Mutex::new(Fill { file: None, literals }),
+            literal_bytes: AtomicU64::new(literal_bytes),
+            settled: AtomicBool::new(false),
+            spoiled: AtomicBool::new(false),
+            warned: AtomicBool::new(false),
+            used,
+        };
+        entry.settled.store(entry.proven(), Ordering::Relaxed);
+        entry.touch();
+        Ok(entry)
+    }
+
+    /// What it is found by.
+    #[must_use]
+    pub fn key(&self) -> Key {
+        self.map.key()
+    }
+
+    /// Number of chunks, as the caller described them.
+    #[must_use]
+    pub fn chunks(&self) -> u32 {
+        self.map.chunks()
+    }
+
+    /// Whether a chunk is there, as far as this process knows: others may have written it meanwhile, and its bytes may turn out
+    /// to be wrong. Takes no lock and asks no disk.
+    #[must_use]
+    pub fn has(&self, chunk: u32) -> bool {
+        chunk < self.chunks() && self.present.get(chunk)
+    }
+
+    /// Whether all is there, as far as this process knows; then [`seal`](Entry::seal) may be worth its while.
+    #[must_use]
+    pub fn complete(&self) -> bool {
+        self.present.full()
+    }
+
+    /// Fills `into` with a chunk, whose length it must have, and compares its checksum. `false` when the chunk is not there or
+    /// not right; `into` then holds anything. A wrong chunk is forgotten, so that it is written anew.
+    #[must_use]
+    pub fn read(&self, chunk: u32, into: &mut [u8]) -> bool {
+        let right = chunk < self.chunks() && self.read_part(chunk, into);
+        count(if right { &self.shared.counts.hits } else { &self.shared.counts.misses });
+        right
+    }
+
+    /// Gives a chunk to be written, which happens later, or not: when it is there, when the queue is full, when the disk is.
+    /// Never waits. `bytes` must be right, and are held until they are written.
+    pub fn offer(self: &Arc<Self>, chunk: u32, bytes: impl Deref<Target = [u8]> + Send + 'static) {
+        let part = self.map.part(chunk).filter(|_| chunk < self.chunks());
+        let fits = part.is_some_and(|part| part.len as usize == bytes.len());
+        if !fits || self.shared.read_only || self.present.get(chunk) || self.settled.load(Ordering::Relaxed) {
+            return;
+        }
+        if self.shared.queue.refuses(bytes.len() as u64) {
+            return count(&self.shared.counts.dropped_chunks);
+        }
+        if self.queued.set(chunk) {
+            let bytes: Bytes = Box::new(bytes);
+            if !self.shared.queue.put(&self.shared, self, Some((chunk, bytes))) {
+                self.queued.clear(chunk);
+                count(&self.shared.counts.dropped_chunks);
+            }
+        }
+    }
+
+    pub(super) fn unqueue(&self, chunk: u32) {
+        self.queued.clear(chunk);
+    }
+
+    /// Bytes of literals that are not written yet.
+    pub(super) fn literal_bytes(&self) -> u64 {
+        self.literal_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether nothing but literals is missing, which no offer will come for.
+    pub(super) fn only_literals_missing(&self) -> bool {
+        let literals = self.map.parts().len() as u32 - self.chunks();
+        self.literal_bytes() > 0 && self.present.missing() <= literals
+    }
+
+    /// Reads a part and forgets it when it is wrong.
+    pub(super) fn read_part(&self, at: u32, into: &mut [u8]) -> bool {
+        let what = match self.look(at, into) {
+            Found::Right => {
+                self.present.set(at);
+                return true;
+            }
+            Found::Absent => {
+                // Another process may have found it wrong.
+                self.present.clear(at);
+                self.settled.store(false, Ordering::Relaxed);
+                return false;
+            }
+            Found::Wrong(what) => what.to_owned(),
+            Found::Failed(e) => {
+                count(&self.shared.counts.errors);
+                e.to_string()
+            }
+        };
+        count(&self.shared.counts.damaged_chunks);
+        if !self.warned.swap(true, Ordering::Relaxed) {
+            let (dir, label) = (self.shared.dir.path().display(), self.map.label());
+            log::warn!("disk cache {dir}: part {at} of {} ({label:?}) is not used: {what}", self.key());
+        }
+        self.forget(at);
+        false
+    }
+
+    /// What the disk has of a part; `into` gets its bytes, and must have its length.
+    pub(super) fn look(&self, at: u32, into: &mut [u8]) -> Found {
+        let Some(part) = self.map.part(at).filter(|part| part.len as usize == into.len()) else { return Found::Absent };
+        let sum = match self.map.record(at) {
+            Ok(Some(sum)) => sum,
+            Ok(None) => return Found::Absent,
+            Err(e) => return failed(e),
+        };
+        match self.data.read_exact_at(into, part.offset) {
+            Ok(()) if checksum(into) == sum => Found::Right,
+            Ok(()) => Found::Wrong("its checksum differs"),
+            Err(e) => failed(e),
+        }
+    }
+
+    /// Takes a part for absent, and the whole for not proven.
+    pub(super) fn forget(&self, at: u32) {
+        self.present.clear(at);
+        // The record first: who proves looks at the records again after writing its seal.
+        let told = self.map.clear_record(at).and_then(|()| self.map.set_seal(&[0; SEAL]));
+        if told.is_err() {
+            self.spoiled.store(true, Ordering::Relaxed);
+        }
+        self.settled.store(false, Ordering::Relaxed);
+    }
+
+    /// Writes a chunk, and first the literals that are missing. For the writer's thread.
+    pub(super) fn write(&self, chunk: Option<(u32, &[u8])>) -> io::Result<Kept> {
+        let Ok(mut fill) = self.fill.try_lock() else { return Ok(Kept::Dropped) };
+        if self.settled.load(Ordering::Relaxed) {
+            return Ok(Kept::Already);
+        }
+        let mut written = 0;
+        while let Some((at, bytes)) = fill.literals.last().cloned() {
+            match self.write_part(&mut fill, at, &bytes)? {
+                Kept::Dropped => return Ok(Kept::Dropped),
+                Kept::Already => {}
+                Kept::Written(bytes) => written += bytes,
+            }
+            fill.literals.pop();
+            self.literal_bytes.fetch_sub(bytes.len() as u64, Ordering::Relaxed);
+        }
+        if let Some((at, bytes)) = chunk {
+            match self.write_part(&mut fill, at, bytes)? {
+                Kept::Written(bytes) => {
+                    written += bytes;
+                    count(&self.shared.counts.written_chunks);
+                }
+                other if written == 0 => return Ok(other),
+                _ => {}
+            }
+        }
+        self.shared.counts.written_bytes.fetch_add(written, Ordering::Relaxed);
+        Ok(Kept::Written(written))
+    }
+
+    fn write_part(&self, fill: &mut Fill, at: u32, bytes: &[u8]) -> io::Result<Kept> {
+        let Some(part) = self.map.part(at).filter(|part| part.len as usize == bytes.len()) else {
+            return Ok(Kept::Dropped);
+        };
+        let file = self.writable(fill)?;
+        // Shared among those who write; who proves the file has it alone.
+        let Ok(_lock) = Locked::now(file, FlockOperation::NonBlockingLockShared) else { return Ok(Kept::Dropped) };
+        if self.map.record(at)?.is_some() {
+            // Another process was faster.
+            self.present.set(at);
+            return Ok(Kept::Already);
+        }
+        let meta = file.metadata()?;
+        if meta.nlink() == 0 {
+            // Somebody removed the directory; the space of a file without a name would be nobody's to free.
+            return Ok(Kept::Dropped);
+        }
+        if meta.len() != self.map.len() {
+            file.set_len(self.map.len())?;
+        }
+        if self.map.seal()? != [0; SEAL] {
+            self.map.set_seal(&[0; SEAL])?;
+        }
+        file.write_all_at(bytes, part.offset)?;
+        self.map.set_record(at, checksum(bytes))?;
+        self.present.set(at);
+        Ok(Kept::Written(bytes.len() as u64))
+    }
+
+    /// The data file for writing, which is the very file that is read.
+    pub(super) fn writable<'a>(&self, fill: &'a mut Fill) -> io::Result<&'a File> {
+        let file = match fill.file.take() {
+            Some(file) => file,
+            None => {
+                let name = self.key().data();
+                let opened = match self.shared.dir.file(&name, OFlags::RDWR) {
+                    Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+                        // It was proven once, and is not any more.
+                        rustix::fs::fchmod(&self.data, Mode::RUSR | Mode::WUSR)?;
+                        self.shared.dir.file(&name, OFlags::RDWR)
+                    }
+                    opened => opened,
+                }?;
+                let (ours, found) = (self.data.metadata()?, opened.metadata()?);
+                if (ours.dev(), ours.ino()) != (found.dev(), found.ino()) {
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, "another file has its name"));
+                }
+                opened
+            }
+        };
+        Ok(fill.file.insert(file))
+    }
+
+    /// Notes that it was used now, if the note is old.
+    fn touch(&self) {
+        let file = self.map.file();
+        let old = file.metadata().and_then(|meta| meta.modified()).map_or(true, |last| {
+            // A time in the future was not made by us; it must not keep an entry for ever.
+            SystemTime::now().duration_since(last).map_or(true, |since| since > TOUCH)
+        });
+        if old && self.used && !self.shared.read_only {
+            let _ = file.set_modified(SystemTime::now());
+        }
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.touch();
+        self.shared.closed(&self.key());
+    }
+}
+
+fn failed(e: io::Error) -> Found {
+    if e.kind() == io::ErrorKind::UnexpectedEof { Found::Wrong("the file is cut short") } else { Found::Failed(e) }
+}
+
+/// A lock on an open file, until it is dropped.
+pub(super) struct Locked<'a>(&'a File);
+
+impl<'a> Locked<'a> {
+    pub(super) fn now(file: &'a File, operation: FlockOperation) -> io::Result<Self> {
+        rustix::fs::flock(file, operation)?;
+        Ok(Self(file))
+    }
+}
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        // It ends with the file at the latest.
+        let _ = rustix::fs::flock(self.0, FlockOperation::Unlock);
+    }
+}

@@ -1,0 +1,218 @@
+//! The store: one directory, opened by one process; others may have it open as well.
+
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
+
+use super::counters::{Counters, Counts, count};
+use super::dir::Dir;
+use super::entry::Entry;
+use super::epoch::{self, Presence};
+use super::key::Key;
+use super::lock;
+use super::opening;
+use super::room::{self, Limits, Removed};
+use super::table::Description;
+use super::writer::Queue;
+use crate::error::{Error, Result};
+
+/// Keys of which it is remembered that they were logged.
+const MOST_WARNED: usize = 1024;
+
+/// How a store is set up.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Disk space that all files may take, bytes. By default a tenth of the file system, at most 50 GiB. Kept to within what
+    /// other processes write in half a minute; processes of different bounds keep to the smallest.
+    pub size: Option<u64>,
+    /// Space that is left free on the file system, bytes. By default 1 GiB or a twentieth of the file system, whichever is less.
+    pub floor: Option<u64>,
+    /// Bytes that may wait to be written. Chunks beyond are dropped.
+    pub queue: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { size: None, floor: None, queue: 32 << 20 }
+    }
+}
+
+/// Where the cache is unless somebody says otherwise: `$XDG_CACHE_HOME/bsfs`, or `~/.cache/bsfs`; `None` without a home.
+#[must_use]
+pub fn default_dir() -> Option<PathBuf> {
+    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let caches = absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")));
+    caches.map(|dir| dir.join("bsfs"))
+}
+
+/// What the entries of a store and its writer share with it.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) dir: Arc<Dir>,
+    pub(super) limits: Limits,
+    pub(super) counts: Counts,
+    pub(super) queue: Queue,
+    /// What seals have to quote.
+    pub(super) epoch: Option<u64>,
+    pub(super) read_only: bool,
+    open: Mutex<HashMap<Key, Weak<Entry>>>,
+    warned: Mutex<HashSet<Key>>,
+    _presence: Option<Presence>,
+}
+
+/// An open disk cache. Dropped, it ends its writer, without the chunks that wait: see [`flush`](Store::flush).
+#[derive(Debug)]
+pub struct Store {
+    pub(super) shared: Arc<Shared>,
+}
+
+impl Store {
+    /// Opens the cache at `dir`, and makes it when it is not there. A cache that cannot be written is only read.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when the directory is a symbolic link, belongs to another user, or can be written by others;
+    /// [`Error::Io`] when it cannot be made or opened.
+    pub fn open(dir: &Path, config: &Config) -> Result<Arc<Self>> {
+        let opened = Dir::open(dir, true)?;
+        opened
+            .map(|opened| Self::start(opened, config))
+            .unwrap_or_else(|| Err(Error::io("open", dir)(std::io::ErrorKind::NotFound.into())))
+    }
+
+    /// Opens the cache at `dir`; `None` when there is none.
+    ///
+    /// # Errors
+    /// Those of [`open`](Store::open).
+    pub fn open_existing(dir: &Path, config: &Config) -> Result<Option<Arc<Self>>> {
+        Dir::open(dir, false)?.map(|opened| Self::start(opened, config)).transpose()
+    }
+
+    fn start(dir: Dir, config: &Config) -> Result<Arc<Self>> {
+        let dir = Arc::new(dir);
+        let (total, _) = dir.space().map_err(Error::io("measure the file system of", dir.path()))?;
+        let start = epoch::begin(&dir);
+        if start.read_only {
+            log::warn!("disk cache {}: cannot be written; it is only read", dir.path().display());
+        }
+        let shared = Shared {
+            limits: Limits::new(config.size, config.floor, total),
+            counts: Counts::default(),
+            queue: Queue::new(config.queue),
+            epoch: start.epoch,
+            read_only: start.read_only,
+            open: Mutex::default(),
+            warned: Mutex::default(),
+            _presence: start.presence,
+            dir,
+        };
+        Ok(Arc::new(Self { shared: Arc::new(shared) }))
+    }
+
+    /// The directory that holds the files, for messages.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.shared.dir.path()
+    }
+
+    /// Whether the cache is only read.
+    #[must_use]
+    pub fn read_only(&self) -> bool {
+        self.shared.read_only
+    }
+
+    /// The entry of `key`, made when there is none. `None` when that does not work, for whatever reason: it was logged then, once
+    /// for a key. Takes a few file operations, and up to a quarter of a second while other processes make room.
+    #[must_use]
+    pub fn entry(&self, key: Key, what: &Description<'_>) -> Option<Arc<Entry>> {
+        let known = lock(&self.shared.open).get(&key).and_then(Weak::upgrade);
+        if let Some(entry) = known {
+            let parts = what.parts();
+            if parts.is_ok_and(|parts| entry.map.parts() == parts) {
+                return Some(entry);
+            }
+            return self.warn(key, what.label, "its chunks differ from those of the same key that is open");
+        }
+        match opening::open(&self.shared, key, what) {
+            Ok(entry) => Some(self.opened(key, Arc::new(entry))),
+            Err(opening::Unavailable::Absent) => None,
+            Err(opening::Unavailable::Because(why)) => self.warn(key, what.label, &why),
+        }
+    }
+
+    fn opened(&self, key: Key, entry: Arc<Entry>) -> Arc<Entry> {
+        let mut open = lock(&self.shared.open);
+        let entry = match open.get(&key).and_then(Weak::upgrade) {
+            // Another thread was faster. Ours goes after the lock is given back, since it takes it once more.
+            Some(first) => {
+                drop(open);
+                first
+            }
+            None => {
+                open.insert(key, Arc::downgrade(&entry));
+                drop(open);
+                entry
+            }
+        };
+        if entry.only_literals_missing() && !self.shared.read_only {
+            self.shared.queue.put(&self.shared, &entry, None);
+        }
+        entry
+    }
+
+    fn warn<T>(&self, key: Key, label: &str, why: &str) -> Option<T> {
+        count(&self.shared.counts.errors);
+        let mut warned = lock(&self.shared.warned);
+        if warned.len() < MOST_WARNED && warned.insert(key) {
+            log::warn!("disk cache {}: {key} ({label:?}) is not used: {why}", self.path().display());
+        }
+        None
+    }
+
+    /// Waits until all offered chunks are written; `false` when that took longer than `timeout`.
+    pub fn flush(&self, timeout: Duration) -> bool {
+        self.shared.queue.flush(timeout)
+    }
+
+    /// What this store did so far.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.shared.counts.now(self.shared.queue.bytes())
+    }
+
+    /// Removes entries, least recently used first, until all files take `size` bytes of disk space at most. Those in use stay.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the directory cannot be read, or another process keeps making room.
+    pub fn prune(&self, size: u64) -> Result<Removed> {
+        let pruned = room::evict(&self.shared.dir, &|left, _| left <= size);
+        let (removed, _) = pruned.map_err(Error::io("make room in", self.path()))?;
+        room::note(&self.shared.counts, &removed);
+        Ok(removed)
+    }
+
+    /// Removes all entries that are not in use.
+    ///
+    /// # Errors
+    /// Those of [`prune`](Store::prune).
+    pub fn clear(&self) -> Result<Removed> {
+        let cleared = room::evict(&self.shared.dir, &|_, _| false);
+        Ok(cleared.map_err(Error::io("clear", self.path()))?.0)
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.shared.queue.close();
+    }
+}
+
+impl Shared {
+    /// An entry of this key is gone.
+    pub(super) fn closed(&self, key: &Key) {
+        let mut open = lock(&self.open);
+        if open.get(key).is_some_and(|entry| entry.strong_count() == 0) {
+            open.remove(key);
+        }
+    }
+}

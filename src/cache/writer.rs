@@ -1,0 +1,207 @@
+//! Filling the cache: a bounded queue and one thread of low priority. Who offers a chunk never waits.
+
+use std::collections::VecDeque;
+use std::ops::Deref;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::counters::count;
+use super::entry::{Entry, Kept};
+use super::lock;
+use super::room::Budget;
+use super::store::Shared;
+
+/// Chunks that may wait, however small they are.
+const MOST_JOBS: usize = 8192;
+/// How long nothing is written after the disk was full or failed.
+const PAUSE: Duration = Duration::from_secs(10);
+/// How much less important than other threads the writer is, as `nice` counts.
+const NICE: i32 = 10;
+
+/// Bytes on their way to the disk.
+pub type Bytes = Box<dyn Deref<Target = [u8]> + Send>;
+
+/// A chunk to be written, or (without one) only the literals of an entry.
+struct Job {
+    entry: Arc<Entry>,
+    chunk: Option<(u32, Bytes)>,
+    size: u64,
+}
+
+#[derive(Default)]
+struct State {
+    jobs: VecDeque<Job>,
+    /// The writer has taken a job and not finished it.
+    busy: bool,
+    closed: bool,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// The queue of a store.
+pub struct Queue {
+    state: Mutex<State>,
+    changed: Condvar,
+    limit: u64,
+    /// Bytes of the jobs that wait, and of the one that is being written.
+    bytes: AtomicU64,
+    started: Instant,
+    /// Milliseconds after `started` until which nothing is taken.
+    resume: AtomicU64,
+    /// Trouble was logged, and nothing was written since.
+    troubled: AtomicBool,
+}
+
+impl std::fmt::Debug for Queue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Queue").field("bytes", &self.bytes()).finish_non_exhaustive()
+    }
+}
+
+impl Queue {
+    /// A queue of at most `limit` bytes; a single chunk is taken whatever its length.
+    pub fn new(limit: u64) -> Self {
+        Self {
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            limit,
+            bytes: AtomicU64::new(0),
+            started: Instant::now(),
+            resume: AtomicU64::new(0),
+            troubled: AtomicBool::new(false),
+        }
+    }
+
+    /// Bytes that wait.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether a chunk would not be taken now. A guess without a lock, so that nothing is copied or counted in vain.
+    pub fn refuses(&self, size: u64) -> bool {
+        let waiting = self.bytes();
+        (waiting > 0 && waiting.saturating_add(size) > self.limit) || self.paused()
+    }
+
+    fn paused(&self) -> bool {
+        let resume = self.resume.load(Ordering::Relaxed);
+        resume > 0 && u128::from(resume) > self.started.elapsed().as_millis()
+    }
+
+    /// Puts a chunk in; `false` when it was not taken. Starts the writer when there is none.
+    pub fn put(&self, shared: &Arc<Shared>, entry: &Arc<Entry>, chunk: Option<(u32, Bytes)>) -> bool {
+        let size = chunk.as_ref().map_or(0, |(_, bytes)| bytes.len() as u64);
+        let mut state = lock(&self.state);
+        if state.closed || state.jobs.len() >= MOST_JOBS || self.refuses(size) {
+            return false;
+        }
+        if state.thread.is_none() {
+            let writer = Arc::clone(shared);
+            match std::thread::Builder::new().name("bsfs-cache".to_owned()).spawn(move || run(&writer)) {
+                Ok(thread) => state.thread = Some(thread),
+                Err(e) => {
+                    drop(state);
+                    self.trouble(shared, &format!("cannot start a thread: {e}"));
+                    return false;
+                }
+            }
+        }
+        self.bytes.fetch_add(size, Ordering::Relaxed);
+        state.jobs.push_back(Job { entry: Arc::clone(entry), chunk, size });
+        drop(state);
+        self.changed.notify_all();
+        true
+    }
+
+    /// Waits until all is written; `false` when the time was not enough.
+    pub fn flush(&self, timeout: Duration) -> bool {
+        let state = lock(&self.state);
+        let left = |state: &mut State| !state.closed && (state.busy || !state.jobs.is_empty());
+        let waited = self.changed.wait_timeout_while(state, timeout, left);
+        !waited.is_ok_and(|(_, timeout)| timeout.timed_out())
+    }
+
+    /// Drops what waits, and ends the writer after the chunk that it has in hand.
+    pub fn close(&self) {
+        let mut state = lock(&self.state);
+        state.closed = true;
+        let jobs = std::mem::take(&mut state.jobs);
+        let thread = state.thread.take();
+        drop(state);
+        self.changed.notify_all();
+        // Here, not under the lock: the last reference to an entry may go with a job.
+        drop(jobs);
+        if let Some(thread) = thread.filter(|thread| thread.thread().id() != std::thread::current().id()) {
+            // A writer that panicked has ended as well.
+            let _ = thread.join();
+        }
+    }
+
+    /// Stops filling for a while, and says so once.
+    pub fn trouble(&self, shared: &Shared, what: &str) {
+        count(&shared.counts.errors);
+        let resume = (self.started.elapsed() + PAUSE).as_millis();
+        self.resume.store(u64::try_from(resume).unwrap_or(u64::MAX), Ordering::Relaxed);
+        if !self.troubled.swap(true, Ordering::Relaxed) {
+            log::warn!("disk cache {}: not filled for now: {what}", shared.dir.path().display());
+        }
+    }
+
+    fn next(&self) -> Option<Job> {
+        let mut state = lock(&self.state);
+        loop {
+            if state.closed {
+                return None;
+            }
+            if let Some(job) = state.jobs.pop_front() {
+                state.busy = true;
+                return Some(job);
+            }
+            state = self.changed.wait(state).unwrap_or_else(std::sync::PoisonError::into_inner);
+        }
+    }
+}
+
+/// The life of the writer.
+fn run(shared: &Arc<Shared>) {
+    // On Linux this is the priority of the calling thread alone. Without it the queue still bounds what is done.
+    let _ = rustix::process::setpriority_process(None, NICE);
+    let queue = &shared.queue;
+    let mut budget = Budget::default();
+    while let Some(job) = queue.next() {
+        let size = job.size;
+        write(shared, &mut budget, job);
+        queue.bytes.fetch_sub(size, Ordering::Relaxed);
+        lock(&queue.state).busy = false;
+        queue.changed.notify_all();
+    }
+}
+
+fn write(shared: &Shared, budget: &mut Budget, job: Job) {
+    let queue = &shared.queue;
+    let chunk = job.chunk.as_ref().map(|(at, bytes)| (*at, &***bytes));
+    let kept = if queue.paused() {
+        Ok(Kept::Dropped)
+    } else if !budget.allows(shared, job.size.saturating_add(job.entry.literal_bytes())) {
+        queue.trouble(shared, "no room in it");
+        Ok(Kept::Dropped)
+    } else {
+        job.entry.write(chunk)
+    };
+    match kept {
+        Ok(Kept::Written(bytes)) => {
+            budget.spend(bytes);
+            queue.troubled.store(false, Ordering::Relaxed);
+        }
+        Ok(Kept::Already) => {}
+        Ok(Kept::Dropped) => count(&shared.counts.dropped_chunks),
+        Err(e) => {
+            count(&shared.counts.dropped_chunks);
+            queue.trouble(shared, &e.to_string());
+        }
+    }
+    if let Some((at, _)) = job.chunk {
+        job.entry.unqueue(at);
+    }
+}
