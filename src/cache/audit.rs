@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustix::fs::{FlockOperation, OFlags};
 use serde::Serialize;
 
-use super::dir::lock_within;
+use super::dir::{Lockable, lock_within};
 use super::entry::{Entry, Found};
 use super::key::Key;
 use super::map::{Map, Wrong};
@@ -78,9 +78,9 @@ impl Store {
         let flags = if self.shared.read_only { OFlags::RDONLY } else { OFlags::RDWR };
         let file = match self.shared.dir.file(&key.map(), flags) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            opened => opened.map_err(said)?,
+            opened => Lockable(opened.map_err(said)?),
         };
-        lock_within(&file, FlockOperation::NonBlockingLockShared, Duration::from_millis(50)).map_err(said)?;
+        lock_within(&*file, FlockOperation::NonBlockingLockShared, Duration::from_millis(50)).map_err(said)?;
         if !room::is_named(&self.shared.dir, &key.map(), &file).map_err(said)? {
             return Ok(None);
         }

@@ -2,6 +2,7 @@
 
 use std::fs::{DirBuilder, File};
 use std::io;
+use std::ops::Deref;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -27,7 +28,7 @@ pub struct Dir {
 /// The right to make and remove names, until it is dropped.
 #[derive(Debug)]
 pub struct Names {
-    _lock: OwnedFd,
+    _lock: Lockable,
 }
 
 impl Dir {
@@ -139,8 +140,11 @@ impl Dir {
     pub fn lock_names(&self) -> io::Result<Names> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(&self.fd, ".", flags, Mode::empty())?;
-        lock_within(&fd, FlockOperation::NonBlockingLockExclusive, PATIENCE)?;
-        Ok(Names { _lock: fd })
+        lock_within(&fd, FlockOperation::NonBlockingLockExclusive, PATIENCE).map_err(|e| match e.kind() {
+            io::ErrorKind::WouldBlock => io::Error::new(e.kind(), "another process is making room in it"),
+            _ => e,
+        })?;
+        Ok(Names { _lock: Lockable(File::from(fd)) })
     }
 
     /// Puts the names on the disk.
@@ -152,6 +156,26 @@ impl Dir {
     pub fn space(&self) -> io::Result<(u64, u64)> {
         let stat = rustix::fs::fstatvfs(&self.fd)?;
         Ok((stat.f_blocks.saturating_mul(stat.f_frsize), stat.f_bavail.saturating_mul(stat.f_frsize)))
+    }
+}
+
+/// An open file that may hold a lock, which ends with it. Closing alone would not do: a process that was forked meanwhile and did
+/// not start its program yet has the file open as well.
+#[derive(Debug)]
+pub struct Lockable(pub File);
+
+impl Deref for Lockable {
+    type Target = File;
+
+    fn deref(&self) -> &File {
+        &self.0
+    }
+}
+
+impl Drop for Lockable {
+    fn drop(&mut self) {
+        // There may be none.
+        let _ = rustix::fs::flock(&self.0, FlockOperation::Unlock);
     }
 }
 

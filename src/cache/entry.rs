@@ -15,7 +15,8 @@ use super::counters::count;
 use super::key::Key;
 use super::map::{Map, SEAL, checksum};
 use super::store::Shared;
-use super::writer::Bytes;
+use super::table::Literal;
+use super::writer::{Bytes, Job};
 
 /// How often an entry's time of last use is written.
 const TOUCH: Duration = Duration::from_secs(60);
@@ -73,12 +74,7 @@ pub(super) enum Found {
 
 impl Entry {
     /// An entry of files that were found right. Without literals it is only looked at.
-    pub(super) fn new(
-        shared: Arc<Shared>,
-        map: Map,
-        data: File,
-        literals: Option<&[(u64, Arc<[u8]>)]>,
-    ) -> io::Result<Self> {
+    pub(super) fn new(shared: Arc<Shared>, map: Map, data: File, literals: Option<&[Literal]>) -> io::Result<Self> {
         let count = u32::try_from(map.parts().len()).unwrap_or(u32::MAX);
         let present = Bits::new(count);
         for at in map.recorded()? {
@@ -153,7 +149,7 @@ impl Entry {
         }
         if self.queued.set(chunk) {
             let bytes: Bytes = Box::new(bytes);
-            if !self.shared.queue.put(&self.shared, self, Some((chunk, bytes))) {
+            if !self.shared.queue.put(&self.shared, Job::Chunk(Arc::clone(self), chunk, bytes)) {
                 self.queued.clear(chunk);
                 count(&self.shared.counts.dropped_chunks);
             }
@@ -195,12 +191,17 @@ impl Entry {
             }
         };
         count(&self.shared.counts.damaged_chunks);
-        if !self.warned.swap(true, Ordering::Relaxed) {
-            let (dir, label) = (self.shared.dir.path().display(), self.map.label());
-            log::warn!("disk cache {dir}: part {at} of {} ({label:?}) is not used: {what}", self.key());
-        }
+        self.warn(&format!("chunk {at} is not used: {what}"));
         self.forget(at);
         false
+    }
+
+    /// A line in the log, once for an entry.
+    fn warn(&self, what: &str) {
+        if !self.warned.swap(true, Ordering::Relaxed) {
+            let (dir, label) = (self.shared.dir.path().display(), self.map.label());
+            log::warn!("disk cache {dir}: {} ({label:?}): {what}", self.key());
+        }
     }
 
     /// What the disk has of a part; `into` gets its bytes, and must have its length.
@@ -263,7 +264,15 @@ impl Entry {
         let Some(part) = self.map.part(at).filter(|part| part.len as usize == bytes.len()) else {
             return Ok(Kept::Dropped);
         };
-        let file = self.writable(fill)?;
+        let file = match self.writable(fill) {
+            Ok(file) => file,
+            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) => {
+                // Its file was removed or replaced. That says nothing about other entries.
+                self.warn(&format!("it is not filled: {e}"));
+                return Ok(Kept::Dropped);
+            }
+            Err(e) => return Err(e),
+        };
         // Shared among those who write; who proves the file has it alone.
         let Ok(_lock) = Locked::now(file, FlockOperation::NonBlockingLockShared) else { return Ok(Kept::Dropped) };
         if self.map.record(at)?.is_some() {

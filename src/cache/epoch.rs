@@ -5,7 +5,6 @@
 //! quotes the store's epoch, a number in the file `epoch`, and a new number voids them all. A process that was killed while
 //! the machine went on voids nothing: what it wrote is with the kernel, and seals are written after their bytes are on the disk.
 
-use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -14,7 +13,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{FlockOperation, OFlags};
 
-use super::dir::{Dir, Names, lock_within};
+use super::dir::{Dir, Lockable, Names, lock_within};
 use super::map::{checksum, number};
 
 const EPOCH: &str = "epoch";
@@ -33,7 +32,7 @@ pub fn is_ours(name: &str) -> bool {
 pub struct Presence {
     dir: Arc<Dir>,
     name: String,
-    _locked: File,
+    _locked: Lockable,
 }
 
 impl Drop for Presence {
@@ -106,8 +105,8 @@ fn enter(dir: &Arc<Dir>, boot: &str) -> io::Result<Presence> {
     // Two containers may have the same process ids; the clock tells them apart.
     let unique = unique_number() ^ NEXT.fetch_add(1, Ordering::Relaxed);
     let name = format!("{RUNNING}{boot}-{}-{unique:x}", std::process::id());
-    let file = dir.create(&name)?;
-    lock_within(&file, FlockOperation::NonBlockingLockExclusive, Duration::ZERO)?;
+    let file = Lockable(dir.create(&name)?);
+    lock_within(&*file, FlockOperation::NonBlockingLockExclusive, Duration::ZERO)?;
     Ok(Presence { dir: Arc::clone(dir), name, _locked: file })
 }
 
@@ -125,7 +124,7 @@ fn look(dir: &Dir, boot: &str, entered: Option<&str>) -> io::Result<Signs> {
     let others = names.into_iter().filter(|name| name.starts_with(RUNNING) && Some(name.as_str()) != entered);
     for name in others.take(MOST_MARKERS) {
         let alive = match dir.file(&name, OFlags::RDONLY) {
-            Ok(file) => rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err(),
+            Ok(file) => rustix::fs::flock(&*Lockable(file), FlockOperation::NonBlockingLockExclusive).is_err(),
             Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
             // Something that we did not make says nothing, but it may stand where a sign of ours stood.
             Err(_) => false,

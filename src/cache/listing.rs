@@ -6,7 +6,7 @@ use std::time::Duration;
 use rustix::fs::{FlockOperation, OFlags};
 use serde::Serialize;
 
-use super::dir::lock_within;
+use super::dir::{Lockable, lock_within};
 use super::key::Key;
 use super::map::Map;
 use super::room::{self, Occupied};
@@ -125,10 +125,10 @@ fn listed(shared: &Shared, key: Key, occupied: &Occupied) -> Listed {
         in_use: false,
         readable: false,
     };
-    let Ok(file) = shared.dir.file(&key.map(), OFlags::RDONLY) else { return listed };
+    let Ok(file) = shared.dir.file(&key.map(), OFlags::RDONLY).map(Lockable) else { return listed };
     // Given back at once; who opens the entry meanwhile waits that long.
-    listed.in_use = lock_within(&file, FlockOperation::NonBlockingLockExclusive, Duration::ZERO).is_err();
-    let _ = rustix::fs::flock(&file, FlockOperation::Unlock);
+    listed.in_use = lock_within(&*file, FlockOperation::NonBlockingLockExclusive, Duration::ZERO).is_err();
+    let _ = rustix::fs::flock(&*file, FlockOperation::Unlock);
     let Ok(map) = Map::open(file, key) else { return listed };
     let Ok(recorded) = map.recorded() else { return listed };
     listed.readable = true;

@@ -12,6 +12,7 @@ use std::os::unix::fs::FileExt;
 
 use twox_hash::XxHash3_64;
 
+use super::dir::Lockable;
 use super::key::Key;
 use super::table::{MAX_PARTS, Part, tiles};
 
@@ -39,7 +40,7 @@ pub fn number(bytes: &[u8], at: usize) -> u64 {
 /// An open map whose header and table were found right.
 #[derive(Debug)]
 pub struct Map {
-    file: File,
+    file: Lockable,
     key: Key,
     label: String,
     len: u64,
@@ -91,7 +92,7 @@ impl Map {
     }
 
     /// Reads header and table of the map of `key`. Allocates no more than the file is long.
-    pub fn open(file: File, key: Key) -> Result<Self, Wrong> {
+    pub fn open(file: Lockable, key: Key) -> Result<Self, Wrong> {
         let mut header = [0; HEADER];
         file.read_exact_at(&mut header, 0)?;
         let head = header.get(..SUM_AT).unwrap_or_default();
@@ -232,7 +233,7 @@ mod tests {
         let parts: Vec<Part> = (0..5).map(|i| Part { offset: i * 10, len: 10 }).collect();
         let file = tempfile::tempfile().unwrap();
         Map::create(&file, key, &"ä".repeat(200), 50, 4, &parts).unwrap();
-        let map = Map::open(file.try_clone().unwrap(), key).unwrap();
+        let map = Map::open(Lockable(file.try_clone().unwrap()), key).unwrap();
         assert_eq!((map.len(), map.chunks(), map.parts(), map.label().len()), (50, 4, parts.as_slice(), 254));
         for at in 0..5 {
             map.set_record(at, u64::from(at) * 1000).unwrap();
@@ -241,10 +242,10 @@ mod tests {
         let len = file.metadata().unwrap().len();
         let mut whole = vec![0; len as usize];
         file.read_exact_at(&mut whole, 0).unwrap();
-        for at in 0..whole.len() {
+        for (at, &byte) in whole.iter().enumerate() {
             for bit in [0x01, 0x80] {
-                file.write_all_at(&[whole[at] ^ bit], at as u64).unwrap();
-                if let Ok(map) = Map::open(file.try_clone().unwrap(), key) {
+                file.write_all_at(&[byte ^ bit], at as u64).unwrap();
+                if let Ok(map) = Map::open(Lockable(file.try_clone().unwrap()), key) {
                     assert!(at >= SUM_AT + 8, "byte {at} of the header is not covered");
                     let lost = at.checked_sub(HEADER + 5 * 16).map(|at| at as u32 / 16);
                     for part in 0..5 {
@@ -252,17 +253,17 @@ mod tests {
                         assert_eq!(sum, (lost != Some(part)).then_some(u64::from(part) * 1000), "byte {at}");
                     }
                 }
-                file.write_all_at(&[whole[at]], at as u64).unwrap();
+                file.write_all_at(&[byte], at as u64).unwrap();
             }
         }
         for len in 0..len {
             file.set_len(len).unwrap();
-            assert!(Map::open(file.try_clone().unwrap(), key).is_err(), "{len}");
+            assert!(Map::open(Lockable(file.try_clone().unwrap()), key).is_err(), "{len}");
             assert!(map.record(4).is_err());
         }
         file.write_all_at(&whole, 0).unwrap();
-        assert!(Map::open(file.try_clone().unwrap(), Key([8; 32])).is_err());
+        assert!(Map::open(Lockable(file.try_clone().unwrap()), Key([8; 32])).is_err());
         file.set_len(len + 1).unwrap();
-        assert!(Map::open(file, key).is_err());
+        assert!(Map::open(Lockable(file), key).is_err());
     }
 }

@@ -44,7 +44,7 @@ pub use listing::{Listed, Usage};
 pub use room::Removed;
 pub use seal::{Proof, Sealing};
 pub use store::{Config, Store, default_dir};
-pub use table::{Description, MAX_PARTS};
+pub use table::{Description, Literal, MAX_PARTS};
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rustix::fs::{FlockOperation, OFlags};
 
-use super::dir::{Names, lock_within};
+use super::dir::{Lockable, Names, lock_within};
 use super::entry::Entry;
 use super::key::Key;
 use super::map::{Map, Wrong};
@@ -23,13 +23,18 @@ const PATIENCE: Duration = Duration::from_millis(50);
 pub enum Unavailable {
     /// It is not in the cache, which cannot be written.
     Absent,
+    /// The disk is full.
+    Full(io::Error),
     /// Something is wrong, which is worth a line in the log.
     Because(String),
 }
 
 impl From<io::Error> for Unavailable {
     fn from(e: io::Error) -> Self {
-        Self::Because(e.to_string())
+        match e.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full(e),
+            _ => Self::Because(e.to_string()),
+        }
     }
 }
 
@@ -72,14 +77,14 @@ pub fn open(shared: &Arc<Shared>, key: Key, what: &Description<'_>) -> Result<En
 fn existing(shared: &Arc<Shared>, key: Key, what: &Description<'_>, parts: &[Part]) -> io::Result<Existing> {
     let flags = if shared.read_only { OFlags::RDONLY } else { OFlags::RDWR };
     let file = match shared.dir.file(&key.map(), flags) {
-        Ok(file) => file,
+        Ok(file) => Lockable(file),
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Existing::Absent),
         Err(e) if e.kind() == io::ErrorKind::InvalidData => {
             return Ok(Existing::Useless("something else has its name"));
         }
         Err(e) => return Err(e),
     };
-    if lock_within(&file, FlockOperation::NonBlockingLockShared, PATIENCE).is_err() {
+    if lock_within(&*file, FlockOperation::NonBlockingLockShared, PATIENCE).is_err() {
         return Ok(Existing::Moving);
     }
     if !room::is_named(&shared.dir, &key.map(), &file)? {

@@ -7,11 +7,10 @@ use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, OFlags};
-use rustix::io::Errno;
 use serde::Serialize;
 
 use super::counters::Counts;
-use super::dir::{Dir, Names, lock_within};
+use super::dir::{Dir, Lockable, Names, lock_within};
 use super::epoch;
 use super::key::Key;
 use super::store::Shared;
@@ -20,6 +19,9 @@ use super::store::Shared;
 const MEASURE_BYTES: u64 = 256 << 20;
 /// And how long.
 const MEASURE_TIME: Duration = Duration::from_secs(30);
+
+/// What file systems give space in.
+const BLOCK: u64 = 4096;
 
 /// Bounds of a cache, bytes.
 #[derive(Debug, Clone, Copy)]
@@ -115,7 +117,8 @@ pub fn is_named(dir: &Dir, name: &str, file: &File) -> io::Result<bool> {
 pub fn remove(dir: &Dir, key: &Key, names: &Names) -> io::Result<bool> {
     match dir.file(&key.map(), OFlags::RDONLY) {
         Ok(file) => {
-            match lock_within(&file, FlockOperation::NonBlockingLockExclusive, Duration::ZERO) {
+            let file = Lockable(file);
+            match lock_within(&*file, FlockOperation::NonBlockingLockExclusive, Duration::ZERO) {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),
                 locked => locked?,
             }
@@ -194,7 +197,8 @@ impl Budget {
 
     /// Notes that so much was written.
     pub fn spend(&mut self, bytes: u64) {
-        self.used = self.used.saturating_add(bytes);
+        // What does not begin and end with a block takes one more, and so may its record.
+        self.used = self.used.saturating_add(bytes.saturating_add(2 * BLOCK));
         self.since = self.since.saturating_add(bytes);
     }
 
@@ -224,9 +228,7 @@ impl Budget {
                 true
             }
             Err(e) => {
-                let other =
-                    e.kind() == io::ErrorKind::WouldBlock || e.raw_os_error() == Some(Errno::AGAIN.raw_os_error());
-                if !other {
+                if e.kind() != io::ErrorKind::WouldBlock {
                     log::warn!("disk cache {}: cannot make room: {e}", shared.dir.path().display());
                 }
                 false

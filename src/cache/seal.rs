@@ -145,6 +145,10 @@ impl Entry {
             return Ok(Sealing::Busy);
         }
         let alone = Locked::now(file, FlockOperation::NonBlockingLockExclusive)?;
+        if self.proven() {
+            // Another process was faster; to prove it again would void its seal meanwhile.
+            return Ok(Sealing::Proven);
+        }
         rustix::fs::fchmod(&self.data, Mode::RUSR)?;
         let before = self.data.metadata()?;
         let ended = match self.read_all(proof) {

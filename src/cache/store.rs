@@ -14,7 +14,7 @@ use super::lock;
 use super::opening;
 use super::room::{self, Limits, Removed};
 use super::table::Description;
-use super::writer::Queue;
+use super::writer::{Job, Queue};
 use crate::error::{Error, Result};
 
 /// Keys of which it is remembered that they were logged.
@@ -136,6 +136,10 @@ impl Store {
         match opening::open(&self.shared, key, what) {
             Ok(entry) => Some(self.opened(key, Arc::new(entry))),
             Err(opening::Unavailable::Absent) => None,
+            Err(opening::Unavailable::Full(e)) => {
+                self.shared.queue.put(&self.shared, Job::Room);
+                self.warn(key, what.label, &e.to_string())
+            }
             Err(opening::Unavailable::Because(why)) => self.warn(key, what.label, &why),
         }
     }
@@ -155,7 +159,7 @@ impl Store {
             }
         };
         if entry.only_literals_missing() && !self.shared.read_only {
-            self.shared.queue.put(&self.shared, &entry, None);
+            self.shared.queue.put(&self.shared, Job::Literals(Arc::clone(&entry)));
         }
         entry
     }

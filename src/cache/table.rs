@@ -5,6 +5,9 @@ use std::sync::Arc;
 /// The most chunks and literals of one entry. At 512 KiB for each that is a file of 2 TiB; a map takes 32 bytes for each.
 pub const MAX_PARTS: u32 = 1 << 22;
 
+/// Bytes with their offset in the file.
+pub type Literal = (u64, Arc<[u8]>);
+
 /// What the caller says of a file when it asks for its entry. Chunks and literals together make up the file, without holes and
 /// overlaps, in any order.
 pub struct Description<'a> {
@@ -16,8 +19,8 @@ pub struct Description<'a> {
     pub chunks: u32,
     /// Offset and length of a chunk, bytes; asked for 0 to `chunks - 1`. A chunk has at most 4 GiB.
     pub chunk: &'a dyn Fn(u32) -> (u64, u64),
-    /// Bytes that the caller has at hand already, with their offsets: a header. Written with the first chunk.
-    pub literals: Vec<(u64, Arc<[u8]>)>,
+    /// Bytes that the caller has at hand already: a header. Written with the first chunk.
+    pub literals: Vec<Literal>,
 }
 
 /// A chunk or a literal: literals are numbered behind the chunks.

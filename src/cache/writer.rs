@@ -17,17 +17,28 @@ use super::store::Shared;
 const MOST_JOBS: usize = 8192;
 /// How long nothing is written after the disk was full or failed.
 const PAUSE: Duration = Duration::from_secs(10);
+/// Room that is made when an entry could not be: the map of a large file.
+const ROOM: u64 = 1 << 20;
 /// How much less important than other threads the writer is, as `nice` counts.
 const NICE: i32 = 10;
 
 /// Bytes on their way to the disk.
 pub type Bytes = Box<dyn Deref<Target = [u8]> + Send>;
 
-/// A chunk to be written, or (without one) only the literals of an entry.
-struct Job {
-    entry: Arc<Entry>,
-    chunk: Option<(u32, Bytes)>,
-    size: u64,
+/// What is to be done.
+pub enum Job {
+    /// A chunk is to be written.
+    Chunk(Arc<Entry>, u32, Bytes),
+    /// Only the literals of an entry are.
+    Literals(Arc<Entry>),
+    /// There was no room to make an entry.
+    Room,
+}
+
+impl Job {
+    fn size(&self) -> u64 {
+        if let Self::Chunk(_, _, bytes) = self { bytes.len() as u64 } else { 0 }
+    }
 }
 
 #[derive(Default)]
@@ -89,9 +100,9 @@ impl Queue {
         resume > 0 && u128::from(resume) > self.started.elapsed().as_millis()
     }
 
-    /// Puts a chunk in; `false` when it was not taken. Starts the writer when there is none.
-    pub fn put(&self, shared: &Arc<Shared>, entry: &Arc<Entry>, chunk: Option<(u32, Bytes)>) -> bool {
-        let size = chunk.as_ref().map_or(0, |(_, bytes)| bytes.len() as u64);
+    /// Puts a job in; `false` when it was not taken. Starts the writer when there is none.
+    pub fn put(&self, shared: &Arc<Shared>, job: Job) -> bool {
+        let size = job.size();
         let mut state = lock(&self.state);
         if state.closed || state.jobs.len() >= MOST_JOBS || self.refuses(size) {
             return false;
@@ -108,7 +119,7 @@ impl Queue {
             }
         }
         self.bytes.fetch_add(size, Ordering::Relaxed);
-        state.jobs.push_back(Job { entry: Arc::clone(entry), chunk, size });
+        state.jobs.push_back(job);
         drop(state);
         self.changed.notify_all();
         true
@@ -170,7 +181,7 @@ fn run(shared: &Arc<Shared>) {
     let queue = &shared.queue;
     let mut budget = Budget::default();
     while let Some(job) = queue.next() {
-        let size = job.size;
+        let size = job.size();
         write(shared, &mut budget, job);
         queue.bytes.fetch_sub(size, Ordering::Relaxed);
         lock(&queue.state).busy = false;
@@ -180,14 +191,22 @@ fn run(shared: &Arc<Shared>) {
 
 fn write(shared: &Shared, budget: &mut Budget, job: Job) {
     let queue = &shared.queue;
-    let chunk = job.chunk.as_ref().map(|(at, bytes)| (*at, &***bytes));
+    let (entry, chunk) = match &job {
+        Job::Chunk(entry, at, bytes) => (entry, Some((*at, &***bytes))),
+        Job::Literals(entry) => (entry, None),
+        Job::Room => {
+            // Who asked for it does not wait; it is there for the next one.
+            budget.allows(shared, ROOM);
+            return;
+        }
+    };
     let kept = if queue.paused() {
         Ok(Kept::Dropped)
-    } else if !budget.allows(shared, job.size.saturating_add(job.entry.literal_bytes())) {
+    } else if !budget.allows(shared, job.size().saturating_add(entry.literal_bytes())) {
         queue.trouble(shared, "no room in it");
         Ok(Kept::Dropped)
     } else {
-        job.entry.write(chunk)
+        entry.write(chunk)
     };
     match kept {
         Ok(Kept::Written(bytes)) => {
@@ -201,7 +220,7 @@ fn write(shared: &Shared, budget: &mut Budget, job: Job) {
             queue.trouble(shared, &e.to_string());
         }
     }
-    if let Some((at, _)) = job.chunk {
-        job.entry.unqueue(at);
+    if let Some((at, _)) = chunk {
+        entry.unqueue(at);
     }
 }
