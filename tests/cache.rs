@@ -577,9 +577,11 @@ fn a_proven_file_is_given_out_and_a_touched_one_is_not() {
     drop(entry);
     let entry = model.entry(&store).unwrap();
     assert!(entry.sealed().is_none());
+    fs::set_permissions(model.data(&dir), Permissions::from_mode(0o600)).unwrap();
+    let opened_before = File::options().write(true).open(model.data(&dir)).unwrap();
     assert_eq!(seal(&entry), Sealing::Proven);
-    // Rot that no time tells of: a read finds it, and the seal is void.
-    File::options().write(true).open(model.data(&dir)).unwrap().write_all_at(b"rot", 20_000).unwrap();
+    // A read finds wrong bytes: they are forgotten, and so is the seal, until the file is proven again.
+    opened_before.write_all_at(b"rot", 20_000).unwrap();
     assert!(!entry.read(6, &mut [0; CHUNK]));
     assert!(entry.sealed().is_none());
     model.offer(&entry, 6);
