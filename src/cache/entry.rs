@@ -1,17 +1,16 @@
-//! One file of decoded bytes: reading chunks that are there, and writing those that are not.
+//! One file of decoded bytes: reading chunks that are there, and offering those that are not.
 
 use std::fs::File;
 use std::io;
 use std::ops::Deref;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{FlockOperation, Mode, OFlags};
-
 use super::bits::Bits;
 use super::counters::count;
+use super::fill::Fill;
 use super::key::Key;
 use super::map::{Map, SEAL, checksum};
 use super::store::Shared;
@@ -33,7 +32,7 @@ pub struct Entry {
     queued: Bits,
     /// Held by who writes or proves.
     pub(super) fill: Mutex<Fill>,
-    literal_bytes: AtomicU64,
+    pub(super) literal_bytes: AtomicU64,
     /// The file is proven: nothing writes to it. A hint; `seal.rs` decides.
     pub(super) settled: AtomicBool,
     /// Bytes were wrong here, and the map could not be told.
@@ -41,26 +40,6 @@ pub struct Entry {
     warned: AtomicBool,
     /// Opened to be read by somebody, not to be looked at.
     used: bool,
-}
-
-/// What it takes to write.
-#[derive(Debug, Default)]
-pub(super) struct Fill {
-    /// The data file, opened for writing when there was something to write.
-    pub(super) file: Option<File>,
-    /// Literals that are not written yet, with the numbers of their parts.
-    pub(super) literals: Vec<(u32, Arc<[u8]>)>,
-}
-
-/// What became of a chunk that was to be written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kept {
-    /// So many bytes were written.
-    Written(u64),
-    /// It was there.
-    Already,
-    /// It could not be written now, which is nobody's fault.
-    Dropped,
 }
 
 /// What was found of a part.
@@ -131,7 +110,8 @@ impl Entry {
     /// not right; `into` then holds anything. A wrong chunk is forgotten, so that it is written anew.
     #[must_use]
     pub fn read(&self, chunk: u32, into: &mut [u8]) -> bool {
-        let right = chunk < self.chunks() && self.read_part(chunk, into);
+        let fits = self.map.part(chunk).is_some_and(|part| part.len as usize == into.len());
+        let right = fits && chunk < self.chunks() && self.read_part(chunk, into);
         count(if right { &self.shared.counts.hits } else { &self.shared.counts.misses });
         right
     }
@@ -197,7 +177,7 @@ impl Entry {
     }
 
     /// A line in the log, once for an entry.
-    fn warn(&self, what: &str) {
+    pub(super) fn warn(&self, what: &str) {
         if !self.warned.swap(true, Ordering::Relaxed) {
             let (dir, label) = (self.shared.dir.path().display(), self.map.label());
             log::warn!("disk cache {dir}: {} ({label:?}): {what}", self.key());
@@ -230,97 +210,6 @@ impl Entry {
         self.settled.store(false, Ordering::Relaxed);
     }
 
-    /// Writes a chunk, and first the literals that are missing. For the writer's thread.
-    pub(super) fn write(&self, chunk: Option<(u32, &[u8])>) -> io::Result<Kept> {
-        let Ok(mut fill) = self.fill.try_lock() else { return Ok(Kept::Dropped) };
-        if self.settled.load(Ordering::Relaxed) {
-            return Ok(Kept::Already);
-        }
-        let mut written = 0;
-        while let Some((at, bytes)) = fill.literals.last().cloned() {
-            match self.write_part(&mut fill, at, &bytes)? {
-                Kept::Dropped => return Ok(Kept::Dropped),
-                Kept::Already => {}
-                Kept::Written(bytes) => written += bytes,
-            }
-            fill.literals.pop();
-            self.literal_bytes.fetch_sub(bytes.len() as u64, Ordering::Relaxed);
-        }
-        if let Some((at, bytes)) = chunk {
-            match self.write_part(&mut fill, at, bytes)? {
-                Kept::Written(bytes) => {
-                    written += bytes;
-                    count(&self.shared.counts.written_chunks);
-                }
-                other if written == 0 => return Ok(other),
-                _ => {}
-            }
-        }
-        self.shared.counts.written_bytes.fetch_add(written, Ordering::Relaxed);
-        Ok(Kept::Written(written))
-    }
-
-    fn write_part(&self, fill: &mut Fill, at: u32, bytes: &[u8]) -> io::Result<Kept> {
-        let Some(part) = self.map.part(at).filter(|part| part.len as usize == bytes.len()) else {
-            return Ok(Kept::Dropped);
-        };
-        let file = match self.writable(fill) {
-            Ok(file) => file,
-            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) => {
-                // Its file was removed or replaced. That says nothing about other entries.
-                self.warn(&format!("it is not filled: {e}"));
-                return Ok(Kept::Dropped);
-            }
-            Err(e) => return Err(e),
-        };
-        // Shared among those who write; who proves the file has it alone.
-        let Ok(_lock) = Locked::now(file, FlockOperation::NonBlockingLockShared) else { return Ok(Kept::Dropped) };
-        if self.map.record(at)?.is_some() {
-            // Another process was faster.
-            self.present.set(at);
-            return Ok(Kept::Already);
-        }
-        let meta = file.metadata()?;
-        if meta.nlink() == 0 {
-            // Somebody removed the directory; the space of a file without a name would be nobody's to free.
-            return Ok(Kept::Dropped);
-        }
-        if meta.len() != self.map.len() {
-            file.set_len(self.map.len())?;
-        }
-        if self.map.seal()? != [0; SEAL] {
-            self.map.set_seal(&[0; SEAL])?;
-        }
-        file.write_all_at(bytes, part.offset)?;
-        self.map.set_record(at, checksum(bytes))?;
-        self.present.set(at);
-        Ok(Kept::Written(bytes.len() as u64))
-    }
-
-    /// The data file for writing, which is the very file that is read.
-    pub(super) fn writable<'a>(&self, fill: &'a mut Fill) -> io::Result<&'a File> {
-        let file = match fill.file.take() {
-            Some(file) => file,
-            None => {
-                let name = self.key().data();
-                let opened = match self.shared.dir.file(&name, OFlags::RDWR) {
-                    Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
-                        // It was proven once, and is not any more.
-                        rustix::fs::fchmod(&self.data, Mode::RUSR | Mode::WUSR)?;
-                        self.shared.dir.file(&name, OFlags::RDWR)
-                    }
-                    opened => opened,
-                }?;
-                let (ours, found) = (self.data.metadata()?, opened.metadata()?);
-                if (ours.dev(), ours.ino()) != (found.dev(), found.ino()) {
-                    return Err(io::Error::new(io::ErrorKind::InvalidData, "another file has its name"));
-                }
-                opened
-            }
-        };
-        Ok(fill.file.insert(file))
-    }
-
     /// Notes that it was used now, if the note is old.
     fn touch(&self) {
         let file = self.map.file();
@@ -343,21 +232,4 @@ impl Drop for Entry {
 
 fn failed(e: io::Error) -> Found {
     if e.kind() == io::ErrorKind::UnexpectedEof { Found::Wrong("the file is cut short") } else { Found::Failed(e) }
-}
-
-/// A lock on an open file, until it is dropped.
-pub(super) struct Locked<'a>(&'a File);
-
-impl<'a> Locked<'a> {
-    pub(super) fn now(file: &'a File, operation: FlockOperation) -> io::Result<Self> {
-        rustix::fs::flock(file, operation)?;
-        Ok(Self(file))
-    }
-}
-
-impl Drop for Locked<'_> {
-    fn drop(&mut self) {
-        // It ends with the file at the latest.
-        let _ = rustix::fs::flock(self.0, FlockOperation::Unlock);
-    }
 }

@@ -26,6 +26,7 @@ mod counters;
 mod dir;
 mod entry;
 mod epoch;
+mod fill;
 mod key;
 mod listing;
 mod map;

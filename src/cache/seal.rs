@@ -14,7 +14,8 @@ use rustix::fs::{FlockOperation, Mode};
 
 use super::counters::count;
 use super::dir::lock_within;
-use super::entry::{Entry, Locked};
+use super::entry::Entry;
+use super::fill::Locked;
 use super::key::Key;
 use super::lock;
 use super::map::{SEAL, checksum};

@@ -8,7 +8,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::counters::count;
-use super::entry::{Entry, Kept};
+use super::entry::Entry;
+use super::fill::Kept;
 use super::lock;
 use super::room::Budget;
 use super::store::Shared;
