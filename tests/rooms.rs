@@ -22,7 +22,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
 ];
 
 /// Packages that only one room may name.
-const ONLY_IN: &[(&str, &str)] = &[("fuser", "mount"), ("lru", "engine"), ("constriction", "codec"), ("clap", "cli"), ("indicatif", "cli")];
+const ONLY_IN: &[(&str, &str)] =
+    &[("fuser", "mount"), ("lru", "engine"), ("constriction", "codec"), ("clap", "cli"), ("indicatif", "cli")];
 
 fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(dir).unwrap() {

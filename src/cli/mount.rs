@@ -42,12 +42,19 @@ pub struct MountArgs {
     /// Memory for decoded data and buffers together, in bytes or with K, M, G
     #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = parse_size, help_heading = "Memory and cache")]
     pub memory: u64,
-    /// Which decoded data to keep on disk for later mounts [default: auto]. This release keeps none, whatever is given
-    #[arg(long, value_name = "MODE", help_heading = "Memory and cache")]
-    pub cache: Option<Cache>,
-    /// Directory for decoded data kept on disk. This release keeps none
+    /// Which decoded data to keep on disk for later mounts
+    #[arg(long, value_name = "MODE", value_enum, default_value_t = Cache::Auto, help_heading = "Memory and cache")]
+    pub cache: Cache,
+    /// Directory for decoded data kept on disk [default: $XDG_CACHE_HOME/bsfs or ~/.cache/bsfs]
     #[arg(long, value_name = "DIR", help_heading = "Memory and cache")]
     pub cache_dir: Option<PathBuf>,
+    /// Disk space for it, in bytes or with K, M, G; the least recently used leaves first [default: a tenth of the file system, at
+    /// most 50 GiB]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Memory and cache")]
+    pub cache_size: Option<u64>,
+    /// Put all files into it in the background ("bsfs status" shows how far that is); with --cache auto those that it keeps
+    #[arg(long, help_heading = "Memory and cache")]
+    pub warm: bool,
     /// Largest readahead of the kernel, in bytes or with K, M (takes effect for root only)
     #[arg(long, value_name = "SIZE", default_value = "2M", value_parser = parse_size, help_heading = "Memory and cache")]
     pub readahead: u64,
@@ -83,11 +90,11 @@ pub struct MountArgs {
 /// `--cache`
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Cache {
-    /// Keep nothing
+    /// Nothing
     Off,
-    /// Keep what is worth it
+    /// What takes longer to decode than to read: the files of bigsmall
     Auto,
-    /// Keep everything
+    /// Everything
     All,
 }
 
@@ -103,9 +110,6 @@ impl From<Cache> for CacheMode {
 
 /// Mounts; returns when the mount answers, or with `--foreground` when it has ended.
 pub fn run(args: &MountArgs) -> Result<ExitCode> {
-    if !args.daemon && (args.cache.is_some_and(|cache| cache != Cache::Off) || args.cache_dir.is_some()) {
-        say("this release keeps no decoded data on disk: --cache and --cache-dir have no effect");
-    }
     if args.foreground || args.daemon {
         return serve(args).map(|()| ExitCode::SUCCESS);
     }
@@ -137,11 +141,14 @@ fn daemon_arguments(args: &MountArgs) -> Result<Vec<OsString>> {
     option("--threads", args.threads.to_string().into());
     option("--session-threads", args.session_threads.to_string().into());
     option("--max-background", args.max_background.to_string().into());
-    if let Some(cache) = args.cache.and_then(|cache| cache.to_possible_value()) {
+    if let Some(cache) = args.cache.to_possible_value() {
         option("--cache", cache.get_name().into());
     }
     if let Some(dir) = &args.cache_dir {
         option("--cache-dir", absolute(dir)?);
+    }
+    if let Some(size) = args.cache_size {
+        option("--cache-size", size.to_string().into());
     }
     if let Some(file) = &args.log_file {
         option("--log-file", absolute(file)?);
@@ -149,7 +156,12 @@ fn daemon_arguments(args: &MountArgs) -> Result<Vec<OsString>> {
     for base in &args.base {
         option("--base", absolute(base)?);
     }
-    let flags = [("--allow-other", args.allow_other), ("--keep-packed", args.keep_packed), ("--null", args.null)];
+    let flags = [
+        ("--allow-other", args.allow_other),
+        ("--keep-packed", args.keep_packed),
+        ("--null", args.null),
+        ("--warm", args.warm),
+    ];
     list.extend(flags.iter().filter(|(_, set)| *set).map(|(flag, _)| flag.into()));
     list.extend(["--".into(), absolute(&args.source)?, absolute(&args.mount_point)?]);
     Ok(list)
@@ -173,7 +185,10 @@ fn serve(args: &MountArgs) -> Result<()> {
         allow_other: args.allow_other,
         ttl: Duration::from_secs(args.ttl),
         readahead: args.readahead,
-        cache: args.cache.map(CacheMode::from).unwrap_or_default(),
+        cache: args.cache.into(),
+        cache_dir: args.cache_dir.clone(),
+        cache_size: args.cache_size,
+        warm: args.warm,
         log_file,
     };
     let served = mount::serve(&options, |event| match event {

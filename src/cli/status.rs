@@ -69,6 +69,26 @@ fn describe(record: &MountRecord) -> String {
     if e.point_bytes > 0 {
         line("points", format!("{} to enter streams without random access", show_size(e.point_bytes)));
     }
+    if let Some(disk) = &s.disk {
+        let by = if s.passthrough { "the kernel" } else { "this process" };
+        line(
+            "disk",
+            format!(
+                "{} chunks read, {} written, {} dropped, {} damaged; {} files proven; whole files are read by {by} ({} opens)",
+                disk.hits,
+                disk.written_chunks,
+                disk.dropped_chunks,
+                disk.damaged_chunks,
+                disk.sealed_entries,
+                s.passthrough_opens
+            ),
+        );
+    }
+    if let Some(warming) = &s.warming {
+        let state = if warming.finished { "done" } else { "under way" };
+        let (kept, files, bytes) = (warming.files_kept, warming.files, show_size(warming.bytes));
+        line("warming", format!("{state}: {kept} of {files} files in the cache, {bytes} decoded for it"));
+    }
     line("reads", format!("{} ({}); {} open", s.reads, show_size(s.read_bytes), s.open_files));
     line("chunks", format!("{} hits, {} misses, {} waits, {} evicted", e.hits, e.misses, e.waits, e.evicted_chunks));
     let (decoded, packed) = (show_size(e.decoded_bytes), show_size(e.packed_bytes_read));

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::Engine;
 use super::buffer::Buffer;
+use crate::cache::Proof;
 use crate::error::Result;
 use crate::format::ChunkId;
 
@@ -57,6 +58,18 @@ pub trait Content: Send + Sync {
 
     /// Where the byte at `raw_offset` is; `None` at or beyond the end.
     fn locate(&self, raw_offset: u64) -> Option<Place>;
+
+    /// A chunk; `None` beyond the last.
+    fn part(&self, chunk: ChunkId) -> Option<Part>;
+
+    /// The identity of all bytes and of how they are cut into chunks, whatever the path.
+    fn digest(&self) -> [u8; 32];
+
+    /// Whether decoding takes longer than reading the decoded bytes from a disk.
+    fn is_expensive(&self) -> bool;
+
+    /// What tells whether bytes are those of the whole original.
+    fn proof(&self) -> Box<dyn Proof>;
 
     /// The tensor that begins in `read` and does not end there; the last of several.
     fn tensor_in(&self, read: &Range<u64>) -> Option<Range<u64>>;

@@ -1,5 +1,6 @@
 //! One open container as a flat range of bytes: the original file.
 
+use std::fs::File;
 use std::ops::{Deref, Range};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,6 +10,7 @@ use super::Engine;
 use super::ahead::Streams;
 use super::buffer::Buffer;
 use super::content::{Content, Part, Place};
+use super::disk::OnDisk;
 use super::flight::Outcome;
 use super::memory::{Found, Key, Raw};
 use super::stats::Counters;
@@ -65,6 +67,7 @@ pub struct Image(Arc<Open>);
 struct Open {
     engine: Arc<Engine>,
     content: Arc<dyn Content>,
+    disk: Option<OnDisk>,
     streams: Mutex<Streams>,
     /// What was read so far, in [`TICK`]s, and where that stood when each chunk was last read; they wrap.
     clock: AtomicU32,
@@ -87,7 +90,8 @@ impl Image {
         let last_read = (0..content.chunk_count()).map(|_| AtomicU32::new(0)).collect();
         content.expect_streams(false);
         let (streams, streaming) = (Mutex::default(), AtomicBool::new(false));
-        Self(Arc::new(Open { engine, content, streams, clock, last_read, streaming, closed }))
+        let disk = OnDisk::open(engine.config.disk.as_ref().filter(|_| !engine.config.null), &*content);
+        Self(Arc::new(Open { engine, content, disk, streams, clock, last_read, streaming, closed }))
     }
 
     /// Length of the original, bytes.
@@ -100,6 +104,22 @@ impl Image {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// The whole file in the disk cache, if it was proven there.
+    #[must_use]
+    pub fn sealed(&self) -> Option<File> {
+        self.0.disk.as_ref()?.sealed()
+    }
+
+    /// Puts all of it into the disk cache and has it proven there. Gives whether that worked; `false` also without a cache for it,
+    /// and when `stop` said so. `done` hears of the bytes of each chunk that had to be decoded. Takes long.
+    ///
+    /// # Errors
+    /// The first chunk that cannot be decoded.
+    pub fn keep_on_disk(&self, stop: &dyn Fn() -> bool, done: &dyn Fn(u64)) -> Result<bool> {
+        let Some(disk) = &self.0.disk else { return Ok(false) };
+        disk.finish(&*self.0.content, &self.0.engine, true, stop, done)
     }
 
     /// Up to `size` bytes at `offset`; fewer only at the end of the file, none beyond it. Decodes on this thread, and nothing
@@ -272,7 +292,7 @@ impl Open {
             Counters::add(&counters.misses, 1);
             let _demanding = self.engine.workers.demanding();
             self.engine.chunks.make_room(chunk.need);
-            self.content.decode(chunk.id, &self.engine)
+            self.make(chunk)
         });
         match &result {
             Ok((_, Outcome::Hit)) => Counters::add(&counters.hits, 1),
@@ -287,7 +307,24 @@ impl Open {
         if spent {
             self.content.read_through(chunk.id);
         }
+        if let Some(disk) = &self.disk {
+            disk.keep(chunk.id, &raw);
+        }
         Ok(raw)
+    }
+
+    /// The bytes of a chunk, from the disk cache or decoded.
+    fn make(&self, chunk: &Part) -> Result<Buffer> {
+        if let Some(disk) = &self.disk {
+            let start = Instant::now();
+            let mut raw = self.engine.pool.take(chunk.raw_len as usize);
+            if disk.read(chunk.id, &mut raw) {
+                Counters::add(&self.engine.counters.disk_chunks, 1);
+                Counters::add_time(&self.engine.counters.source_nanos, start.elapsed());
+                return Ok(raw);
+            }
+        }
+        self.content.decode(chunk.id, &self.engine)
     }
 
     /// Decodes a chunk that was planned when the clock stood at `planned`, unless its readers were faster.
@@ -297,7 +334,7 @@ impl Open {
         if now.wrapping_sub(read) < RECENT || read.wrapping_sub(planned).cast_signed() >= 0 {
             return;
         }
-        let decode = || self.content.decode(chunk.id, &self.engine);
+        let decode = || self.make(chunk);
         match self.engine.chunks.ahead(self.key(chunk.id), chunk.need, decode) {
             Ok(true) => Counters::add(&self.engine.counters.ahead_chunks, 1),
             Ok(false) => {}
@@ -310,6 +347,16 @@ impl Open {
 impl Drop for Image {
     fn drop(&mut self) {
         self.0.closed.store(true, Ordering::Relaxed);
+        let open = Arc::clone(&self.0);
+        if open.disk.as_ref().is_some_and(|disk| disk.sealed().is_none()) {
+            let engine = Arc::clone(&open.engine);
+            engine.finisher.add(Box::new(move |stop| {
+                let Some(disk) = &open.disk else { return };
+                if let Err(error) = disk.finish(&*open.content, &open.engine, false, stop, &|_| {}) {
+                    log::debug!("not finished on disk: {error}");
+                }
+            }));
+        }
     }
 }
 

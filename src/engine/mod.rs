@@ -9,6 +9,7 @@ mod bigsmall;
 mod buffer;
 mod content;
 mod decode;
+mod disk;
 mod flight;
 mod image;
 mod memory;
@@ -22,11 +23,13 @@ pub use base::{Base, FileBase};
 pub use bigsmall::{Presented, prove};
 pub use buffer::Buffer;
 pub use decode::decode_into;
+pub use disk::{Disk, Keep, be_nice};
 pub use image::{Bytes, Image};
 pub use scan::{Verified, scan, verify};
 pub use stats::Stats;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::format::Container;
 use crate::source::ReadAt;
@@ -44,11 +47,13 @@ pub struct EngineConfig {
     pub drop_packed: bool,
     /// Answer every read with zeros, without reading or decoding anything: what remains is the cost of everything else.
     pub null: bool,
+    /// Decoded bytes on disk, from other mounts and for them.
+    pub disk: Option<Disk>,
 }
 
 impl Default for EngineConfig {
     fn default() -> Self {
-        Self { memory: 256 << 20, threads: 0, ahead: true, drop_packed: true, null: false }
+        Self { memory: 256 << 20, threads: 0, ahead: true, drop_packed: true, null: false, disk: None }
     }
 }
 
@@ -61,6 +66,7 @@ pub struct Engine {
     counters: stats::Counters,
     workers: workers::Workers,
     streams: bigsmall::Streams,
+    finisher: disk::Finisher,
 }
 
 impl Engine {
@@ -75,6 +81,7 @@ impl Engine {
         let pool = buffer::Pool::new(memory);
         Arc::new(Self {
             streams: bigsmall::Streams::new(&config),
+            finisher: disk::Finisher::default(),
             config,
             chunks: flight::Chunks::new(Arc::clone(&pool)),
             pool,
@@ -120,6 +127,20 @@ impl Engine {
     ) -> Image {
         let shown = Arc::new(bigsmall::Shown::new(presented, source, base));
         Image::new(Arc::clone(self), Arc::new(bigsmall::Image(shown)))
+    }
+
+    /// Ends the work for the disk cache: what is nearly done is finished, as long as that takes no longer than `limit`.
+    pub fn settle(&self, limit: Duration) {
+        self.finisher.end(limit);
+        if let Some(disk) = &self.config.disk {
+            disk.store.flush(limit);
+        }
+    }
+
+    /// The disk cache, if there is one.
+    #[must_use]
+    pub fn disk(&self) -> Option<&Disk> {
+        self.config.disk.as_ref()
     }
 
     /// A buffer of `len` bytes that hold anything, counted and used again as those for chunks are.

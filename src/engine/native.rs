@@ -4,9 +4,12 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use sha2::{Digest, Sha256};
+
 use super::buffer::Buffer;
 use super::content::{Content, Part, Place};
 use super::{Engine, decode};
+use crate::cache::Proof;
 use crate::error::{Error, Result};
 use crate::format::{Chunk, ChunkId, Container, Piece};
 use crate::source::ReadAt;
@@ -63,6 +66,23 @@ impl Content for Native {
         })
     }
 
+    fn part(&self, chunk: ChunkId) -> Option<Part> {
+        self.container.chunk(chunk).map(|chunk| part(&chunk))
+    }
+
+    fn digest(&self) -> [u8; 32] {
+        let kind = blake3::hash(b"bsfs disk cache 1: native");
+        *blake3::Hasher::new_keyed(kind.as_bytes()).update(self.container.digest()).finalize().as_bytes()
+    }
+
+    fn is_expensive(&self) -> bool {
+        false
+    }
+
+    fn proof(&self) -> Box<dyn Proof> {
+        Box::new(WholeFile { sha256: Sha256::new(), expected: self.container.file().sha256 })
+    }
+
     fn tensor_in(&self, read: &Range<u64>) -> Option<Range<u64>> {
         let tensors = self.container.tensors();
         let behind = tensors.partition_point(|t| t.raw_offset < read.end);
@@ -97,6 +117,23 @@ impl Content for Native {
         };
         drop(through);
         self.source.wont_need(out.start, out.end - out.start);
+    }
+}
+
+/// The original's SHA-256.
+struct WholeFile {
+    sha256: Sha256,
+    expected: [u8; 32],
+}
+
+impl Proof for WholeFile {
+    fn feed(&mut self, _offset: u64, bytes: &[u8]) -> bool {
+        self.sha256.update(bytes);
+        true
+    }
+
+    fn proven(&mut self) -> bool {
+        <[u8; 32]>::from(self.sha256.finalize_reset()) == self.expected
     }
 }
 

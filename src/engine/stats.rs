@@ -30,7 +30,9 @@ pub struct Stats {
     pub ahead_used: u64,
     /// Of these, chunks that had to leave memory unread.
     pub ahead_wasted: u64,
-    /// Time in which packed bytes were read from sources, seconds, summed over threads.
+    /// Chunks that came from the disk cache.
+    pub disk_chunks: u64,
+    /// Time in which packed bytes were read from sources, and chunks from the disk cache, seconds, summed over threads.
     pub source_seconds: f64,
     /// Time in which chunks were decoded and checked (of BigSmall's, read as well), seconds, summed over threads.
     pub decode_seconds: f64,
@@ -60,6 +62,7 @@ pub struct Counters {
     pub packed_bytes_read: AtomicU64,
     pub errors: AtomicU64,
     pub ahead_chunks: AtomicU64,
+    pub disk_chunks: AtomicU64,
     pub source_nanos: AtomicU64,
     pub decode_nanos: AtomicU64,
     pub wait_nanos: AtomicU64,
@@ -89,6 +92,7 @@ impl Counters {
             packed_bytes_read: get(&self.packed_bytes_read),
             errors: get(&self.errors),
             ahead_chunks: get(&self.ahead_chunks),
+            disk_chunks: get(&self.disk_chunks),
             source_seconds: seconds(&self.source_nanos),
             decode_seconds: seconds(&self.decode_nanos),
             wait_seconds: seconds(&self.wait_nanos),

@@ -20,6 +20,7 @@ use fuser::{
 use log::{debug, warn};
 
 use super::guard::Guard;
+use super::passthrough::Passthrough;
 use super::status;
 use crate::error::Result;
 use crate::vfs::{Attr, BLOCK_SIZE, Data, Handle, Inode, Kind, Time, Vfs};
@@ -45,6 +46,9 @@ pub(super) struct Adapter {
     pub(super) report: Report,
     /// Time that went into answers to reads, which is the kernel's copy into its pages; nanoseconds.
     pub(super) replying: Arc<AtomicU64>,
+    pub(super) passthrough: Arc<Passthrough>,
+    /// There is a disk cache, whose files the kernel may read by itself.
+    pub(super) caching: bool,
 }
 
 /// What a reader is waiting for. Dropped without an answer, as by a panic, it is EIO.
@@ -157,6 +161,12 @@ impl Filesystem for Adapter {
                 debug!("the kernel has no {wanted:?}");
             }
         }
+        if self.caching
+            && config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok()
+            && config.set_max_stack_depth(1).is_ok()
+        {
+            self.passthrough.offered();
+        }
         Ok(())
     }
 
@@ -188,8 +198,7 @@ impl Filesystem for Adapter {
             return reply.error(Errno::EROFS);
         }
         match self.run("open", |vfs| vfs.open(inode(ino))) {
-            // The pages of an inode stay right for ever. Direct I/O would forbid shared mappings.
-            Ok(handle) => reply.opened(FileHandle(handle.0), FopenFlags::FOPEN_KEEP_CACHE),
+            Ok(handle) => self.passthrough.open(ino, FileHandle(handle.0), || self.vfs.sealed(handle), reply),
             Err(errno) => reply.error(errno),
         }
     }
@@ -214,13 +223,14 @@ impl Filesystem for Adapter {
     fn release(
         &self,
         _req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         _flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         _flush: bool,
         reply: ReplyEmpty,
     ) {
+        self.passthrough.release(ino);
         self.close(fh, reply);
     }
 

@@ -10,13 +10,16 @@ mod daemon;
 mod errno;
 mod guard;
 mod holders;
+mod passthrough;
 mod serve;
 mod status;
 mod table;
 mod unmount;
+mod warm;
 
 pub use daemon::{Started, announce, become_daemon, default_log_file, open_log, start};
 pub use serve::{CacheMode, Event, MountOptions, serve};
 pub use status::{ATTRIBUTE, Answer, Status, ask};
 pub use table::FS_TYPE;
 pub use unmount::{MountRecord, Unmounted, mounts, unmount};
+pub use warm::Warming;

@@ -20,9 +20,12 @@ use super::adapter::Adapter;
 use super::attach::{Detached, attach, detach};
 use super::check::{check, check_base};
 use super::guard::Guard;
+use super::passthrough::Passthrough;
 use super::status::{Answer, Status, ask};
 use super::table;
-use crate::engine::{Engine, EngineConfig};
+use super::warm::{Progress, warm};
+use crate::cache::{self, Store, default_dir};
+use crate::engine::{Disk, Engine, EngineConfig, Keep};
 use crate::error::{Error, Result};
 use crate::vfs::{Inode, Vfs, VfsConfig};
 
@@ -41,13 +44,10 @@ pub enum CacheMode {
     All,
 }
 
-impl CacheMode {
-    /// What this release does for the mode: there is no disk cache yet.
-    #[must_use]
-    pub const fn effective(self) -> &'static str {
-        "off"
-    }
-}
+/// Bytes that wait to be written to the disk cache, at least: some chunks.
+const MIN_QUEUE: u64 = 4 << 20;
+/// How long the end of a mount may take for the sake of the disk cache: files that are nearly whole are finished.
+const SETTLE: Duration = Duration::from_secs(20);
 
 /// Each is a thread that lives as long as the mount; more than this only wait for the same queue.
 const MAX_SESSION_THREADS: usize = 256;
@@ -79,8 +79,14 @@ pub struct MountOptions {
     pub ttl: Duration,
     /// The kernel's readahead for this mount, bytes. Takes privilege; without it the kernel's own 128 KiB stay.
     pub readahead: u64,
-    /// Which decoded bytes are kept on disk. Without effect in this release.
+    /// Which decoded bytes are kept on disk.
     pub cache: CacheMode,
+    /// Where; `None` for [`default_dir`](crate::cache::default_dir).
+    pub cache_dir: Option<PathBuf>,
+    /// Disk space for all of them, bytes; `None` for the cache's own default.
+    pub cache_size: Option<u64>,
+    /// Puts all files into the disk cache in the background.
+    pub warm: bool,
     /// Where this process logs to, for [`Status`]. Setting up the log is the program's business.
     pub log_file: Option<PathBuf>,
 }
@@ -112,7 +118,16 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
     }
     let mount_point = checked.mount_point;
     let started = (Instant::now(), SystemTime::now());
+    let disk = open_cache(options, &mount_point, &mut tell)?;
+    let cache = disk.as_ref().map_or_else(
+        || "off".to_owned(),
+        |disk| {
+            let what = if disk.keep == Keep::All { "all" } else { "auto" };
+            format!("{what}, {}", disk.store.path().display())
+        },
+    );
     let engine = Engine::new(EngineConfig {
+        disk: disk.clone(),
         memory: options.memory,
         threads: options.threads,
         drop_packed: !options.keep_packed,
@@ -138,9 +153,14 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
         n => n.min(MAX_SESSION_THREADS),
     };
     let replying = Arc::new(AtomicU64::new(0));
+    let passthrough = Arc::new(Passthrough::default());
+    let progress = Arc::new(Progress::default());
     let report = {
         let (vfs, guard, replying) = (vfs.clone(), guard.clone(), replying.clone());
-        let status = initial_status(options, &checked.source, &mount_point, started.1);
+        let (engine, passthrough) = (engine.clone(), passthrough.clone());
+        let (progress, warming) = (progress.clone(), options.warm);
+        let mut status = initial_status(options, &checked.source, &mount_point, started.1);
+        status.cache.clone_from(&cache);
         move || {
             let files = vfs.stats();
             let now = Status {
@@ -154,6 +174,10 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
                 panics: guard.panics(),
                 reply_seconds: Duration::from_nanos(replying.load(Ordering::Relaxed)).as_secs_f64(),
                 engine: engine.stats(),
+                disk: engine.disk().map(|disk| disk.store.counters()),
+                passthrough: passthrough.works(),
+                passthrough_opens: passthrough.opened(),
+                warming: warming.then(|| progress.now()),
                 ..status.clone()
             };
             serde_json::to_vec(&now).unwrap_or_default()
@@ -169,6 +193,8 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
         },
         report: Box::new(report),
         replying,
+        passthrough,
+        caching: disk.is_some(),
     };
 
     // Before the mount: a signal that comes in between waits instead of leaving a dead mount behind.
@@ -198,7 +224,7 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
             .map_err(Error::io("start a thread", &checked.source))?
     };
     info!(
-        "bsfs {} shows {} at {}; {threads} threads take requests, {} bytes of memory for decoded chunks, disk cache off",
+        "bsfs {} shows {} at {}; {threads} threads take requests, {} bytes of memory for decoded chunks, disk cache {cache}",
         env!("CARGO_PKG_VERSION"),
         checked.source.display(),
         mount_point.display(),
@@ -212,7 +238,20 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
         vfs.release(handle);
     }
 
+    let warming = options.warm.then(|| {
+        let (vfs, progress) = (vfs.clone(), progress.clone());
+        thread::Builder::new().name("warm".into()).spawn(move || warm(&vfs, &progress))
+    });
+
     let ended = serving.join();
+    progress.stop.store(true, Ordering::Relaxed);
+    if let Some(Ok(warming)) = warming {
+        // It looks at the flag between two chunks.
+        let _ = warming.join();
+    }
+    // What was open at the end is closed, and so on its way to being finished.
+    drop(vfs);
+    engine.settle(SETTLE);
     on_signal.close();
     if ending.join().is_err() {
         error!("defect in bsfs, please report it: the thread for signals panicked");
@@ -226,6 +265,41 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
         Err(_) => {
             let message = "defect in bsfs, please report it: a session thread panicked".to_owned();
             Err(Error::Mount { mount_point, message })
+        }
+    }
+}
+
+/// The disk cache that was asked for. One that cannot be had is said, and done without.
+fn open_cache(
+    options: &MountOptions,
+    mount_point: &Path,
+    tell: &mut impl FnMut(Event) -> Result<()>,
+) -> Result<Option<Disk>> {
+    let keep = match options.cache {
+        CacheMode::Off => return Ok(None),
+        CacheMode::Auto => Keep::Expensive,
+        CacheMode::All => Keep::All,
+    };
+    let mut without = |why: String| {
+        let note = format!("{why}; going on without a disk cache");
+        warn!("{note}");
+        tell(Event::Note(note))
+    };
+    let Some(dir) = options.cache_dir.clone().or_else(default_dir) else {
+        without("no place for a disk cache: neither XDG_CACHE_HOME nor HOME is set".to_owned())?;
+        return Ok(None);
+    };
+    // Reading its own mount, the daemon would wait for itself.
+    if std::path::absolute(&dir).is_ok_and(|dir| dir.starts_with(mount_point)) {
+        return Err(Error::invalid(format!("{}: the disk cache lies under the mount point", dir.display())));
+    }
+    let defaults = cache::Config::default();
+    let queue = defaults.queue.min(options.memory / 8).max(MIN_QUEUE);
+    match Store::open(&dir, &cache::Config { size: options.cache_size, queue, ..defaults }) {
+        Ok(store) => Ok(Some(Disk { store, keep })),
+        Err(error) => {
+            without(error.to_string())?;
+            Ok(None)
         }
     }
 }
@@ -258,7 +332,7 @@ fn initial_status(options: &MountOptions, source: &Path, mount_point: &Path, sta
         mount_point: text(mount_point),
         started: started.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
         uptime_seconds: 0,
-        cache: options.cache.effective().to_owned(),
+        cache: "off".to_owned(),
         log_file: options.log_file.as_deref().map(text),
         open_files: 0,
         reads: 0,
@@ -269,6 +343,10 @@ fn initial_status(options: &MountOptions, source: &Path, mount_point: &Path, sta
         inodes: 0,
         metadata_bytes: 0,
         engine: crate::engine::Stats::default(),
+        disk: None,
+        passthrough: false,
+        passthrough_opens: 0,
+        warming: None,
     }
 }
 

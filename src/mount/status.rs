@@ -10,6 +10,8 @@ use std::time::Duration;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use super::warm::Warming;
+use crate::cache::Counters;
 use crate::engine::Stats;
 
 /// The extended attribute of the root directory that holds a [`Status`] as JSON. It is not listed.
@@ -34,7 +36,7 @@ pub struct Status {
     pub started: u64,
     /// How long ago, seconds.
     pub uptime_seconds: u64,
-    /// Which disk cache is in use: "off" in this release.
+    /// Which disk cache is in use: "off", or what is kept ("auto", "all") and where.
     pub cache: String,
     /// Its log file; none when it logs to standard error.
     pub log_file: Option<String>,
@@ -56,6 +58,14 @@ pub struct Status {
     pub metadata_bytes: u64,
     /// The read side: memory, hits, misses, decoded chunks.
     pub engine: Stats,
+    /// What this process did with the disk cache; none without one.
+    pub disk: Option<Counters>,
+    /// Whether the kernel may read whole files of the disk cache by itself.
+    pub passthrough: bool,
+    /// Opens of files that the kernel reads by itself.
+    pub passthrough_opens: u64,
+    /// How far `--warm` is; none without it.
+    pub warming: Option<Warming>,
 }
 
 /// What came back from a mount.

@@ -243,6 +243,21 @@ impl Vfs {
         });
     }
 
+    /// The whole file in the disk cache, if it was proven there: what it holds is what reads of `handle` give.
+    #[must_use]
+    pub fn sealed(&self, handle: Handle) -> Option<std::fs::File> {
+        self.file(handle).ok()?.image()?.sealed()
+    }
+
+    /// Puts all of an open file into the disk cache; see [`Image::keep_on_disk`](crate::engine::Image::keep_on_disk). `None` for a file that is not decoded.
+    ///
+    /// # Errors
+    /// The first chunk that cannot be decoded.
+    pub fn keep_on_disk(&self, handle: Handle, stop: &dyn Fn() -> bool, done: &dyn Fn(u64)) -> Result<Option<bool>> {
+        let file = self.file(handle)?;
+        file.image().map(|image| image.keep_on_disk(stop, done)).transpose()
+    }
+
     fn file(&self, handle: Handle) -> Result<Arc<OpenFile>> {
         match self.handles.read().unwrap_or_else(PoisonError::into_inner).get(&handle) {
             Some(Open::File(file)) => Ok(Arc::clone(file)),

@@ -70,6 +70,14 @@ impl OpenFile {
         Ok(open)
     }
 
+    /// The image of a container.
+    pub(super) fn image(&self) -> Option<&Image> {
+        match self {
+            Self::Image(image) => Some(image),
+            Self::Plain(_) | Self::Text(_) => None,
+        }
+    }
+
     /// Gives up to `size` bytes at `offset` to `done`, fewer only at the end of the file: at once when they are in memory,
     /// otherwise on another thread.
     pub(super) fn read(

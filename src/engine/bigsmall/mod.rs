@@ -11,6 +11,7 @@
 mod pass;
 mod points;
 mod presented;
+mod proof;
 mod stream;
 mod turns;
 
@@ -25,6 +26,7 @@ use lru::LruCache;
 
 use self::pass::{Failure, Other, Plan};
 use self::points::{Budget, Points};
+use self::proof::TensorByTensor;
 use self::stream::{Stream, Waiting};
 use super::base::Base;
 use super::buffer::Buffer;
@@ -33,6 +35,7 @@ use super::memory::Key;
 use super::stats::Counters;
 use super::sync::{AtomicU64, Mutex, Ordering, lock};
 use super::{Engine, EngineConfig};
+use crate::cache::Proof;
 use crate::error::{Damage, Error, Result};
 use crate::format::ChunkId;
 use crate::format::bigsmall::{Content as From, Entry};
@@ -344,6 +347,24 @@ impl Content for Image {
         let raw_len = window.len();
         let need = raw_len as usize;
         Some(Place::Chunk(Part { id: window.chunk, raw_offset: window.raw_offset, raw_len, need }))
+    }
+
+    fn part(&self, chunk: ChunkId) -> Option<Part> {
+        let window = self.0.presented.window(chunk)?;
+        Some(Part { id: chunk, raw_offset: window.raw_offset, raw_len: window.len(), need: window.len() as usize })
+    }
+
+    fn digest(&self) -> [u8; 32] {
+        let kind = blake3::hash(b"bsfs disk cache 1: bigsmall");
+        *blake3::Hasher::new_keyed(kind.as_bytes()).update(&self.0.presented.digest()).finalize().as_bytes()
+    }
+
+    fn is_expensive(&self) -> bool {
+        true
+    }
+
+    fn proof(&self) -> Box<dyn Proof> {
+        Box::new(TensorByTensor::new(Arc::clone(&self.0.presented)))
     }
 
     fn tensor_in(&self, read: &Range<u64>) -> Option<Range<u64>> {

@@ -115,6 +115,12 @@ impl Presented {
         self.container.memory() + (self.layout.header.len() + tables + placed) as u64
     }
 
+    /// Length and MD5 of the placed tensor of this number; `None` behind the last.
+    pub(super) fn expected(&self, tensor: usize) -> Option<(u64, [u8; 16])> {
+        let placed = self.layout.tensors.get(tensor)?;
+        Some((placed.raw_len, self.container.entries().get(placed.entry)?.md5))
+    }
+
     pub(super) fn id(&self) -> u64 {
         self.id
     }
