@@ -21,7 +21,7 @@ const PAUSE: Duration = Duration::from_secs(10);
 /// Room that is made when an entry could not be: the map of a large file.
 const ROOM: u64 = 1 << 20;
 /// How much less important than other threads the writer is, as `nice` counts.
-const NICE: i32 = 10;
+const NICE: i32 = 19;
 
 /// Bytes on their way to the disk.
 pub type Bytes = Box<dyn Deref<Target = [u8]> + Send>;

@@ -17,14 +17,15 @@ use crate::cache::{Description, Entry, Key, Literal, Proof, Sealing, Store};
 use crate::error::Result;
 use crate::format::ChunkId;
 
-/// A file is finished in the background when no more of its chunks are missing than one in so many.
-const FEW: u32 = 2;
+/// Of chunks that are decoded as fast as they are written, one in so many is written while a stream is being read; the others are
+/// decoded again when the file is closed.
+const SPARSE: u32 = 8;
 /// Chunks decoded for the cache between two looks at its queue.
 const BATCH: usize = 16;
 /// How long a batch may take to be written before the file is left as it is.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How much less important than others the finishing thread is, as `nice` counts.
-const NICE: i32 = 15;
+const NICE: i32 = 19;
 
 /// Which images are kept on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +72,8 @@ impl Deref for Made {
 pub struct OnDisk {
     entry: Arc<Entry>,
     store: Arc<Store>,
+    /// Decoding takes longer than writing.
+    expensive: bool,
 }
 
 impl OnDisk {
@@ -96,7 +99,7 @@ impl OnDisk {
             literals,
         };
         let entry = disk.store.entry(Key(content.digest()), &what)?;
-        Some(Self { entry, store: Arc::clone(&disk.store) })
+        Some(Self { entry, store: Arc::clone(&disk.store), expensive: content.is_expensive() })
     }
 
     /// Fills `into` with a chunk; `false` when it is not there, or not right.
@@ -104,9 +107,10 @@ impl OnDisk {
         self.entry.has(chunk.0) && self.entry.read(chunk.0, into)
     }
 
-    /// Offers a chunk that a reader was given.
-    pub fn keep(&self, chunk: ChunkId, raw: &Raw) {
-        if !self.entry.has(chunk.0) {
+    /// Offers a chunk that a reader was given; `streaming` if more is being read behind it.
+    pub fn keep(&self, chunk: ChunkId, raw: &Raw, streaming: bool) {
+        let now = self.expensive || !streaming || chunk.0.is_multiple_of(SPARSE);
+        if now && !self.entry.has(chunk.0) {
             self.entry.offer(chunk.0, Kept(Arc::clone(raw)));
         }
     }
@@ -120,21 +124,16 @@ impl OnDisk {
         (0..self.entry.chunks()).filter(|&chunk| !self.entry.has(chunk))
     }
 
-    /// Decodes and writes what is missing, and seals the file; of a file of which much is missing nothing, unless `all`. Gives
-    /// whether the file is sealed. `done` hears of the bytes of each chunk. Takes long.
+    /// Decodes and writes what is missing, and seals the file. Gives whether it is sealed. `done` hears of the bytes of each chunk.
+    /// Takes long.
     pub fn finish(
         &self,
         content: &dyn Content,
         engine: &Arc<Engine>,
-        all: bool,
         stop: &dyn Fn() -> bool,
         done: &dyn Fn(u64),
     ) -> Result<bool> {
         self.store.flush(PATIENCE);
-        let missing = self.missing().count();
-        if !all && missing > self.entry.chunks() as usize / FEW as usize {
-            return Ok(false);
-        }
         loop {
             let batch: Vec<u32> = self.missing().take(BATCH).collect();
             if batch.is_empty() || stop() {

@@ -119,7 +119,7 @@ impl Image {
     /// The first chunk that cannot be decoded.
     pub fn keep_on_disk(&self, stop: &dyn Fn() -> bool, done: &dyn Fn(u64)) -> Result<bool> {
         let Some(disk) = &self.0.disk else { return Ok(false) };
-        disk.finish(&*self.0.content, &self.0.engine, true, stop, done)
+        disk.finish(&*self.0.content, &self.0.engine, stop, done)
     }
 
     /// Up to `size` bytes at `offset`; fewer only at the end of the file, none beyond it. Decodes on this thread, and nothing
@@ -308,7 +308,7 @@ impl Open {
             self.content.read_through(chunk.id);
         }
         if let Some(disk) = &self.disk {
-            disk.keep(chunk.id, &raw);
+            disk.keep(chunk.id, &raw, self.streaming.load(Ordering::Relaxed));
         }
         Ok(raw)
     }
@@ -348,11 +348,14 @@ impl Drop for Image {
     fn drop(&mut self) {
         self.0.closed.store(true, Ordering::Relaxed);
         let open = Arc::clone(&self.0);
-        if open.disk.as_ref().is_some_and(|disk| disk.sealed().is_none()) {
+        // Who has read half of a file is likely to come back for all of it.
+        let read = open.last_read.iter().filter(|at| at.load(Ordering::Relaxed) != 0).count();
+        let most = read > 0 && read >= open.last_read.len() / 2;
+        if most && open.disk.as_ref().is_some_and(|disk| disk.sealed().is_none()) {
             let engine = Arc::clone(&open.engine);
             engine.finisher.add(Box::new(move |stop| {
                 let Some(disk) = &open.disk else { return };
-                if let Err(error) = disk.finish(&*open.content, &open.engine, false, stop, &|_| {}) {
+                if let Err(error) = disk.finish(&*open.content, &open.engine, stop, &|_| {}) {
                     log::debug!("not finished on disk: {error}");
                 }
             }));
