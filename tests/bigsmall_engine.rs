@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 
+use bsfs::cache::{Config, Store};
 use bsfs::codec::bigsmall::{Coding, encode};
-use bsfs::engine::{Base, Engine, EngineConfig, FileBase, Image, Presented, prove};
+use bsfs::engine::{Base, Disk, Engine, EngineConfig, FileBase, Image, Keep, Presented, prove};
 use bsfs::format::bigsmall::{Container, Finished, ShardIndex, header};
-use bsfs::source::{FileSource, MemorySource, ReadAt};
+use bsfs::source::{FileSource, Identity, MemorySource, ReadAt};
 use bsfs::tensor::ElemType;
 use bsfs::{Error, parallel};
 use md5::{Digest as _, Md5};
@@ -168,6 +169,10 @@ impl ReadAt for Counting {
     fn path(&self) -> &Path {
         self.0.path()
     }
+
+    fn identity(&self) -> Option<Identity> {
+        Some(Identity { dev: 1, ino: 2, len: self.0.len(), mtime: (3, 4), ctime: (5, 6) })
+    }
 }
 
 fn memory(file: Vec<u8>) -> (Opened, Arc<Counting>) {
@@ -228,6 +233,43 @@ fn a_later_reader_enters_in_the_middle() {
     // Each enters at most three windows before what it wants, and reads its feeds and tables.
     assert!(again < 4 * (4 * WINDOW + (1 << 20)), "{again}");
     assert!(again > 0);
+}
+
+#[test]
+fn a_later_mount_enters_in_the_middle_too() {
+    let (weights, file) = big(4 << 20);
+    let dir = tempfile::tempdir().unwrap();
+    let with_cache = || {
+        let store = Store::open(&dir.path().join("cache"), &Config::default()).unwrap();
+        let disk = Some(Disk { store: Arc::clone(&store), keep: Keep::Expensive });
+        let config = EngineConfig { memory: 8 << 20, threads: 2, disk, ..EngineConfig::default() };
+        (Engine::new(config), store)
+    };
+    let data = {
+        let (opened, _) = memory(file.clone());
+        let (engine, store) = with_cache();
+        let image = opened.image(&engine);
+        assert!(whole(&image).unwrap()[opened.presented.header().len()..].starts_with(&weights));
+        assert!(store.flush(std::time::Duration::from_secs(20)));
+        let points = store.list().unwrap().into_iter().find(|entry| entry.label.contains("points")).unwrap();
+        assert!(points.present_bytes > 0);
+        // The decoded bytes go, as they do when others need the room; the points stay.
+        let bytes = store.list().unwrap().into_iter().find(|entry| !entry.label.contains("points")).unwrap();
+        drop((image, engine));
+        for name in ["data", "map"] {
+            fs::remove_file(dir.path().join(format!("cache/v1/{}.{name}", bytes.key))).unwrap();
+        }
+        opened.presented.header().len() as u64
+    };
+    let (opened, counted) = memory(file);
+    let (engine, _store) = with_cache();
+    let image = opened.image(&engine);
+    for at in [6 * WINDOW + 5, 13 * WINDOW, 2 * WINDOW + 77] {
+        assert_eq!(*image.read_at(data + at, 1000).unwrap(), weights[at as usize..at as usize + 1000]);
+    }
+    let read = counted.1.load(Ordering::Relaxed);
+    assert!(read < 3 * (4 * WINDOW + (1 << 20)), "{read}");
+    assert!(engine.stats().decoded_chunks <= 9, "{:?}", engine.stats());
 }
 
 #[test]

@@ -142,6 +142,10 @@ impl ReadAt for FileSource {
         })
     }
 
+    fn identity(&self) -> Option<Identity> {
+        Some(self.identity)
+    }
+
     fn expect_streams(&self, streams: bool) {
         let advice = if streams { Advice::Normal } else { Advice::Random };
         let _ = rustix::fs::fadvise(&self.file, 0, None, advice);

@@ -32,6 +32,11 @@ pub trait ReadAt: Send + Sync {
     /// [`Error::Io`](crate::Error::Io) when the system refuses.
     fn read_exact_at(&self, offset: u64, buf: &mut [u8]) -> Result<()>;
 
+    /// What tells this version of the source from others; `None` when there is nothing.
+    fn identity(&self) -> Option<Identity> {
+        None
+    }
+
     /// Says whether reads go on where others ended, so that reading ahead pays, or jump. Only a hint.
     fn expect_streams(&self, _streams: bool) {}
 

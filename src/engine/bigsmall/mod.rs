@@ -12,6 +12,7 @@ mod pass;
 mod points;
 mod presented;
 mod proof;
+mod saved;
 mod stream;
 mod turns;
 
@@ -27,6 +28,7 @@ use lru::LruCache;
 use self::pass::{Failure, Other, Plan};
 use self::points::{Budget, Points};
 use self::proof::TensorByTensor;
+use self::saved::Saved;
 use self::stream::{Stream, Waiting};
 use super::base::Base;
 use super::buffer::Buffer;
@@ -114,13 +116,14 @@ pub struct Shown {
     base: Option<Arc<dyn Base>>,
     /// By entry.
     streams: Box<[OnceLock<Arc<Stream>>]>,
+    saved: OnceLock<Option<Saved>>,
 }
 
 impl Shown {
     /// `base` is what its deltas refer to; without one their tensors give an error, and the others can be read.
     pub fn new(presented: Arc<Presented>, source: Arc<dyn ReadAt>, base: Option<Arc<dyn Base>>) -> Self {
         let streams = presented.container().entries().iter().map(|_| OnceLock::new()).collect();
-        Self { presented, source, base, streams }
+        Self { presented, source, base, streams, saved: OnceLock::new() }
     }
 
     /// The entry whose own stream makes the bytes of `entry`.
@@ -133,14 +136,28 @@ impl Shown {
         }
     }
 
-    fn stream(&self, number: usize, entry: &Entry, streams: &Streams) -> Result<Arc<Stream>> {
+    /// The points that earlier mounts saved, and where this one saves its own.
+    fn saved(&self, engine: &Engine) -> Option<&Saved> {
+        let open = || Saved::open(&engine.config.disk.as_ref()?.store, &self.presented, &*self.source);
+        // With a base the packed bytes alone do not say what comes out.
+        self.saved.get_or_init(|| if self.base.is_none() { open() } else { None }).as_ref()
+    }
+
+    fn stream(&self, number: usize, entry: &Entry, engine: &Engine) -> Result<Arc<Stream>> {
+        let streams = &engine.streams;
         let slot = self.streams.get(number).ok_or_else(|| self.nowhere(0))?;
         if let Some(stream) = slot.get() {
             return Ok(Arc::clone(stream));
         }
         let plan = self.plan(entry, streams)?;
         let first = plan.raw_len <= streams.proven_first;
-        Ok(Arc::clone(slot.get_or_init(|| Arc::new(Stream::new(plan, first, Arc::clone(&streams.waiting))))))
+        let known = self.saved(engine).and_then(|saved| saved.load(number));
+        let proven = known.is_some();
+        for (position, point) in known.into_iter().flatten() {
+            plan.points.note(position, point);
+        }
+        let make = || Arc::new(Stream::new(plan, first, proven, Arc::clone(&streams.waiting)));
+        Ok(Arc::clone(slot.get_or_init(make)))
     }
 
     fn plan(&self, entry: &Entry, streams: &Streams) -> Result<Plan> {
@@ -217,7 +234,7 @@ impl Shown {
         let chunk = self.presented.known_as(chunk);
         let place = self.presented.window(chunk).ok_or_else(|| self.nowhere(chunk.0))?;
         let (number, entry) = self.master(place.entry).ok_or_else(|| self.nowhere(chunk.0))?;
-        let stream = self.stream(number, entry, &engine.streams)?;
+        let stream = self.stream(number, entry, engine)?;
         engine.streams.touch((self.presented.id(), number as u32), &stream);
         if stream.wants_help() {
             let (shown, stream, weak) = (Arc::clone(self), Arc::clone(&stream), Arc::downgrade(engine));
@@ -229,7 +246,14 @@ impl Shown {
             }) as super::workers::Job]);
         }
         let shelf = |window, buffer| self.shelve(engine, chunk.0 - place.window + window, buffer);
+        let was_good = stream.is_good();
         let made = stream.window(engine, place.window, &shelf);
+        if !was_good
+            && stream.is_good()
+            && let Some(saved) = self.saved(engine)
+        {
+            saved.save(number, &stream.plan().points.all());
+        }
         if stream.is_good() && place.window + 1 == stream.plan().windows() {
             stream.park();
         }
@@ -252,7 +276,7 @@ impl Shown {
     /// Damage, a digest that differs, a base that is missing, those of the source.
     fn prove(&self, engine: &Arc<Engine>, entry: usize) -> Result<u64> {
         let (number, entry) = self.master(entry).ok_or_else(|| self.nowhere(0))?;
-        let stream = self.stream(number, entry, &engine.streams)?;
+        let stream = self.stream(number, entry, engine)?;
         for window in 0..stream.plan().windows() {
             if !stream.is_good() {
                 stream.window(engine, window, &|_, _| {}).map_err(|failure| {

@@ -70,6 +70,11 @@ impl Points {
         lock(&self.inner).at.range(..=position).next_back().map(|(&at, point)| (at, Arc::clone(point)))
     }
 
+    /// All of them, in order.
+    pub fn all(&self) -> Vec<(u64, Arc<Point>)> {
+        lock(&self.inner).at.iter().map(|(&at, point)| (at, Arc::clone(point))).collect()
+    }
+
     /// Whether a point at `position` would be kept.
     pub fn wanted(&self, position: u64) -> bool {
         let inner = lock(&self.inner);

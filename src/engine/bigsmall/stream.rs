@@ -100,11 +100,11 @@ impl Waiting {
 }
 
 impl Stream {
-    /// A tensor of which nothing was read yet.
-    pub fn new(plan: Plan, proven_first: bool, waiting: Arc<Waiting>) -> Self {
+    /// A tensor of which nothing was read yet; `proven` if it was found to be right before.
+    pub fn new(plan: Plan, proven_first: bool, proven: bool, waiting: Arc<Waiting>) -> Self {
         let progress = Progress {
             passes: Vec::new(),
-            verdict: Verdict::Open,
+            verdict: if proven { Verdict::Good } else { Verdict::Open },
             tries: 0,
             wanted: HashMap::new(),
             kept: HashMap::new(),
