@@ -7,9 +7,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
+use bsfs::codec::bigsmall::Coding;
 use bsfs::codec::{Codec, Mode, Numbers, Scratch, encode};
 use bsfs::compress::{Options, compress};
+use bsfs::format::bigsmall::{Container, Content};
+use bsfs::source::MemorySource;
 use bsfs_fuzz::{KINDS, MODES, take_apart};
+
+/// Longer inputs make every execution slow.
+const LONGEST: usize = 8000;
 
 fn random(seed: u64) -> impl FnMut() -> u32 {
     let mut state = seed;
@@ -146,9 +152,39 @@ fn containers() {
     }
 }
 
+/// The fixtures that are short, and the short blobs of all, one of each length to the kilobyte and coding.
+fn bigsmall() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../bigsmall");
+    let mut seen = HashSet::new();
+    let mut files: Vec<PathBuf> = fs::read_dir(fixtures).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    for path in files.iter().filter(|path| path.extension().is_some_and(|e| e == "bs" || e == "bsr")) {
+        let bytes = fs::read(path).unwrap();
+        let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+        let container = Container::open(&MemorySource::new("seed.bs", bytes.clone())).unwrap();
+        if bytes.len() <= LONGEST {
+            fs::write(dir("bigsmall_file").join(&name), &bytes).unwrap();
+        }
+        for (i, entry) in container.entries().iter().enumerate() {
+            let (Content::Blob(part) | Content::Xor(part) | Content::Slice { part, .. }) = &entry.content else {
+                continue;
+            };
+            if part.len as usize > LONGEST || part.raw_len >= 1 << 20 || !seen.insert((part.coding, part.len / 1024)) {
+                continue;
+            }
+            let at = Coding::ALL.iter().position(|(coding, ..)| *coding == part.coding).unwrap();
+            let len = (part.raw_len as u32).to_le_bytes();
+            let blob = &bytes[part.offset as usize..(part.offset + part.len) as usize];
+            let input = [&[at as u8, len[0], len[1], len[2], 31], blob].concat();
+            fs::write(dir("bigsmall_blob").join(format!("{name}-{i}")), input).unwrap();
+        }
+    }
+}
+
 fn main() {
     let _ = fs::remove_dir_all(Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds"));
     decoders();
     round_trips();
     containers();
+    bigsmall();
 }

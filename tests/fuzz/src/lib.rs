@@ -4,13 +4,14 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
+use bsfs::codec::bigsmall::{self, Blob, Coding, Symbols};
 use bsfs::codec::{self, Codec, Kernel, Mode, Numbers, PAD, Packed, Scratch};
-use bsfs::engine::{Engine, EngineConfig};
+use bsfs::engine::{Engine, EngineConfig, Presented};
 use bsfs::error::Damage;
 use bsfs::format::Container;
 use bsfs::format::checksum::checksum;
 use bsfs::format::native::{HEADER_LEN, Header};
-use bsfs::source::MemorySource;
+use bsfs::source::{MemorySource, ReadAt};
 
 /// Every kind of numbers, with rows that divide a vector, that do not, and none.
 pub const KINDS: [Numbers; 16] = [
@@ -133,7 +134,8 @@ pub fn container(data: &[u8]) {
     for tensor in container.tensors().iter().take(1000) {
         let _ = container.tensor_at(tensor.raw_offset);
     }
-    let image = Engine::new(EngineConfig { memory: MOST_READ, ..EngineConfig::default() }).image(Arc::clone(&container), source);
+    let image = Engine::new(EngineConfig { memory: MOST_READ, ..EngineConfig::default() })
+        .image(Arc::clone(&container), source);
     for piece in container.pieces().take(32) {
         let (offset, len) = match piece {
             bsfs::format::Piece::Literal { raw_offset, range } => (raw_offset, range.len() as u64),
@@ -178,4 +180,74 @@ pub fn take_apart(file: &[u8]) -> Option<Vec<u8>> {
     let raw_len = u32::try_from(header.raw_len).ok()?.to_le_bytes();
     let chunks_len = u16::try_from(chunks.len()).ok()?.to_le_bytes();
     Some([&raw_len[..], &chunks_len, chunks, &index[..]].concat())
+}
+
+/// Most bytes that a fuzzed tensor of BigSmall has.
+const MOST_TENSOR: u64 = 1 << 20;
+
+/// Opens a file of BigSmall and proves its tensors, if they are short.
+pub fn bigsmall_file(data: &[u8]) {
+    let source: Arc<dyn ReadAt> = Arc::new(MemorySource::new("fuzz.bs", data.to_vec()));
+    let Ok(container) = bsfs::format::bigsmall::Container::open(&*source) else { return };
+    let container = Arc::new(container);
+    let Ok(presented) = Presented::new(&container, []) else { return };
+    assert_eq!(presented.raw_len(), presented.header().len() as u64 + presented.tensor_bytes());
+    if presented.tensor_bytes() > MOST_TENSOR {
+        return;
+    }
+    let engine = Engine::new(EngineConfig { memory: MOST_READ, ..EngineConfig::default() });
+    let image = engine.presented(Arc::new(presented), source, None);
+    let mut at = 0;
+    while let Ok(bytes) = image.read_at(at, 1 << 16) {
+        if bytes.is_empty() {
+            break;
+        }
+        at += bytes.len() as u64;
+    }
+}
+
+/// Decodes a blob of BigSmall: a byte for the coding, three for the tensor's length, one for the length of windows, then the
+/// blob. States that were noted lead to the same bytes.
+pub fn bigsmall_blob(data: &[u8]) {
+    let Some((&[coding, a, b, c, window], blob)) = data.split_first_chunk::<5>() else { return };
+    let (coding, ..) = Coding::ALL[usize::from(coding) % Coding::ALL.len()];
+    let elem = coding.elem_bytes().max(1);
+    let raw_len = (u64::from(u32::from_le_bytes([a, b, c, 0])) % MOST_TENSOR) / elem * elem;
+    let window = (usize::from(window) + 1) * 8;
+    let blob: Arc<dyn Blob> = Arc::new(Bytes(blob.to_vec()));
+    let Ok((mut front, mut back)) = bigsmall::open(coding, Arc::clone(&blob), raw_len, 4096) else { return };
+    let mut symbols = Symbols::default();
+    let mut noted = None;
+    let mut whole = Vec::new();
+    while (whole.len() as u64) < raw_len {
+        let len = window.min(raw_len as usize - whole.len());
+        if whole.len() > raw_len as usize / 2 && noted.is_none() {
+            noted = front.state().zip(back.state()).map(|states| (whole.len(), states));
+        }
+        let mut out = vec![0; len];
+        if front.window(len, &mut symbols).is_err() || back.window(&symbols, &mut out).is_err() {
+            return;
+        }
+        whole.extend_from_slice(&out);
+    }
+    let _ = (front.finish(), back.finish());
+    let Some((at, states)) = noted else { return };
+    let Ok((mut front, mut back)) = bigsmall::open(coding, blob, raw_len, 4096) else { panic!("opened once") };
+    assert!(front.resume(at as u64, &states.0).is_ok() && back.resume(at as u64, &states.1).is_ok());
+    let mut out = vec![0; window.min(raw_len as usize - at)];
+    assert!(front.window(out.len(), &mut symbols).is_ok() && back.window(&symbols, &mut out).is_ok());
+    assert_eq!(out, whole[at..at + out.len()]);
+}
+
+struct Bytes(Vec<u8>);
+
+impl Blob for Bytes {
+    fn len(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    fn read(&self, at: u64, to: &mut [u8]) -> Result<(), bsfs::Error> {
+        to.copy_from_slice(&self.0[at as usize..at as usize + to.len()]);
+        Ok(())
+    }
 }
