@@ -44,12 +44,12 @@ use crate::format::bigsmall::{Content as From, Entry};
 use crate::parallel;
 use crate::source::ReadAt;
 
-/// Bytes of a window; a multiple of every element's size.
-const WINDOW: u64 = 512 << 10;
+/// Bytes of a window; a multiple of every element's size. Where interleavings are explored they are short.
+const WINDOW: u64 = if cfg!(shuttle) { 64 } else { 512 << 10 };
 /// Tensors up to a quarter of the memory, and to this, are proven before they are given out.
 const PROVEN_FIRST: u64 = 64 << 20;
 /// Points of a stream are at least so far apart, bytes.
-const APART: u64 = 1 << 20;
+const APART: u64 = 2 * WINDOW;
 /// What a pass holds in memory, about, bytes.
 const PASS: u64 = 2 << 20;
 

@@ -401,3 +401,76 @@ impl Drop for Abandon<'_> {
         }
     }
 }
+
+/// Every interleaving that the scheduler finds: `RUSTFLAGS='--cfg shuttle' cargo test --lib shuttled`.
+#[cfg(all(test, shuttle))]
+mod shuttled {
+    use std::sync::Arc;
+
+    use md5::{Digest, Md5};
+    use shuttle::thread;
+
+    use super::*;
+    use crate::codec::bigsmall::Coding;
+    use crate::engine::EngineConfig;
+    use crate::engine::bigsmall::points::{Budget, Points};
+    use crate::format::bigsmall::Part;
+    use crate::source::MemorySource;
+
+    const WINDOWS: u32 = 4;
+
+    fn stream(proven_first: bool, right: bool) -> (Arc<Stream>, Arc<Vec<u8>>) {
+        let raw: Vec<u8> = (0..u64::from(WINDOWS) * WINDOW - 6).map(|n| (n * 7 / 3) as u8).collect();
+        let len = raw.len() as u64;
+        let mut md5: [u8; 16] = Md5::digest(&raw).into();
+        md5[0] ^= u8::from(!right);
+        let plan = Plan {
+            source: Arc::new(MemorySource::new("m.bs", raw.clone())),
+            packed_read: Arc::default(),
+            parts: vec![Part { coding: Coding::Raw, offset: 0, len, raw_len: len }],
+            width: 0,
+            skip: 0,
+            raw_len: len,
+            md5,
+            other: None,
+            points: Arc::new(Points::new(Arc::new(Budget::new(1 << 20)), WINDOW)),
+        };
+        // Room for one window that waits.
+        (Arc::new(Stream::new(plan, proven_first, false, Arc::new(Waiting::new(WINDOW)))), Arc::new(raw))
+    }
+
+    fn readers(proven_first: bool, right: bool) {
+        let (stream, raw) = stream(proven_first, right);
+        let engine = crate::engine::Engine::new(EngineConfig { memory: 1 << 20, ..EngineConfig::default() });
+        let threads: Vec<_> = [vec![0, 3], vec![1], vec![2, 0]]
+            .into_iter()
+            .map(|windows| {
+                let (stream, raw, engine) = (Arc::clone(&stream), Arc::clone(&raw), Arc::clone(&engine));
+                thread::spawn(move || {
+                    for window in windows {
+                        let at = window as usize * WINDOW as usize;
+                        match stream.window(&engine, window, &|_, _| {}) {
+                            Ok(bytes) => {
+                                assert!(right || !proven_first, "given out before it was proven");
+                                assert_eq!(*bytes, raw[at..(at + WINDOW as usize).min(raw.len())]);
+                            }
+                            Err(Failure::Differs(_)) => assert!(!right),
+                            Err(other) => panic!("{other:?}"),
+                        }
+                    }
+                })
+            })
+            .collect();
+        for thread in threads {
+            thread.join().unwrap();
+        }
+        assert_eq!(stream.is_good(), right);
+    }
+
+    #[test]
+    fn readers_of_a_stream_get_their_windows_whatever_happens_when() {
+        for (proven_first, right) in [(true, true), (false, true), (true, false)] {
+            shuttle::check_random(move || readers(proven_first, right), 3000);
+        }
+    }
+}
