@@ -12,6 +12,8 @@ BSFS_GIVEN=${BSFS:-}
 BSFS=${BSFS_GIVEN:-${CARGO_TARGET_DIR:-$ROOT/target}/release/bsfs}
 # The rust installer puts cargo where a shell that is no login shell does not look.
 [[ -d $HOME/.cargo/bin && :$PATH: != *:$HOME/.cargo/bin:* ]] && PATH=$PATH:$HOME/.cargo/bin
+# Mounts keep nothing for later ones, and leave the cache of the user alone; a script that is about the cache says so.
+MOUNT_CACHE=(--cache off)
 # fusermount3 and modprobe live beyond the PATH of some users.
 PATH=$PATH:/usr/sbin:/sbin
 
@@ -245,7 +247,7 @@ mount_bsfs() {
     mkdir -p "$2"
     at=$(cd "$2" && pwd -P)
     _mounts+=("$at")
-    run "$BSFS" mount "$1" "$at" "${@:3}" >&2 || die "bsfs mount $1 failed"
+    run "$BSFS" mount "$1" "$at" "${MOUNT_CACHE[@]}" "${@:3}" >&2 || die "bsfs mount $1 failed"
     kind=$(mount_type "$at")
     [[ $kind == fuse* ]] || die "bsfs mount returned, but the mount table has no FUSE file system at $at"
 }

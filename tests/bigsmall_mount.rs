@@ -44,6 +44,11 @@ fn pieces(file: &File, seed: u64) -> Vec<(u64, Vec<u8>)> {
         .collect()
 }
 
+/// A mount that knows nothing of earlier ones.
+fn uncached(bench: &Bench, options: &[&str]) -> Mount {
+    Mount::new(bench, &[options, &["--cache", "off"]].concat())
+}
+
 fn errno(result: std::io::Result<()>) -> Option<i32> {
     result.err().map(|error| error.raw_os_error().unwrap())
 }
@@ -245,42 +250,42 @@ fn a_delta_finds_its_base_where_the_user_says_and_beside_itself() {
     fs::create_dir(&elsewhere).unwrap();
     let base = elsewhere.join("weights.safetensors");
     fs::copy(fixtures::dir().join(BASE), &base).unwrap();
-    let mount = Mount::new(&bench, &["--base", base.to_str().unwrap()]);
+    let mount = uncached(&bench, &["--base", base.to_str().unwrap()]);
     assert_resolved(&mount, "tuned.safetensors");
     drop(mount);
 
     // A path that means something in the directory of the caller only.
-    let mount = Mount::new(&bench, &["--base", &format!("tests/bigsmall/{BASE}")]);
+    let mount = uncached(&bench, &["--base", &format!("tests/bigsmall/{BASE}")]);
     assert_resolved(&mount, "tuned.safetensors");
     drop(mount);
 
     // A directory: its only file; the file of the right name among others; the same as a link, or packed.
-    let mount = Mount::new(&bench, &["--base", elsewhere.to_str().unwrap()]);
+    let mount = uncached(&bench, &["--base", elsewhere.to_str().unwrap()]);
     assert_resolved(&mount, "tuned.safetensors");
     drop(mount);
     fs::copy(fixtures::dir().join("delta-base-2.0.1.safetensors"), elsewhere.join("another.safetensors")).unwrap();
-    let mount = Mount::new(&bench, &["--base", elsewhere.to_str().unwrap()]);
+    let mount = uncached(&bench, &["--base", elsewhere.to_str().unwrap()]);
     assert_unresolved(&mount, "tuned.safetensors");
     drop(mount);
     symlink("weights.safetensors", elsewhere.join(BASE)).unwrap();
-    let mount = Mount::new(&bench, &["--base", elsewhere.to_str().unwrap()]);
+    let mount = uncached(&bench, &["--base", elsewhere.to_str().unwrap()]);
     assert_resolved(&mount, "tuned.safetensors");
     drop(mount);
     fs::remove_file(elsewhere.join(BASE)).unwrap();
     common::pack(&base, &elsewhere.join(format!("{BASE}.bs")));
-    let mount = Mount::new(&bench, &["--base", elsewhere.to_str().unwrap()]);
+    let mount = uncached(&bench, &["--base", elsewhere.to_str().unwrap()]);
     assert_resolved(&mount, "tuned.safetensors");
     drop(mount);
 
     // Beside it, as it was and packed.
     let beside = place(&bench, BASE, BASE);
-    let mount = Mount::new(&bench, &[]);
+    let mount = uncached(&bench, &[]);
     assert_resolved(&mount, "tuned.safetensors");
     drop(mount);
     bench.packed(&format!("{BASE}.bs"), &fs::read(&beside).unwrap());
     fs::remove_file(beside).unwrap();
     age(&bench.source());
-    let mount = Mount::new(&bench, &[]);
+    let mount = uncached(&bench, &[]);
     assert_resolved(&mount, "tuned.safetensors");
     assert_eq!(names(&mount.point), [BASE, "tuned.safetensors"]);
     drop(mount);
@@ -290,7 +295,7 @@ fn a_delta_finds_its_base_where_the_user_says_and_beside_itself() {
     fs::remove_file(bench.source().join(format!("{BASE}.bs"))).unwrap();
     bench.plain(&BASE.replace(".safetensors", ".bs"), &packed);
     place(&bench, DELTA, "twin.bs");
-    let mount = Mount::new(&bench, &[]);
+    let mount = uncached(&bench, &[]);
     assert_resolved(&mount, "tuned.safetensors");
     let decoded = mount.status().engine.decoded_chunks;
     assert_resolved(&mount, "twin.safetensors");
@@ -478,13 +483,13 @@ fn damage_is_an_error_of_its_tensor_alone() {
     let bench = Bench::new();
     let path = place(&bench, "big-2.0.1.bs", "big.bs");
     let expected = one("big-2.0.1.bs").tensors;
-    let shown = Mount::new(&bench, &[]);
+    let shown = uncached(&bench, &[]);
     let whole = fs::read(shown.path("big.safetensors")).unwrap();
     drop(shown);
     let tensors = spans(&whole);
     let (victim, _) = tensors.iter().max_by_key(|(_, (.., range))| range.len()).unwrap();
     damage(&path, victim);
-    let mount = Mount::new(&bench, &[]);
+    let mount = uncached(&bench, &[]);
     let path = mount.path("big.safetensors");
     assert_eq!(errno(read_tensor(&path, victim).map(drop)), Some(libc::EIO));
     for name in tensors.keys().filter(|name| *name != victim) {

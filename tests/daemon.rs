@@ -6,13 +6,15 @@ mod mounted;
 
 use std::fs::{self, File};
 use std::io::Read;
-use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{Bench, ORIGINAL_MTIME, eventually};
-use mounted::{BSFS, Mount, Running, bsfs, is_mounted, is_running, model, signal, status_of, stderr, unmount};
+use mounted::{
+    Mount, Running, as_nobody, bsfs, command, is_mounted, is_running, model, signal, status_of, stderr, unmount,
+};
 
 #[test]
 fn status_counts_and_prints() {
@@ -28,7 +30,7 @@ fn status_counts_and_prints() {
     assert!(after.read_bytes >= original.len() as u64 && after.reads > 0, "{after:?}");
     assert_eq!(after.engine.memory_limit, 64 << 20);
     assert_eq!(after.source, bench.source().to_str().unwrap());
-    assert_eq!(after.cache, "off");
+    assert_eq!(after.cache, format!("auto, {}", bench.dir.join("cache/bsfs/v1").display()));
     assert!(after.metadata_bytes > 0 && after.started > ORIGINAL_MTIME as u64);
     let log = PathBuf::from(after.log_file.unwrap());
     assert!(log.starts_with(bench.dir.join("state/bsfs")));
@@ -102,20 +104,22 @@ fn what_the_mount_hides_is_mentioned() {
 }
 
 #[test]
-fn options_about_the_disk_cache_are_taken_and_said_to_have_no_effect() {
+fn the_status_tells_which_disk_cache_is_in_use() {
     let bench = Bench::new();
     model(&bench);
-    for (options, said) in
-        [(&["--cache", "off"][..], false), (&["--cache", "all"], true), (&["--cache", "auto"], true), (&[], false)]
-    {
-        let mut arguments: Vec<&std::ffi::OsStr> = vec!["mount".as_ref()];
-        arguments.extend(options.iter().map(|o| std::ffi::OsStr::new(*o)));
-        let (source, point) = (bench.source(), bench.mount_point());
-        arguments.extend([source.as_os_str(), point.as_os_str()]);
-        let output = bsfs(&bench, arguments);
-        let mount = Mount { point, pid: status_of(&bench.mount_point()).unwrap().pid };
-        assert_eq!(stderr(&output).contains("no effect"), said, "{options:?}: {}", stderr(&output));
-        assert_eq!(mount.status().cache, "off");
+    let (place, other) = (bench.dir.join("cache/bsfs/v1"), bench.dir.join("other"));
+    let other = other.to_str().unwrap();
+    let (all, auto) = (format!("all, {}", place.display()), format!("auto, {}", place.display()));
+    for (options, said) in [
+        (&["--cache", "off"][..], "off"),
+        (&["--cache", "all"], &all),
+        (&["--cache", "auto"], &auto),
+        (&[], &auto),
+        (&["--cache-dir", other], &format!("auto, {other}/v1")),
+    ] {
+        let mount = Mount::new(&bench, options);
+        assert_eq!(mount.status().cache, said, "{options:?}");
+        assert_eq!(mount.status().disk.is_some(), said != "off");
         assert!(bsfs(&bench, ["unmount".as_ref(), mount.point.as_os_str()]).status.success());
     }
 }
@@ -224,7 +228,7 @@ fn in_the_foreground_it_stays_and_ends_with_success() {
     let bench = Bench::new();
     model(&bench);
     let log = bench.dir.join("log");
-    let mut command = Command::new(BSFS);
+    let mut command = command(&bench);
     command.args(["mount", "--foreground", "--log-file"]).arg(&log).arg(bench.source()).arg(bench.mount_point());
     let mut running = Running(command.stdout(Stdio::piped()).spawn().unwrap());
     eventually("it is mounted", || status_of(&bench.mount_point()).is_some());
@@ -301,32 +305,6 @@ fn a_mount_that_does_not_answer_in_time_is_given_up() {
         children.count() == 0
     });
     assert_eq!(fs::read(first.path("sub/part.safetensors")).unwrap(), b"part");
-}
-
-/// Runs a script as an ordinary user where `/dev/fuse` is open to all, as on a desktop, and `/etc/fuse.conf` is as
-/// given. Takes root, whose tests the others are then.
-fn as_nobody(bench: &Bench, fuse_conf: &str, script: &str) -> Option<Output> {
-    // SAFETY: geteuid has no conditions.
-    if unsafe { libc::geteuid() } != 0 {
-        return None;
-    }
-    let dir = &bench.dir;
-    fs::set_permissions(dir, fs::Permissions::from_mode(0o777)).unwrap();
-    fs::copy(BSFS, dir.join("bsfs")).unwrap();
-    fs::write(dir.join("fuse.conf"), fuse_conf).unwrap();
-    fs::write(dir.join("script"), script).unwrap();
-    for own in ["mount", "home"] {
-        let path = dir.join(own);
-        fs::create_dir_all(&path).unwrap();
-        // Refused where something is mounted already, and not needed there.
-        let _ = std::os::unix::fs::chown(&path, Some(65534), Some(65534));
-    }
-    // In a mount name space of its own, so that neither the device nor the mounts are seen outside.
-    let setup = "rm -f fuse && mknod -m 666 fuse c 10 229 && mount --bind fuse /dev/fuse && mount --bind fuse.conf /etc/fuse.conf && \
-                 exec setpriv --reuid 65534 --regid 65534 --clear-groups env HOME=$PWD/home sh -e script";
-    let mut command = Command::new("unshare");
-    command.args(["--mount", "--propagation", "private", "sh", "-c", setup]).current_dir(dir);
-    Some(command.env_remove("XDG_STATE_HOME").output().unwrap())
 }
 
 #[test]

@@ -5,6 +5,7 @@
 use std::ffi::CString;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output};
 use std::time::{Duration, Instant};
@@ -16,7 +17,14 @@ use crate::common::{Bench, safetensors};
 pub const BSFS: &str = env!("CARGO_BIN_EXE_bsfs");
 
 pub fn bsfs<S: AsRef<std::ffi::OsStr>>(bench: &Bench, arguments: impl IntoIterator<Item = S>) -> Output {
-    Command::new(BSFS).args(arguments).env("XDG_STATE_HOME", bench.dir.join("state")).output().unwrap()
+    command(bench).args(arguments).output().unwrap()
+}
+
+/// The program, with logs and cache of the test's own.
+pub fn command(bench: &Bench) -> Command {
+    let mut command = Command::new(BSFS);
+    command.env("XDG_STATE_HOME", bench.dir.join("state")).env("XDG_CACHE_HOME", bench.dir.join("cache"));
+    command
 }
 
 pub fn stderr(output: &Output) -> String {
@@ -115,4 +123,30 @@ pub fn model(bench: &Bench) -> Vec<u8> {
     bench.plain("config.json", b"{\"a\": 1}");
     bench.packed("sub/part.safetensors.bs", b"part");
     original
+}
+
+/// Runs a script as an ordinary user where `/dev/fuse` is open to all, as on a desktop, and `/etc/fuse.conf` is as
+/// given. Takes root, whose tests the others are then.
+pub fn as_nobody(bench: &Bench, fuse_conf: &str, script: &str) -> Option<Output> {
+    // SAFETY: geteuid has no conditions.
+    if unsafe { libc::geteuid() } != 0 {
+        return None;
+    }
+    let dir = &bench.dir;
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o777)).unwrap();
+    fs::copy(BSFS, dir.join("bsfs")).unwrap();
+    fs::write(dir.join("fuse.conf"), fuse_conf).unwrap();
+    fs::write(dir.join("script"), script).unwrap();
+    for own in ["mount", "home"] {
+        let path = dir.join(own);
+        fs::create_dir_all(&path).unwrap();
+        // Refused where something is mounted already, and not needed there.
+        let _ = std::os::unix::fs::chown(&path, Some(65534), Some(65534));
+    }
+    // In a mount name space of its own, so that neither the device nor the mounts are seen outside.
+    let setup = "rm -f fuse && mknod -m 666 fuse c 10 229 && mount --bind fuse /dev/fuse && mount --bind fuse.conf /etc/fuse.conf && \
+                 exec setpriv --reuid 65534 --regid 65534 --clear-groups env HOME=$PWD/home sh -e script";
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private", "sh", "-c", setup]).current_dir(dir);
+    Some(command.env_remove("XDG_STATE_HOME").env_remove("XDG_CACHE_HOME").output().unwrap())
 }
