@@ -18,6 +18,7 @@ use fuser::{
     ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use log::{debug, warn};
+use rustix::fs::OFlags;
 
 use super::guard::Guard;
 use super::passthrough::Passthrough;
@@ -198,7 +199,10 @@ impl Filesystem for Adapter {
             return reply.error(Errno::EROFS);
         }
         match self.run("open", |vfs| vfs.open(inode(ino))) {
-            Ok(handle) => self.passthrough.open(ino, FileHandle(handle.0), || self.vfs.sealed(handle), reply),
+            Ok(handle) => {
+                let direct = OFlags::from_bits_retain(flags.0.cast_unsigned()).contains(OFlags::DIRECT);
+                self.passthrough.open(ino, FileHandle(handle.0), direct, || self.vfs.sealed(handle), reply);
+            }
             Err(errno) => reply.error(errno),
         }
     }

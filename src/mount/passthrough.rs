@@ -44,11 +44,12 @@ impl Passthrough {
         self.opened.load(Ordering::Relaxed)
     }
 
-    /// Answers an open; `sealed` gives the file to be read, if there is one.
+    /// Answers an open, `direct` if it is one with O_DIRECT; `sealed` gives the file to be read, if there is one.
     pub(super) fn open(
         &self,
         ino: INodeNo,
         handle: FileHandle,
+        direct: bool,
         sealed: impl FnOnce() -> Option<File>,
         reply: ReplyOpen,
     ) {
@@ -63,7 +64,10 @@ impl Passthrough {
         match backing {
             Some(backing) => {
                 self.opened.fetch_add(1, Ordering::Relaxed);
-                reply.opened_passthrough(handle, FopenFlags::empty(), &backing);
+                // The file system of the cache takes direct reads of whole sectors only; a mount takes any. So these still come
+                // here, and mappings go to the file all the same.
+                let flags = if direct { FopenFlags::FOPEN_DIRECT_IO } else { FopenFlags::empty() };
+                reply.opened_passthrough(handle, flags, &backing);
             }
             // The pages of an inode stay right for ever. Direct I/O would forbid shared mappings.
             None => reply.opened(handle, FopenFlags::FOPEN_KEEP_CACHE),
