@@ -708,8 +708,11 @@ fn a_place_that_cannot_be_used_is_said_and_done_without() {
 fn a_cache_under_its_own_mount_point_is_refused() {
     let bench = Bench::new();
     model(&bench, 300_000);
+    let link = bench.dir.join("link");
+    symlink(bench.mount_point(), &link).unwrap();
     let (source, point) = (bench.source(), bench.mount_point());
-    for dir in [point.join("kept"), point.clone()] {
+    let dotted = bench.dir.join("source/../mount/kept");
+    for dir in [point.join("kept"), point.clone(), link.join("deep/kept"), dotted] {
         let output = bsfs(
             &bench,
             ["mount".as_ref(), "--cache-dir".as_ref(), dir.as_os_str(), source.as_os_str(), point.as_os_str()],

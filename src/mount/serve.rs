@@ -290,7 +290,7 @@ fn open_cache(
         return Ok(None);
     };
     // Reading its own mount, the daemon would wait for itself.
-    if std::path::absolute(&dir).is_ok_and(|dir| dir.starts_with(mount_point)) {
+    if leads_to(&dir).starts_with(mount_point) {
         return Err(Error::invalid(format!("{}: the disk cache lies under the mount point", dir.display())));
     }
     let defaults = cache::Config::default();
@@ -302,6 +302,16 @@ fn open_cache(
             Ok(None)
         }
     }
+}
+
+/// A path without links, as far as it exists.
+fn leads_to(path: &Path) -> PathBuf {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
+    let found = path.ancestors().find_map(|ancestor| {
+        let real = fs::canonicalize(ancestor).ok()?;
+        Some(path.strip_prefix(ancestor).map_or_else(|_| real.clone(), |rest| real.join(rest)))
+    });
+    found.unwrap_or(path)
 }
 
 /// Takes the mount off again when setting up fails half way.
