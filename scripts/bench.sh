@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Measurements, printed as Markdown tables. What is compared is compared within one run, on one machine.
 #
-#   scripts/bench.sh [ratio|codec|chunk|mount|bigsmall] [FILE|DIR] [-j N] [--rounds N] [--disk RATE]... [--record]
+#   scripts/bench.sh [ratio|codec|chunk|mount|cache|bigsmall] [FILE|DIR] [-j N] [--rounds N] [--disk RATE]... [--record]
 #
 #   ratio   every weight file of DIR: ratio beside the bar it has to reach, speed of compress and decompress (the default)
 #   codec   every weight file of DIR in memory: ratio and speed in each mode, on one thread and on two, beside memcpy, zstd -1
@@ -12,12 +12,15 @@
 #           names that program, through squashfuse with zstd if that is installed; with safetensors' own readers if READERS_PYTHON
 #           names a Python that has it. Then the targets. Each --disk RATE (bytes per second; K, M, G are powers of 1000) compares
 #           plain and mounted again with the disk held to that rate, in a control group, for which it takes root
+#   cache   one file through the disk cache: the first mount with it and without, a second mount that finds everything there, beside the
+#           plain file, cold and warm; for root also as a user without privilege. With BIGSMALL (see below) the first and the second
+#           load of a container that the package makes of the file. Then the targets
 #   bigsmall  a container that the package bigsmall makes of one file (BIGSMALL names a Python that has it): decoding with the
 #           MD5 of each tensor, by the package and by `bsfs verify` on one core and on all, and `cat` through the mount
 #
-# FILE or DIR is what scripts/corpus.sh fetches unless given; chunk, mount and bigsmall take its BF16 file. Speeds are raw bytes over
-# wall time, median of --rounds for decode and memcpy in codec (default 5) and for mount
-# and bigsmall (default 3), of one run otherwise. -j
+# FILE or DIR is what scripts/corpus.sh fetches unless given; the others than ratio and codec take its BF16 file. Speeds are raw bytes over
+# wall time, median of --rounds for decode and memcpy in codec (default 5) and for mount,
+# cache and bigsmall (default 3), of one run otherwise. -j
 # is not for codec. Cold means dropped from the page cache, which needs root for all of it; otherwise only the file's own
 # pages are dropped. Warm is the same pass again. CPU is that of the daemon, per GiB asked for in all rounds; peak is its memory.
 # --record adds the figures to dated CSV files in benches/record; scripts/plot.py draws those of codec.
@@ -28,7 +31,7 @@ help_wanted "$@"
 what=ratio input='' record='' rounds='' threads=() disks=()
 while (($#)); do
     case $1 in
-        ratio | codec | chunk | mount | bigsmall) what=$1 ;;
+        ratio | codec | chunk | mount | cache | bigsmall) what=$1 ;;
         -j) threads=(-j "${2:?-j needs a number}"); shift ;;
         --rounds) rounds=${2:?--rounds needs a number}; shift ;;
         --disk)
@@ -46,8 +49,8 @@ done
 [[ -z $input || -e $input ]] || die "$input: no such file or directory"
 
 need_python
-[[ $what != mount && $what != bigsmall ]] || need_fuse
-[[ $what != bigsmall ]] || "${BIGSMALL:-none}" -c 'import bigsmall' 2>/dev/null || die "BIGSMALL=${BIGSMALL:-} is no Python with bigsmall"
+[[ $what != mount && $what != cache && $what != bigsmall ]] || need_fuse
+[[ $what != bigsmall && ! ($what == cache && -n ${BIGSMALL:-}) ]] || "${BIGSMALL:-none}" -c 'import bigsmall' 2>/dev/null || die "BIGSMALL=${BIGSMALL:-} is no Python with bigsmall"
 [[ $what != codec ]] || need zstd=zstd
 [[ -z ${LMZ:-} ]] || have "$LMZ" || die "LMZ=$LMZ is no program"
 [[ -z ${READERS_PYTHON:-} ]] || "$READERS_PYTHON" -c 'import safetensors' || die "READERS_PYTHON=$READERS_PYTHON is no Python with safetensors"
@@ -250,9 +253,14 @@ cpu() {
 # up SIDE: brings up one side of the comparison and sets `at`, the file to read, and `pid` of the daemon. Always a new
 # daemon: its own cache of decoded chunks must be cold too.
 up() {
-    local options=()
+    local options=() from=$work/packed.d
     at=$work/plain/$name pid=
+    MOUNT_CACHE=(--cache off)
     case $1 in
+        'cache, first') rm -rf "$work/cache-first"; MOUNT_CACHE=(--cache all --cache-dir "$work/cache-first") ;;
+        'cache, second') MOUNT_CACHE=(--cache all --cache-dir "$work/cache") ;;
+        'bigsmall, first') rm -rf "$work/cache-bigsmall"; from=$work/bigsmall.d MOUNT_CACHE=(--cache-dir "$work/cache-bigsmall") ;;
+        'bigsmall, second') from=$work/bigsmall.d MOUNT_CACHE=(--cache-dir "$work/cache-bigsmall") ;;
         plain) return ;;
         lmz) serve_mount pid "$work/mnt" "$LMZ" mount --store "$work/lmz" -q "$work/mnt" ;;
         squashfs) serve_mount pid "$work/mnt" "$squashfuse" -f "$work/squashfs" "$work/mnt" ;;
@@ -260,7 +268,7 @@ up() {
         null) options=(--null) ;;
     esac
     if [[ -z $pid ]]; then
-        mount_bsfs "$work/packed.d" "$work/mnt" --log-file "$work/mount.log" ${options[@]+"${options[@]}"}
+        mount_bsfs "$from" "$work/mnt" --log-file "$work/mount.log" ${options[@]+"${options[@]}"}
         pid=$("$BSFS" status "$work/mnt" --json | python3 -c 'import json, sys; print(json.load(sys.stdin)[0]["status"]["pid"])') ||
             die "$1: no answer from its daemon"
     fi
@@ -291,7 +299,12 @@ pass() {
         ticks=$(($(cpu) - before))
         peak=$(awk '$1 == "VmHWM:" { print $2 }' "/proc/$pid/status")
     fi
-    python3 - "$@" "$work/pass.json" "$ticks" "$peak" <<'PY' >>"$work/times"
+    noted "$@" "$ticks" "$peak"
+}
+
+# noted DISK SIDE WAY HEAT TICKS PEAK: adds $work/pass.json to $work/times.
+noted() {
+    python3 - "${@:1:4}" "$work/pass.json" "${@:5}" <<'PY' >>"$work/times"
 import json, os, sys
 *key, path, ticks, peak = sys.argv[1:]
 f = json.load(open(path))
@@ -344,6 +357,32 @@ speed() {
     awk -F '\t' -v a="$1" -v b="$2" -v c="$3" -v d="$4" '
         $1 == a && $2 == b && $3 == c && $4 == d { print $6 / $5 / 1e9 }' "$work/times" >"$work/speeds"
     median "$work/speeds" 1
+}
+
+# rows: the medians of all passes, in $work/rows.
+rows() {
+    python3 - "$name" "$raw" "$work/times" <<'PY' >"$work/rows"
+import collections, statistics, sys
+name, raw, path = sys.argv[1:]
+found = collections.defaultdict(lambda: collections.defaultdict(list))
+for line in open(path):
+    disk, side, way, heat, *values = line.rstrip("\n").split("\t")
+    found[disk, side, way][heat].append([float(value) if value else None for value in values])
+print("file", "raw bytes", "disk", "side", "access", "cold GB/s", "warm GB/s", "cold p50 us", "cold p99 us", "warm p50 us",
+      "warm p99 us", "cold CPU s/GiB", "warm CPU s/GiB", "peak MiB", sep="\t")
+for (disk, side, way), heats in found.items():
+    def median(heat, value, form):
+        values = [x for x in map(value, heats[heat]) if x is not None]
+        return form % statistics.median_low(values) if values else "-"
+    def cpu(heat):
+        # over all rounds: the clock of processes ticks too seldom for one
+        rounds = [row for row in heats[heat] if row[4] is not None]
+        return "%.3f" % (sum(row[4] for row in rounds) / sum(row[1] for row in rounds) * 2**30) if rounds else "-"
+    peak = max((row[5] for rows in heats.values() for row in rows if row[5] is not None), default=None)
+    print(name, raw, disk, side, way, *(median(heat, lambda row: row[1] / row[0] / 1e9, "%.3f") for heat in ("cold", "warm")),
+          *(median(heat, lambda row: row[at], "%.1f") for heat in ("cold", "warm") for at in (2, 3)),
+          cpu("cold"), cpu("warm"), "-" if peak is None else "%.0f" % (peak / 2**20), sep="\t")
+PY
 }
 
 # target WHAT VALUE (<=|>=) BAR: a row of the second table; a value of '-' was not measured.
@@ -464,28 +503,7 @@ mount() {
     say "1000 small files"
     many
 
-    python3 - "$name" "$raw" "$work/times" <<'PY' >"$work/rows"
-import collections, statistics, sys
-name, raw, path = sys.argv[1:]
-found = collections.defaultdict(lambda: collections.defaultdict(list))
-for line in open(path):
-    disk, side, way, heat, *values = line.rstrip("\n").split("\t")
-    found[disk, side, way][heat].append([float(value) if value else None for value in values])
-print("file", "raw bytes", "disk", "side", "access", "cold GB/s", "warm GB/s", "cold p50 us", "cold p99 us", "warm p50 us",
-      "warm p99 us", "cold CPU s/GiB", "warm CPU s/GiB", "peak MiB", sep="\t")
-for (disk, side, way), heats in found.items():
-    def median(heat, value, form):
-        values = [x for x in map(value, heats[heat]) if x is not None]
-        return form % statistics.median_low(values) if values else "-"
-    def cpu(heat):
-        # over all rounds: the clock of processes ticks too seldom for one
-        rounds = [row for row in heats[heat] if row[4] is not None]
-        return "%.3f" % (sum(row[4] for row in rounds) / sum(row[1] for row in rounds) * 2**30) if rounds else "-"
-    peak = max((row[5] for rows in heats.values() for row in rows if row[5] is not None), default=None)
-    print(name, raw, disk, side, way, *(median(heat, lambda row: row[1] / row[0] / 1e9, "%.3f") for heat in ("cold", "warm")),
-          *(median(heat, lambda row: row[at], "%.1f") for heat in ("cold", "warm") for at in (2, 3)),
-          cpu("cold"), cpu("warm"), "-" if peak is None else "%.0f" % (peak / 2**20), sep="\t")
-PY
+    rows
     finish "$work/rows"
 
     # the parts are of all threads together and may exceed the whole
@@ -522,11 +540,167 @@ PY
     finish "$work/targets" mount-targets
 }
 
-bigsmall() {
-    local raw side start row version
-    rounds=${rounds:-3}
-    mkdir "$work/packed.d" "$work/mnt"
+# warm_up POINT [PREFIX...]: waits until the mount there has put everything into the cache.
+warm_up() {
+    local tries
+    for ((tries = 0; tries < 3000; tries++)); do
+        "${@:2}" "$BSFS" status "$1" --json >"$work/warming.json"
+        python3 - "$work/warming.json" <<'PY' && return 0
+import json, sys
+(record,) = json.load(open(sys.argv[1]))
+warming = record["status"]["warming"]
+if warming["finished"] and warming["files"] != warming["files_kept"]:
+    print(warming, file=sys.stderr)
+    sys.exit(0)
+sys.exit(not warming["finished"])
+PY
+        sleep 0.1
+    done
+    die "the cache was not filled"
+}
+
+# second_mount SIDE ORIGINAL: whether a mount finds everything in the cache, and by whom it is read then.
+second_mount() {
+    up "$1"
+    run cmp "$2" "$at" >&2 || { missed=1; say "$1 shows other bytes"; }
+    "$BSFS" status "$work/mnt" --json | python3 -c '
+import json, sys
+status = json.load(sys.stdin)[0]["status"]
+opens, decoded = status["passthrough_opens"], status["engine"]["decoded_chunks"]
+print(f"== second mount: {decoded} chunks decoded, {opens} opens that the kernel serves by itself", file=sys.stderr)
+sys.exit(decoded > 0)
+' || missed=1
+    down "$1"
+}
+
+# user WAY: what an ordinary user reads, cold, of a second mount. In a mount name space of its own, where /dev/fuse is open to all.
+# Status 3 if that cannot be had.
+user() {
+    cat >"$work/user.sh" <<'SH'
+set -eu
+work=$1 way=$2 bsfs=$3 reading=$4
+cd "$work/user"
+rm -f fuse
+{ mknod -m 666 fuse c 10 229 && mount --bind fuse /dev/fuse && setpriv --reuid 65534 --regid 65534 --clear-groups sh -c ': <>/dev/fuse'; } 2>/dev/null || exit 3
+as() { setpriv --reuid 65534 --regid 65534 --clear-groups env HOME="$work/user/home" XDG_STATE_HOME="$work/user/home" "$@"; }
+as "$bsfs" mount --cache all --cache-dir "$work/user/home/cache" $([ "$way" != warm ] || echo --warm) "$work/packed.d" "$work/user/mnt"
+trap 'as "$bsfs" unmount "$work/user/mnt"' EXIT
+status() { as "$bsfs" status "$work/user/mnt" --json; }
+if [ "$way" = warm ]; then
+    until status | grep -q '"finished": true'; do sleep 0.1; done
+    exit 0
+fi
+pid=$(status | sed -n 's/.*"pid": \([0-9]*\).*/\1/p')
+file=$(as find "$work/user/mnt" -name '*.safetensors')
+ticks() { sed 's/.*) //' "/proc/$pid/stat" | awk '{ print $12 + $13 }'; }
+sync
+echo 3 >/proc/sys/vm/drop_caches
+before=$(ticks)
+as python3 "$reading" "$way" "$file" >"$work/pass.json"
+echo $(($(ticks) - before)) "$(awk '$1 == "VmHWM:" { print $2 }' "/proc/$pid/status")" >"$work/user.cpu"
+# a file that was decoded would be no second mount
+status | grep -q '"decoded_chunks": 0,'
+SH
+    run unshare --mount --propagation private sh "$work/user.sh" "$work" "$1" "$work/user/bsfs" "$work/user/reading.py" >&2
+}
+
+cache() {
+    local raw name round way at pid ways stored user='' ticks peak number first second cold
+    name=${input##*/}
     raw=$(stat -c %s "$input")
+    rounds=${rounds:-3}
+    mkdir "$work/plain" "$work/packed.d" "$work/mnt"
+    cp "$input" "$work/plain/$name"
+    run "$BSFS" compress "$input" -o "$work/packed.d/$name.bs" ${threads[@]+"${threads[@]}"} >&2
+    stored=("$work/plain/$name" "$work/packed.d/$name.bs")
+    chmod u+w "${stored[@]}"
+    ways=(read mmap touch)
+    : >"$work/times"
+
+    say "filling the cache"
+    MOUNT_CACHE=(--cache all --cache-dir "$work/cache")
+    mount_bsfs "$work/packed.d" "$work/mnt" --warm --log-file "$work/mount.log"
+    warm_up "$work/mnt"
+    unmount_bsfs "$work/mnt"
+    second_mount 'cache, second' "$input"
+
+    if ((EUID != 0)); then
+        say "without root only the file's own pages are cold, and the daemon serves the second mount"
+    elif ! have setpriv || ! have unshare; then
+        say "no user without privilege: setpriv and unshare are missing"
+    else
+        mkdir -p "$work/user/mnt" "$work/user/home"
+        chmod 755 "$work" "$work/packed.d" "$work/user"
+        chmod a+r "$work/packed.d"/*
+        chown 65534:65534 "$work/user/mnt" "$work/user/home"
+        cp "$BSFS" "$work/user/bsfs"
+        cp "$SCRIPTS/reading.py" "$work/user/reading.py"
+        if user warm; then user=1; else say "no user without privilege: /dev/fuse cannot be opened to one here"; fi
+    fi
+
+    for ((round = 1; round <= rounds; round++)); do
+        say "round $round"
+        for way in "${ways[@]}"; do
+            passes - plain "$way" cold warm
+            passes - 'cache, second' "$way" cold warm
+            if [[ -n $user ]]; then
+                if user "$way"; then
+                    read -r ticks peak <"$work/user.cpu"
+                    noted - 'cache, second, a user' "$way" cold "$ticks" "$peak"
+                else
+                    missed=1
+                    say "a user: $way failed"
+                fi
+            fi
+        done
+        passes - 'cache off' read cold
+        passes - 'cache, first' read cold
+    done
+
+    if [[ -n ${BIGSMALL:-} ]]; then
+        mkdir "$work/bigsmall.d"
+        package_compress "$work/bigsmall.d/model.bs"
+        stored+=("$work/bigsmall.d/model.bs")
+        chmod u+w "$work/bigsmall.d/model.bs"
+        for ((round = 1; round <= rounds; round++)); do
+            say "BigSmall, round $round"
+            passes - 'bigsmall, first' read cold
+            # as the first mount left the page cache, then after a drop
+            passes - 'bigsmall, second' read warm cold
+            passes - 'bigsmall, second' mmap warm cold
+        done
+    fi
+
+    rows
+    finish "$work/rows"
+    printf 'target\tvalue\tbar\tverdict\n' >"$work/targets"
+    ratio_of() { quotient "$(speed - "$1" "$2" "$3")" "$(speed - "$4" "$2" "$3")" %.2f; }
+    if ((EUID == 0)); then
+        for number in warm cold; do
+            for way in "${ways[@]}"; do
+                target "second mount, $way, $number / plain" "$(ratio_of 'cache, second' "$way" "$number" plain)" '>=' 0.95
+            done
+        done
+        [[ -z $user ]] ||
+            target "second mount of a user, read, cold / plain" "$(ratio_of 'cache, second, a user' read cold plain)" '>=' 0.85
+    else
+        target "second mount of a user, read, cold / plain" "$(ratio_of 'cache, second' read cold plain)" '>=' 0.85
+    fi
+    target "first pass, read, cold: time with the cache / without" "$(ratio_of 'cache off' read cold 'cache, first')" '<=' 1.10
+    if [[ -n ${BIGSMALL:-} ]]; then
+        first=$(speed - 'bigsmall, first' read cold)
+        for way in read mmap; do
+            second=$(speed - 'bigsmall, second' "$way" warm) cold=$(speed - 'bigsmall, second' "$way" cold)
+            target "BigSmall, $way: time of the second load / the first" "$(quotient "$first" "$second")" '<=' 0.05
+            printf '%s\t%s\t\t-\n' "the same, all caches dropped between them" "$(quotient "$first" "$cold")" >>"$work/targets"
+        done
+    fi
+    echo
+    finish "$work/targets" cache-targets
+}
+
+# package_compress CONTAINER: has the package make a container of the input.
+package_compress() {
     say "the package compresses ${input##*/}"
     cat >"$work/package.py" <<'PY'
 import bigsmall, contextlib, io, sys, time
@@ -537,8 +711,16 @@ if __name__ == "__main__":  # the package starts processes that import this agai
         getattr(bigsmall, sys.argv[1])(*sys.argv[2:])
     print(time.perf_counter() - start)
 PY
-    run "$BIGSMALL" -W ignore "$work/package.py" compress "$input" "$work/packed.d/model.bs" >/dev/null 2>&1 ||
+    run "$BIGSMALL" -W ignore "$work/package.py" compress "$input" "$1" >/dev/null 2>&1 ||
         die "the package did not compress $input"
+}
+
+bigsmall() {
+    local raw side start row version
+    rounds=${rounds:-3}
+    mkdir "$work/packed.d" "$work/mnt"
+    raw=$(stat -c %s "$input")
+    package_compress "$work/packed.d/model.bs"
     version=$("$BIGSMALL" -c 'from importlib.metadata import version as v; print(v("bigsmall"))')
     : >"$work/times"
     for ((round = 1; round <= rounds; round++)); do

@@ -10,6 +10,7 @@ WAY is one of
     threads16   16 of them
     random4k    --count reads of 4 KiB at random offsets, multiples of 4 KiB (1000 unless given)
     random1m    --count reads of 1 MiB at such offsets (100 unless given)
+    touch       a mapping, a byte of each of --count pages in random order (20000 unless given)
     load_file   safetensors' load_file, then a byte of each page of each tensor
     safe_open   safetensors' safe_open, tensor by tensor in order of names, a byte of each page
 
@@ -114,6 +115,18 @@ def scattered(path, args):
     return time.perf_counter() - start, count * len(view), times
 
 
+def touched(path, args):
+    count = args.count or 20000
+    pages = -(-os.stat(path).st_size // PAGE)
+    draw = random.Random(args.seed)
+    offsets = [draw.randrange(pages) * PAGE for _ in range(count)]
+    start = time.perf_counter()
+    with open(path, "rb", buffering=0) as f, mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ, flags=mmap.MAP_PRIVATE) as m:
+        for offset in offsets:
+            m[offset]
+    return time.perf_counter() - start, count * PAGE, []
+
+
 def framework():
     """Name for safe_open, load_file, and what sums a byte of each page of a tensor and gives its length."""
     try:
@@ -159,6 +172,7 @@ WAYS = {
     "threads16": threads,
     "random4k": scattered,
     "random1m": scattered,
+    "touch": touched,
     "load_file": load,
     "safe_open": opened,
 }
