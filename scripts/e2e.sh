@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Real readers on a plain model directory and on the same directory mounted by bsfs: what they see must be equal.
 #
-#   scripts/e2e.sh [TARGET...] [--plain DIR --mount DIR] [--keep] [--list]
+#   scripts/e2e.sh [TARGET...] [--plain DIR --mount DIR] [--cached] [--keep] [--list]
 #
 # targets
 #   bytes         every file by read, private and shared mappings and direct I/O (Python alone)
@@ -18,6 +18,8 @@
 # again in the layout of a hub cache; one with every dtype), compresses and mounts them, and removes everything at the end
 # (--keep leaves the files). With them, each target runs on the two given directories, and bsfs itself is not needed.
 #
+# --cached mounts once to fill a disk cache, and lets the readers have the second mount, which decodes nothing.
+#
 # Packages are kept in ${BSFS_CACHE:-~/.cache/bsfs-scripts}; BSFS names a ready bsfs program. The last line for each target
 # is `PASS name` or `FAIL name: why`. Exit code 0 if all passed, 1 if one failed, 2 if they could not be run.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -25,11 +27,12 @@ help_wanted "$@"
 
 ORDER=(bytes mistralrs safetensors transformers streamers gguf vllm)
 LIMIT=${BSFS_E2E_LIMIT:-900} # seconds for one reader on one directory
-plain='' mounted='' keep='' wanted=()
+plain='' mounted='' cached='' keep='' wanted=()
 while (($#)); do
     case $1 in
         --plain) plain=${2:?--plain needs a directory}; shift ;;
         --mount) mounted=${2:?--mount needs a directory}; shift ;;
+        --cached) cached=1 ;;
         --keep) keep=1 ;;
         --list) printf '%s\n' "${ORDER[@]}"; exit 0 ;;
         light) wanted+=(bytes mistralrs safetensors) ;;
@@ -40,6 +43,7 @@ while (($#)); do
 done
 ((${#wanted[@]})) || wanted=(bytes mistralrs safetensors)
 [[ -n $plain && -n $mounted || -z $plain$mounted ]] || die "--plain and --mount go together"
+[[ -z $cached || -z $plain ]] || die "--cached is for mounts that the script makes"
 wants() { [[ " ${wanted[*]} " == *" $1 "* ]]; }
 
 begin=$(now)
@@ -80,6 +84,12 @@ else
     done
     say "compressing and mounting them"
     run "$BSFS" compress "$work/plain" -o "$work/packed" >&2
+    if [[ -n $cached ]]; then
+        MOUNT_CACHE=(--cache all --cache-dir "$work/cache")
+        mount_bsfs "$work/packed" "$work/mnt" --log-file "$work/mount.log" --warm
+        warm_up "$work/mnt" "$work/warming.json"
+        unmount_bsfs "$work/mnt"
+    fi
     mount_bsfs "$work/packed" "$work/mnt" --log-file "$work/mount.log"
     for name in sharded single mixed; do
         model "$name" "$work/plain/$name" "$work/mnt/$name"
@@ -165,6 +175,19 @@ for target in "${ORDER[@]}"; do
     fi
 done
 
+if [[ -n $cached ]]; then
+    "$BSFS" status "$work/mnt" --json >"$work/status.json"
+    if ! python3 - "$work/status.json" <<'PY'; then
+import json, sys
+(record,) = json.load(open(sys.argv[1]))
+status = record["status"]
+decoded, opens = status["engine"]["decoded_chunks"], status["passthrough_opens"]
+print(f"== the second mount decoded {decoded} chunks; the kernel served {opens} opens by itself", file=sys.stderr)
+sys.exit(decoded > 0)
+PY
+        failed=$((failed + 1)) results+=("FAIL cached: the second mount decoded something")
+    fi
+fi
 printf '%s\n' "${results[@]}"
 [[ -n $plain ]] || unmount_bsfs "$work/mnt"
 say "e2e took $(since "$begin") s"

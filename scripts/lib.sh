@@ -252,6 +252,24 @@ mount_bsfs() {
     [[ $kind == fuse* ]] || die "bsfs mount returned, but the mount table has no FUSE file system at $at"
 }
 
+# warm_up POINT FILE: waits until the mount there has put everything into its cache. FILE is overwritten.
+warm_up() {
+    local tries
+    for ((tries = 0; tries < 3000; tries++)); do
+        "$BSFS" status "$1" --json >"$2"
+        python3 - "$2" <<'PY' && return 0
+import json, sys
+(record,) = json.load(open(sys.argv[1]))
+warming = record["status"]["warming"]
+if warming["finished"] and warming["files"] != warming["files_kept"]:
+    print("== not all of it is in the cache:", warming, file=sys.stderr)
+sys.exit(not warming["finished"])
+PY
+        sleep 0.1
+    done
+    die "the cache of $1 was not filled in time"
+}
+
 unmount_bsfs() {
     local gone
     gone=$(cd "$1" && pwd -P)
