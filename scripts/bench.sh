@@ -586,7 +586,7 @@ SH
 }
 
 cache() {
-    local raw name round way at pid ways stored user='' ticks peak number first second cold
+    local raw name round way side at pid ways stored order user='' ticks peak number first second cold
     name=${input##*/}
     raw=$(stat -c %s "$input")
     rounds=${rounds:-3}
@@ -619,24 +619,38 @@ cache() {
         if user warm; then user=1; else say "no user without privilege: /dev/fuse cannot be opened to one here"; fi
     fi
 
+    # After much was written the disk is slow for a while: a reading that is not measured comes before what is compared.
+    calm() {
+        cool "${stored[@]}"
+        cat "$work/plain/$name" >/dev/null
+        sleep 1
+    }
     for ((round = 1; round <= rounds; round++)); do
         say "round $round"
+        calm
+        # each side is first in half of the rounds
+        order=(plain 'cache, second')
+        ((round % 2)) || order=('cache, second' plain)
         for way in "${ways[@]}"; do
-            # a warm pass takes so little time that one alone is noise
-            passes - plain "$way" cold warm warm warm
-            passes - 'cache, second' "$way" cold warm warm warm
-            if [[ -n $user ]]; then
-                if user "$way"; then
-                    read -r ticks peak <"$work/user.cpu"
-                    noted - 'cache, second, a user' "$way" cold "$ticks" "$peak"
-                else
-                    missed=1
-                    say "a user: $way failed"
-                fi
+            for side in "${order[@]}"; do
+                # a warm pass takes so little time that one alone is noise
+                passes - "$side" "$way" cold warm warm warm
+            done
+            [[ -n $user ]] || continue
+            if user "$way"; then
+                read -r ticks peak <"$work/user.cpu"
+                noted - 'cache, second, a user' "$way" cold "$ticks" "$peak"
+            else
+                missed=1
+                say "a user: $way failed"
             fi
         done
-        passes - 'cache off' read cold
-        passes - 'cache, first' read cold
+        order=('cache off' 'cache, first')
+        ((round % 2)) || order=('cache, first' 'cache off')
+        for side in "${order[@]}"; do
+            calm
+            passes - "$side" read cold
+        done
     done
 
     if [[ -n ${BIGSMALL:-} ]]; then
@@ -646,9 +660,12 @@ cache() {
         chmod u+w "$work/bigsmall.d/model.bs"
         for ((round = 1; round <= rounds; round++)); do
             say "BigSmall, round $round"
+            calm
             passes - 'bigsmall, first' read cold
             # as the first mount left the page cache, then after a drop
-            passes - 'bigsmall, second' read warm cold
+            passes - 'bigsmall, second' read warm
+            calm
+            passes - 'bigsmall, second' read cold
             passes - 'bigsmall, second' copy warm cold
         done
     fi
