@@ -30,7 +30,7 @@ fn status_counts_and_prints() {
     assert!(after.read_bytes >= original.len() as u64 && after.reads > 0, "{after:?}");
     assert_eq!(after.engine.memory_limit, 64 << 20);
     assert_eq!(after.source, bench.source().to_str().unwrap());
-    assert_eq!(after.cache, format!("auto, {}", bench.dir.join("cache/bsfs/v1").display()));
+    assert_eq!(after.cache, format!("auto, {}", bench.dir.join("cache/bsfs").display()));
     assert!(after.metadata_bytes > 0 && after.started > ORIGINAL_MTIME as u64);
     let log = PathBuf::from(after.log_file.unwrap());
     assert!(log.starts_with(bench.dir.join("state/bsfs")));
@@ -107,7 +107,7 @@ fn what_the_mount_hides_is_mentioned() {
 fn the_status_tells_which_disk_cache_is_in_use() {
     let bench = Bench::new();
     model(&bench);
-    let (place, other) = (bench.dir.join("cache/bsfs/v1"), bench.dir.join("other"));
+    let (place, other) = (bench.dir.join("cache/bsfs"), bench.dir.join("other"));
     let other = other.to_str().unwrap();
     let (all, auto) = (format!("all, {}", place.display()), format!("auto, {}", place.display()));
     for (options, said) in [
@@ -115,7 +115,7 @@ fn the_status_tells_which_disk_cache_is_in_use() {
         (&["--cache", "all"], &all),
         (&["--cache", "auto"], &auto),
         (&[], &auto),
-        (&["--cache-dir", other], &format!("auto, {other}/v1")),
+        (&["--cache-dir", other], &format!("auto, {other}")),
     ] {
         let mount = Mount::new(&bench, options);
         assert_eq!(mount.status().cache, said, "{options:?}");

@@ -116,6 +116,12 @@ impl Entry {
         right
     }
 
+    /// Says whether what is read next lies behind what was read last. Only a hint. What [`sealed`](Entry::sealed) gave shares it.
+    pub fn expect_streams(&self, streams: bool) {
+        let advice = if streams { rustix::fs::Advice::Sequential } else { rustix::fs::Advice::Normal };
+        let _ = rustix::fs::fadvise(&self.data, 0, None, advice);
+    }
+
     /// Gives a chunk to be written, which happens later, or not: when it is there, when the queue is full, when the disk is.
     /// Never waits. `bytes` must be right, and are held until they are written.
     pub fn offer(self: &Arc<Self>, chunk: u32, bytes: impl Deref<Target = [u8]> + Send + 'static) {

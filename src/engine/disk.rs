@@ -107,6 +107,11 @@ impl OnDisk {
         self.entry.has(chunk.0) && self.entry.read(chunk.0, into)
     }
 
+    /// Says whether what is read next lies behind what was read last.
+    pub fn expect_streams(&self, streams: bool) {
+        self.entry.expect_streams(streams);
+    }
+
     /// Offers a chunk that a reader was given; `streaming` if more is being read behind it.
     pub fn keep(&self, chunk: ChunkId, raw: &Raw, streaming: bool) {
         let now = self.expensive || !streaming || chunk.0.is_multiple_of(SPARSE);

@@ -176,6 +176,9 @@ impl Image {
         // Reading ahead in the source costs a read at a random place more than its own bytes, and is what streams live on.
         if (plan.is_some() || jump) && open.streaming.swap(!jump, Ordering::Relaxed) == jump {
             open.content.expect_streams(!jump);
+            if let Some(disk) = &open.disk {
+                disk.expect_streams(!jump);
+            }
         }
         let Some(plan) = plan else { return };
         let chunks: Vec<Part> = open.chunks(plan.start, plan.end.min(self.len())).collect();

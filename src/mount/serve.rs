@@ -123,7 +123,9 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
         || "off".to_owned(),
         |disk| {
             let what = if disk.keep == Keep::All { "all" } else { "auto" };
-            format!("{what}, {}", disk.store.path().display())
+            // The directory that the verbs take; what is in it has the format's version as another level.
+            let dir = disk.store.path().parent().unwrap_or(disk.store.path());
+            format!("{what}, {}", dir.display())
         },
     );
     let engine = Engine::new(EngineConfig {
