@@ -102,9 +102,14 @@ impl OnDisk {
         Some(Self { entry, store: Arc::clone(&disk.store), expensive: content.is_expensive() })
     }
 
+    /// Whether a chunk is there, as far as is known.
+    pub fn has(&self, chunk: ChunkId) -> bool {
+        self.entry.has(chunk.0)
+    }
+
     /// Fills `into` with a chunk; `false` when it is not there, or not right.
     pub fn read(&self, chunk: ChunkId, into: &mut [u8]) -> bool {
-        self.entry.has(chunk.0) && self.entry.read(chunk.0, into)
+        self.entry.read(chunk.0, into)
     }
 
     /// Says whether what is read next lies behind what was read last.
@@ -139,6 +144,10 @@ impl OnDisk {
         done: &dyn Fn(u64),
     ) -> Result<bool> {
         self.store.flush(PATIENCE);
+        // Another process may have been faster; asking the disk also finds the chunks that it wrote.
+        if self.entry.sealed().is_some() {
+            return Ok(true);
+        }
         loop {
             let batch: Vec<u32> = self.missing().take(BATCH).collect();
             if batch.is_empty() || stop() {

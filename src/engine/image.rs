@@ -318,7 +318,7 @@ impl Open {
 
     /// The bytes of a chunk, from the disk cache or decoded.
     fn make(&self, chunk: &Part) -> Result<Buffer> {
-        if let Some(disk) = &self.disk {
+        if let Some(disk) = self.disk.as_ref().filter(|disk| disk.has(chunk.id)) {
             let start = Instant::now();
             let mut raw = self.engine.pool.take(chunk.raw_len as usize);
             if disk.read(chunk.id, &mut raw) {
@@ -354,7 +354,7 @@ impl Drop for Image {
         // Who has read half of a file is likely to come back for all of it.
         let read = open.last_read.iter().filter(|at| at.load(Ordering::Relaxed) != 0).count();
         let most = read > 0 && read >= open.last_read.len() / 2;
-        if most && open.disk.as_ref().is_some_and(|disk| disk.sealed().is_none()) {
+        if most && open.disk.is_some() {
             let engine = Arc::clone(&open.engine);
             engine.finisher.add(Box::new(move |stop| {
                 let Some(disk) = &open.disk else { return };

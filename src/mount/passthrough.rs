@@ -53,11 +53,14 @@ impl Passthrough {
         sealed: impl FnOnce() -> Option<File>,
         reply: ReplyOpen,
     ) {
-        let mut modes = self.modes.lock().unwrap_or_else(PoisonError::into_inner);
-        let mode = modes.entry(ino).or_insert_with(|| Mode {
-            opens: 0,
-            backing: if self.works() { sealed().and_then(|file| self.back(&file, &reply)) } else { None },
-        });
+        let lock = || self.modes.lock().unwrap_or_else(PoisonError::into_inner);
+        // Whether a file is sealed is asked of the disk: not while others wait to open and close theirs.
+        let undecided = self.works() && !lock().contains_key(&ino);
+        let file = if undecided { sealed() } else { None };
+        let mut modes = lock();
+        let mode = modes
+            .entry(ino)
+            .or_insert_with(|| Mode { opens: 0, backing: file.and_then(|file| self.back(&file, &reply)) });
         mode.opens += 1;
         let backing = mode.backing.clone();
         drop(modes);
