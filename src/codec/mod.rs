@@ -13,6 +13,8 @@ mod bits;
 mod classes;
 mod cluster;
 mod constant;
+mod delta;
+mod difference;
 mod exponents;
 mod grid;
 mod grouping;
@@ -29,7 +31,7 @@ mod wire;
 mod zstd;
 
 pub(crate) use self::zstd::is_one_frame;
-pub use select::{Mode, Numbers, encode};
+pub use select::{Mode, Numbers, encode, encode_against};
 pub use simd::Kernel;
 
 use crate::error::Damage;
@@ -56,12 +58,28 @@ pub enum Codec {
     Exponents,
     /// Floats, the top bits entropy coded with a table for each pair of row group and column group.
     Grid,
+    /// The bytes of the base.
+    Base,
+    /// Short numbers as differences from those of the base, entropy coded by the base's exponents.
+    Delta,
+    /// Differences from the base, packed by one of the other codecs.
+    Difference,
 }
 
 impl Codec {
     /// Every codec of this release.
-    pub const ALL: [Self; 7] =
-        [Self::Raw, Self::Constant, Self::Zstd, Self::Planes, Self::Classes, Self::Exponents, Self::Grid];
+    pub const ALL: [Self; 10] = [
+        Self::Raw,
+        Self::Constant,
+        Self::Zstd,
+        Self::Planes,
+        Self::Classes,
+        Self::Exponents,
+        Self::Grid,
+        Self::Base,
+        Self::Delta,
+        Self::Difference,
+    ];
 
     /// The codec's number on disk.
     #[must_use]
@@ -74,6 +92,9 @@ impl Codec {
             Self::Classes => 4,
             Self::Exponents => 5,
             Self::Grid => 6,
+            Self::Base => 7,
+            Self::Delta => 8,
+            Self::Difference => 9,
         }
     }
 
@@ -94,6 +115,9 @@ impl Codec {
             Self::Classes => "classes",
             Self::Exponents => "exponents",
             Self::Grid => "grid",
+            Self::Base => "base",
+            Self::Delta => "delta",
+            Self::Difference => "difference",
         }
     }
 
@@ -104,8 +128,14 @@ impl Codec {
         match self {
             Self::Classes => classes::class_count(first),
             Self::Grid => grid::class_count(first),
-            Self::Raw | Self::Constant | Self::Zstd | Self::Planes | Self::Exponents => None,
+            _ => None,
         }
+    }
+
+    /// Whether decoding needs the base's bytes.
+    #[must_use]
+    pub const fn needs_base(self) -> bool {
+        matches!(self, Self::Base | Self::Delta | Self::Difference)
     }
 }
 
@@ -129,6 +159,11 @@ impl<'a> Packed<'a> {
         self.padded.get(..self.len).unwrap_or_default()
     }
 
+    /// All but the first `len` bytes.
+    fn behind(self, len: usize) -> Option<Self> {
+        Some(Self { padded: self.padded.get(len..)?, len: self.len.checked_sub(len)? })
+    }
+
     /// The last `len` bytes.
     fn last(self, len: usize) -> Option<Words<'a>> {
         self.words(self.len.checked_sub(len)?, len)
@@ -148,6 +183,8 @@ pub struct Scratch {
     classes: classes::Scratch,
     exponents: exponents::Scratch,
     grid: grid::Scratch,
+    delta: delta::Scratch,
+    difference: difference::Scratch,
     zstd: zstd::Scratch,
     spare: Vec<u8>,
 }
@@ -172,6 +209,8 @@ impl Scratch {
             classes: classes::Scratch::default(),
             exponents: exponents::Scratch::default(),
             grid: grid::Scratch::default(),
+            delta: delta::Scratch::default(),
+            difference: difference::Scratch::default(),
             zstd: zstd::Scratch::default(),
             spare: Vec::new(),
         }
@@ -210,6 +249,37 @@ pub fn decode(codec: Codec, packed: Packed<'_>, out: &mut [u8], scratch: &mut Sc
         Codec::Classes => classes::decode(scratch.kernel, packed, out),
         Codec::Exponents => exponents::decode(scratch.kernel, packed, out),
         Codec::Grid => grid::decode(scratch.kernel, packed, out, &mut scratch.grid),
+        Codec::Base | Codec::Delta | Codec::Difference => Err(Damage::new("bytes of a base", out.len() as u64, 0)),
+    }
+}
+
+/// The same for a chunk that may need the base's bytes: `base` are those that its own refer to, as many.
+///
+/// # Errors
+/// Those of [`decode`].
+pub fn decode_against(
+    codec: Codec,
+    packed: Packed<'_>,
+    base: &[u8],
+    out: &mut [u8],
+    scratch: &mut Scratch,
+) -> Result<(), Damage> {
+    if codec.needs_base() && base.len() != out.len() {
+        return Err(Damage::new("bytes of a base", out.len() as u64, base.len() as u64));
+    }
+    match codec {
+        Codec::Base => {
+            if packed.bytes() != [0] {
+                return Err(Damage::new("length of a chunk that is its base", 1, packed.bytes().len() as u64));
+            }
+            out.copy_from_slice(base);
+            Ok(())
+        }
+        Codec::Delta => delta::decode(scratch.kernel, packed, base, out, &mut scratch.delta),
+        Codec::Difference => {
+            difference::decode(scratch.kernel, packed, base, out, (&mut scratch.planes, &mut scratch.zstd))
+        }
+        _ => decode(codec, packed, out, scratch),
     }
 }
 

@@ -1,11 +1,13 @@
 //! The choice of a codec for one chunk: the one that packs it smallest among a few that a look at a sample has left, ties to
 //! the faster decoder.
 
+use super::difference::{self, Op, subtract};
 use super::grid::{self, Layout};
-use super::plane;
+use super::plane::{self, Shape};
+use super::simd::Chosen;
 use super::sniff::{self, Guess};
 use super::wire::Grain;
-use super::{Codec, Scratch, classes, constant, exponents, zstd};
+use super::{Codec, Scratch, classes, constant, delta, exponents, zstd};
 
 /// What the numbers in a chunk are, as far as a codec cares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -130,6 +132,100 @@ pub fn encode(numbers: Numbers, mode: Mode, raw: &[u8], out: &mut Vec<u8>, scrat
         best.out.extend_from_slice(raw);
     }
     best.codec
+}
+
+/// Encodes `raw` into `out` (replaced) by what it has in common with `base`, as many bytes, and says how; `None` when that
+/// takes `limit` bytes or more, and `out` then holds anything.
+///
+/// The same arguments always give the same bytes, whatever the kernel.
+pub fn encode_against(
+    numbers: Numbers,
+    (raw, base): (&[u8], &[u8]),
+    limit: usize,
+    out: &mut Vec<u8>,
+    scratch: &mut Scratch,
+) -> Option<Codec> {
+    if limit < 2 || raw.len() != base.len() {
+        return None;
+    }
+    if raw == base {
+        out.clear();
+        out.push(0);
+        return Some(Codec::Base);
+    }
+    let (log2_width, natural, shift) = match numbers {
+        Numbers::Bf16 { .. } => (1, Op::Mirrored, 7),
+        // With the top bit of the mantissa: five bits of exponent leave room for it.
+        Numbers::F16 { .. } => (1, Op::Mirrored, 9),
+        Numbers::F8 => (0, Op::Mirrored, 2),
+        Numbers::F32 => (2, Op::Mirrored, 0),
+        Numbers::F64 => (3, Op::Mirrored, 0),
+        Numbers::Integers { log2_width } => (log2_width, Op::Wrapping, 7 + 8 * log2_width),
+        Numbers::Unknown => (0, Op::Xor, 7),
+    };
+    let (kernel, spare) = (scratch.kernel, &mut scratch.spare);
+    let look = Look::at(kernel, natural, log2_width, (raw, base), &mut scratch.planes);
+    let mut best = None;
+    let mut limit = limit;
+    if log2_width <= 1 && look.hopes(raw.len(), limit) {
+        let plan = delta::Plan { op: look.op, log2_width, shift };
+        if delta::encode(kernel, plan, (raw, base), limit, out, &mut scratch.delta) {
+            (best, limit) = (Some(Codec::Delta), out.len());
+        }
+    }
+    if log2_width > 1 || look.sparse {
+        let plan = difference::Plan { op: look.op, log2_width, sparse: look.sparse };
+        let space = (&mut scratch.difference, &mut scratch.planes, &mut scratch.zstd);
+        if difference::encode(kernel, plan, (raw, base), limit, spare, space) {
+            std::mem::swap(out, spare);
+            best = Some(Codec::Difference);
+        }
+    }
+    best
+}
+
+/// What a sample says of two chunks.
+struct Look {
+    /// The kind of difference that is smaller.
+    op: Op,
+    /// Bits that 1024 bytes would take.
+    bits_per_kib: u64,
+    /// Whether most numbers are equal.
+    sparse: bool,
+}
+
+impl Look {
+    /// Fewer than one number in so many differs.
+    const SPARSE: usize = 16;
+
+    fn at(
+        kernel: Chosen,
+        natural: Op,
+        log2_width: u8,
+        (raw, base): (&[u8], &[u8]),
+        planes: &mut plane::Scratch,
+    ) -> Self {
+        let (raw, base) = (sniff::sample(raw), sniff::sample(base));
+        let shape = Shape { log2_width, rotate: false };
+        let mut moved = Vec::new();
+        let mut cost = |op| {
+            subtract(kernel, op, log2_width, (&raw, &base), &mut moved);
+            plane::entropy(&moved, shape, planes)
+        };
+        let (bits, xor) = (cost(natural), cost(Op::Xor));
+        let width = 1 << log2_width;
+        let different = raw.chunks_exact(width).zip(base.chunks_exact(width)).filter(|(x, y)| x != y).count();
+        Self {
+            op: if xor < bits { Op::Xor } else { natural },
+            bits_per_kib: bits.min(xor) * 1024 / raw.len().max(1) as u64,
+            sparse: different * Self::SPARSE <= raw.len() / width,
+        }
+    }
+
+    /// Whether differences may take fewer than `limit` bytes: contexts save an eighth, seldom a quarter.
+    const fn hopes(&self, len: usize, limit: usize) -> bool {
+        (self.bits_per_kib * len as u64 / 8192) * 3 / 4 < limit as u64
+    }
 }
 
 /// The smallest so far.

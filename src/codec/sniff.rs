@@ -61,7 +61,7 @@ pub fn look(numbers: Numbers, raw: &[u8], scratch: &mut plane::Scratch) -> Guess
 }
 
 /// Pieces from all over a chunk, each from an offset that is a multiple of 8; a short chunk whole.
-fn sample(raw: &[u8]) -> Vec<u8> {
+pub fn sample(raw: &[u8]) -> Vec<u8> {
     if raw.len() <= PIECES * PIECE {
         return raw.to_vec();
     }

@@ -6,6 +6,7 @@
 use std::sync::OnceLock;
 
 use super::PAD;
+use super::difference::Op;
 use super::tables::{Alias, AliasLanes, CLASS_BITS, RANKS};
 use crate::error::Damage;
 
@@ -15,6 +16,10 @@ macro_rules! vectorised {
         vectorised! { $features
             fn join32(high: &[[u8; 2]], low: &[[u8; 2]], out: &mut [[u8; 4]]);
             fn join_bytes(high: &[u8], low: &[u8], out: &mut [[u8; 2]]);
+            fn subtract(op: crate::codec::difference::Op, log2_width: u8, raw: &[u8], base: &[u8], out: &mut [u8]);
+            fn add(op: crate::codec::difference::Op, log2_width: u8, base: &[u8], numbers: &mut [u8]);
+            fn groups(wide: bool, shift: u8, bounds: &[u8], base: &[u8], out: &mut [u8]);
+            fn spread_groups(groups: &[[u8; super::BLOCK]], bits: u32, offsets: &mut [u32]);
             fn cheapest(members: &[super::Histogram], costs: &[super::Histogram], of: &mut [u8]);
             fn rank_small_tile(
                 body: &[u8; super::TILE],
@@ -233,6 +238,13 @@ impl Columns {
         }
         Self { offsets: ordered, most: offsets.iter().copied().max().unwrap_or(0) }
     }
+
+    /// The same from the number of the table for each column, of which each has 2^`bits` entries. Memory is used again.
+    pub fn set(&mut self, kernel: Chosen, groups: &[[u8; BLOCK]], bits: u32) {
+        self.offsets.resize(groups.len() * BLOCK, 0);
+        kernel.spread_groups(groups, bits, &mut self.offsets);
+        self.most = u32::from(groups.as_flattened().iter().copied().max().unwrap_or(0)) << bits;
+    }
 }
 
 /// The tables of a chunk's classes, in the form that the kernel wants.
@@ -449,6 +461,27 @@ impl Chosen {
     /// Joins high and low bytes of two-byte numbers, as far as the shortest slice goes.
     pub fn join_bytes(self, high: &[u8], low: &[u8], out: &mut [[u8; 2]]) {
         dispatch!(self, join_bytes(high, low, out));
+    }
+
+    /// Fills `out` with the differences of the whole numbers of 2^`log2_width` bytes in `raw` from those in `base`.
+    pub fn subtract(self, op: Op, log2_width: u8, raw: &[u8], base: &[u8], out: &mut [u8]) {
+        dispatch!(self, subtract(op, log2_width, raw, base, out));
+    }
+
+    /// Makes whole numbers of 2^`log2_width` bytes of their differences from those in `base`.
+    pub fn add(self, op: Op, log2_width: u8, base: &[u8], numbers: &mut [u8]) {
+        dispatch!(self, add(op, log2_width, base, numbers));
+    }
+
+    /// How many of the ascending `bounds` are not above the context of each number of `base`: its bits without the sign, less
+    /// `shift` of the lowest. Numbers are `wide` (two bytes) or one byte.
+    pub fn groups(self, wide: bool, shift: u8, bounds: &[u8], base: &[u8], out: &mut [u8]) {
+        dispatch!(self, groups(wide, shift, bounds, base, out));
+    }
+
+    /// Groups in the order of states, times 2^`bits`.
+    fn spread_groups(self, groups: &[[u8; BLOCK]], bits: u32, offsets: &mut [u32]) {
+        dispatch!(self, spread_groups(groups, bits, offsets));
     }
 
     /// Decodes blocks of BF16 words whose exponents are coded with `table`; `residual` holds the sign (bit 7) and the mantissa

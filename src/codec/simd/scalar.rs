@@ -6,6 +6,7 @@ use super::{
     BLOCK, Classes, ESCAPED, EncodeTable, GROUP, Histogram, Low, POSITION, Ranked, SMALL_BITS, SMALL_GROUP, SMALL_LOW,
     Segment, SmallStates, SmallTable, States, SymbolTables, TILE, WINDOW, Words, WordsBack,
 };
+use crate::codec::difference::Op;
 use crate::codec::tables::{CLASS_BITS, RANKS, SLOT_SYMBOL};
 
 /// One step of a 32-bit state over a slot table: its symbol, and the state before it takes up a word.
@@ -139,6 +140,115 @@ pub fn small_residual_row(packed: &[u8; SMALL_GROUP], row: usize) -> [u8; BLOCK]
 pub fn join32(high: &[[u8; 2]], low: &[[u8; 2]], out: &mut [[u8; 4]]) {
     for ((o, h), l) in out.iter_mut().zip(high).zip(low) {
         *o = (u32::from(u16::from_le_bytes(*h)) << 16 | u32::from(u16::from_le_bytes(*l))).to_le_bytes();
+    }
+}
+
+/// Differences of numbers of one width, and back.
+macro_rules! moves {
+    ($forth:ident, $back:ident, $unsigned:ty, $signed:ty) => {
+        #[inline(always)]
+        fn $forth(op: Op, raw: &[u8], base: &[u8], out: &mut [u8]) {
+            const TOP: u32 = <$unsigned>::BITS - 1;
+            const LOW: $unsigned = !(1 << TOP);
+            let zigzag = |d: $unsigned| d << 1 ^ (d.cast_signed() >> TOP).cast_unsigned();
+            #[inline(always)]
+            fn each(out: &mut [u8], raw: &[u8], base: &[u8], f: impl Fn($unsigned, $unsigned) -> $unsigned) {
+                let (out, raw, base) = (out.as_chunks_mut().0, raw.as_chunks().0, base.as_chunks().0);
+                for ((out, x), y) in out.iter_mut().zip(raw).zip(base) {
+                    *out = f(<$unsigned>::from_le_bytes(*x), <$unsigned>::from_le_bytes(*y)).to_le_bytes();
+                }
+            }
+            match op {
+                Op::Xor => each(out, raw, base, |x, y| x ^ y),
+                Op::Wrapping => each(out, raw, base, |x, y| zigzag(x.wrapping_sub(y))),
+                Op::Mirrored => each(out, raw, base, |x, y| {
+                    // All ones when the signs differ: then x lies beyond zero, at a place below that of the least magnitude.
+                    let beyond = ((x ^ y).cast_signed() >> TOP).cast_unsigned();
+                    zigzag((x & LOW ^ beyond).wrapping_sub(y & LOW))
+                }),
+            }
+        }
+
+        #[inline(always)]
+        fn $back(op: Op, base: &[u8], numbers: &mut [u8]) {
+            const TOP: u32 = <$unsigned>::BITS - 1;
+            const LOW: $unsigned = !(1 << TOP);
+            let zagzig = |z: $unsigned| z >> 1 ^ (z & 1).wrapping_neg();
+            #[inline(always)]
+            fn each(numbers: &mut [u8], base: &[u8], f: impl Fn($unsigned, $unsigned) -> $unsigned) {
+                for (z, y) in numbers.as_chunks_mut().0.iter_mut().zip(base.as_chunks().0) {
+                    *z = f(<$unsigned>::from_le_bytes(*z), <$unsigned>::from_le_bytes(*y)).to_le_bytes();
+                }
+            }
+            match op {
+                Op::Xor => each(numbers, base, |z, y| z ^ y),
+                Op::Wrapping => each(numbers, base, |z, y| zagzig(z).wrapping_add(y)),
+                Op::Mirrored => each(numbers, base, |z, y| {
+                    let place = zagzig(z).wrapping_add(y & LOW);
+                    let beyond = (place.cast_signed() >> TOP).cast_unsigned();
+                    place ^ beyond | (y ^ beyond) & !LOW
+                }),
+            }
+        }
+    };
+}
+
+moves!(subtract8, add8, u8, i8);
+moves!(subtract16, add16, u16, i16);
+moves!(subtract32, add32, u32, i32);
+moves!(subtract64, add64, u64, i64);
+
+#[inline(always)]
+pub fn subtract(op: Op, log2_width: u8, raw: &[u8], base: &[u8], out: &mut [u8]) {
+    match log2_width {
+        0 => subtract8(op, raw, base, out),
+        1 => subtract16(op, raw, base, out),
+        2 => subtract32(op, raw, base, out),
+        _ => subtract64(op, raw, base, out),
+    }
+}
+
+#[inline(always)]
+pub fn add(op: Op, log2_width: u8, base: &[u8], numbers: &mut [u8]) {
+    match log2_width {
+        0 => add8(op, base, numbers),
+        1 => add16(op, base, numbers),
+        2 => add32(op, base, numbers),
+        _ => add64(op, base, numbers),
+    }
+}
+
+#[inline(always)]
+pub fn groups(wide: bool, shift: u8, bounds: &[u8], base: &[u8], out: &mut [u8]) {
+    out.fill(0);
+    let mut contexts = [0; TILE];
+    for (i, out) in out.chunks_mut(TILE).enumerate() {
+        if wide {
+            let base = base.get(2 * TILE * i..).unwrap_or_default().as_chunks::<2>().0;
+            for (c, y) in contexts.iter_mut().zip(base) {
+                *c = ((u16::from_le_bytes(*y) & 0x7fff) >> (shift & 15)) as u8;
+            }
+        } else {
+            for (c, y) in contexts.iter_mut().zip(base.get(TILE * i..).unwrap_or_default()) {
+                *c = (y & 0x7f) >> (shift & 7);
+            }
+        }
+        for &bound in bounds {
+            for (out, &c) in out.iter_mut().zip(&contexts) {
+                *out += u8::from(c >= bound);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+pub fn spread_groups(groups: &[[u8; BLOCK]], bits: u32, offsets: &mut [u32]) {
+    for (block, offsets) in groups.iter().zip(offsets.chunks_exact_mut(BLOCK)) {
+        // Four neighbours of a block are four neighbouring states (`POSITION`).
+        let (from, _) = block.as_chunks::<4>();
+        for (unit, to) in offsets.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+            *to = from[unit % 4 * 4 + unit / 4].map(|group| u32::from(group) << bits);
+        }
     }
 }
 
