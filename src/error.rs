@@ -84,8 +84,12 @@ pub enum Error {
     NoBase {
         /// The delta.
         path: PathBuf,
+        /// What was looked for, for example a tensor and its digest; empty for a whole file.
+        want: String,
         /// Where the base was when the delta was written, as somebody typed it; may be empty.
         hint: String,
+        /// Why a file that might be it was not taken; may be empty.
+        why: String,
     },
     /// A number is above what this release accepts.
     TooLarge {
@@ -226,12 +230,18 @@ impl fmt::Display for Error {
             Self::Differs { path, what, expected, got } => {
                 write!(f, "{}: {what} differs: expected {expected}, got {got}", path.display())
             }
-            Self::NoBase { path, hint } => {
+            Self::NoBase { path, want, hint, why } => {
                 write!(f, "{}: its tensors are differences from a base, which was not found", path.display())?;
+                if !want.is_empty() {
+                    write!(f, ": {want}")?;
+                }
                 if !hint.is_empty() {
                     write!(f, " (it was '{}' when the file was written)", hint.escape_default())?;
                 }
-                write!(f, "; name it with --base")
+                if !why.is_empty() {
+                    write!(f, "; {why}")?;
+                }
+                write!(f, "; name it with --base, or put it beside the file")
             }
             Self::TooLarge { path, what, limit, got } => {
                 write!(f, "{}: {what} is {got}, more than the {limit} that bsfs accepts", path.display())

@@ -18,6 +18,7 @@
 //!     mode: Mode::Balanced,
 //!     chunk_len: None,
 //!     force: false,
+//!     against: None,
 //!     stop: &stop,
 //! };
 //! let report = compress::compress(&parallel::pool(2)?, &plain, &packed, &options, &())?;

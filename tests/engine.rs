@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 
 use bsfs::codec::Mode;
 use bsfs::compress::{Options, compress};
-use bsfs::engine::{Engine, EngineConfig, Image, verify};
+use bsfs::engine::{Engine, EngineConfig, Image, Whole, verify};
 use bsfs::error::Error;
 use bsfs::format::{ChunkId, Container};
 use bsfs::source::{FileSource, MemorySource, ReadAt};
@@ -43,7 +43,7 @@ fn sample() -> (Vec<u8>, Vec<u8>) {
     let (input, output) = (dir.path().join("m.safetensors"), dir.path().join("m.safetensors.bs"));
     std::fs::write(&input, &raw).unwrap();
     let stop = AtomicBool::new(false);
-    let options = Options { mode: Mode::Balanced, chunk_len: Some(64 << 10), force: false, stop: &stop };
+    let options = Options { mode: Mode::Balanced, chunk_len: Some(64 << 10), force: false, against: None, stop: &stop };
     let pool = bsfs::parallel::pool(2).unwrap();
     compress(&pool, &input, &output, &options, &()).unwrap();
     (raw, std::fs::read(&output).unwrap())
@@ -153,7 +153,7 @@ fn verify_passes_a_sound_container_and_names_a_difference() {
     let container = Container::open(&source).unwrap();
     let mut seen = 0;
     let original = MemorySource::new("m.safetensors", raw.clone());
-    let verified = verify(&pool, &container, &source, Some(&original), &stop, &mut |_, bytes| {
+    let verified = verify(&pool, Whole::new(&container, &source), Some(&original), &stop, &mut |_, bytes| {
         seen += bytes.len() as u64;
         Ok(())
     })
@@ -163,10 +163,15 @@ fn verify_passes_a_sound_container_and_names_a_difference() {
     let mut other = raw;
     other[2000] ^= 1;
     let other = MemorySource::new("other", other);
-    let text = verify(&pool, &container, &source, Some(&other), &stop, &mut |_, _| Ok(())).unwrap_err().to_string();
+    let text = verify(&pool, Whole::new(&container, &source), Some(&other), &stop, &mut |_, _| Ok(()))
+        .unwrap_err()
+        .to_string();
     assert!(text.contains("byte at offset 2000 (tensor 'weights') of other differs"), "{text}");
     stop.store(true, std::sync::atomic::Ordering::Relaxed);
-    assert!(matches!(verify(&pool, &container, &source, None, &stop, &mut |_, _| Ok(())), Err(Error::Interrupted)));
+    assert!(matches!(
+        verify(&pool, Whole::new(&container, &source), None, &stop, &mut |_, _| Ok(())),
+        Err(Error::Interrupted)
+    ));
 }
 
 #[test]
@@ -181,7 +186,7 @@ fn the_same_file_gives_the_same_container_whatever_the_threads() {
         let pool = bsfs::parallel::pool(threads).unwrap();
         let output = dir.path().join(format!("{threads}.bs"));
         for chunk_len in [Some(64 << 10), None] {
-            let options = Options { mode: Mode::Balanced, chunk_len, force: true, stop: &stop };
+            let options = Options { mode: Mode::Balanced, chunk_len, force: true, against: None, stop: &stop };
             compress(&pool, &input, &output, &options, &()).unwrap();
             containers.push(std::fs::read(&output).unwrap());
         }
@@ -251,7 +256,7 @@ fn large() -> (Vec<u8>, Vec<u8>) {
         [(i.wrapping_mul(2_654_435_761) >> 24) as u8, [0x3c, 0x3d, 0xbc, 0xbd][(i.wrapping_mul(i) >> 3) as usize % 4]]
     }));
     let stop = AtomicBool::new(false);
-    let options = Options { mode: Mode::Balanced, chunk_len: Some(64 << 10), force: false, stop: &stop };
+    let options = Options { mode: Mode::Balanced, chunk_len: Some(64 << 10), force: false, against: None, stop: &stop };
     let pool = bsfs::parallel::pool(2).unwrap();
     let made = bsfs::compress::encode_in_memory(&pool, &MemorySource::new("w", raw.clone()), (0, 0), &options, &());
     (raw, made.unwrap().container)

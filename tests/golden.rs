@@ -134,7 +134,8 @@ fn containers_of_every_release_are_read() {
         assert_eq!(container.mtime(), (1_700_000_000, 0));
         let original = MemorySource::new(name, raw.clone());
         let (pool, stop) = (parallel::pool(2).unwrap(), AtomicBool::new(false));
-        engine::verify(&pool, &container, &source, Some(&original), &stop, &mut |_, _| Ok(())).unwrap();
+        engine::verify(&pool, engine::Whole::new(&container, &source), Some(&original), &stop, &mut |_, _| Ok(()))
+            .unwrap();
         codecs.extend(container.spans().iter().flat_map(|s| container.span_chunks(s)).map(|c| c.codec().unwrap()));
         read += 1;
     }

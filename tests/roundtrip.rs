@@ -18,7 +18,7 @@ use common::noise;
 
 fn run(input: &Path, output: &Path, mode: Mode, chunk_len: Option<u32>) -> Report {
     let stop = AtomicBool::new(false);
-    let options = Options { mode, chunk_len, force: true, stop: &stop };
+    let options = Options { mode, chunk_len, force: true, against: None, stop: &stop };
     compress(&parallel::pool(2).unwrap(), input, output, &options, &()).unwrap()
 }
 
@@ -48,7 +48,7 @@ fn check(what: &str, raw: &[u8]) -> Container {
             Ok(())
         };
         let pool = parallel::pool(2).unwrap();
-        engine::verify(&pool, &container, &source, Some(&original), &stop, &mut take).unwrap();
+        engine::verify(&pool, engine::Whole::new(&container, &source), Some(&original), &stop, &mut take).unwrap();
         assert!(back == raw, "{what}");
         kept = Some(container);
     }
@@ -71,7 +71,7 @@ fn a_container_in_memory_is_the_one_that_is_written_and_decodes_in_place() {
     run(&input, &output, Mode::Balanced, Some(64 << 10));
     let mtime = FileSource::open(&input).unwrap().identity().mtime;
     let stop = AtomicBool::new(false);
-    let options = Options { mode: Mode::Balanced, chunk_len: Some(64 << 10), force: false, stop: &stop };
+    let options = Options { mode: Mode::Balanced, chunk_len: Some(64 << 10), force: false, against: None, stop: &stop };
     let (pool, source) = (parallel::pool(2).unwrap(), MemorySource::new(&input, raw.clone()));
     let made = encode_in_memory(&pool, &source, (mtime.0, mtime.1 as u32), &options, &()).unwrap();
     assert!(made.container == fs::read(&output).unwrap());
@@ -287,7 +287,7 @@ fn the_input_is_left_alone_and_a_changing_one_is_refused() {
     }
     let meddler = Meddler(fs::File::options().write(true).open(&input).unwrap());
     let stop = AtomicBool::new(false);
-    let options = Options { mode: Mode::Balanced, chunk_len: Some(64 << 10), force: true, stop: &stop };
+    let options = Options { mode: Mode::Balanced, chunk_len: Some(64 << 10), force: true, against: None, stop: &stop };
     let kept = fs::read(&output).unwrap();
     let result = compress(&parallel::pool(1).unwrap(), &input, &output, &options, &meddler);
     assert!(matches!(result, Err(bsfs::Error::Changed { .. })), "{result:?}");

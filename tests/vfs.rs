@@ -19,7 +19,7 @@ use common::{Bench, ORIGINAL_MTIME, age, eventually, noise, pack, safetensors};
 
 fn tree_of(source: PathBuf, exclude: Option<PathBuf>) -> Vfs {
     let engine = Engine::new(EngineConfig { memory: 8 << 20, ..EngineConfig::default() });
-    Vfs::new(VfsConfig { source, uid: 7, gid: 8, exclude, bases: Vec::new() }, engine).unwrap()
+    Vfs::new(VfsConfig { source, uid: 7, gid: 8, exclude, bases: Vec::new(), hubs: Vec::new() }, engine).unwrap()
 }
 
 fn tree(bench: &Bench) -> Vfs {
@@ -257,7 +257,14 @@ fn one_file_as_the_source() {
 
     let engine = Engine::new(EngineConfig { memory: 1, ..EngineConfig::default() });
     let refused = |name: &str| {
-        let config = VfsConfig { source: bench.source().join(name), uid: 0, gid: 0, exclude: None, bases: Vec::new() };
+        let config = VfsConfig {
+            source: bench.source().join(name),
+            uid: 0,
+            gid: 0,
+            exclude: None,
+            bases: Vec::new(),
+            hubs: Vec::new(),
+        };
         Vfs::new(config, engine.clone()).unwrap_err()
     };
     assert!(matches!(refused("other"), Error::Invalid { .. }));

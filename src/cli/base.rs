@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bsfs::engine::{Base, Engine, FileBase};
+use bsfs::engine::{Base, Engine, FileBase, Finder, Places};
 use bsfs::format::bigsmall::shown_name;
 use bsfs::format::{Sniff, sniff};
 use bsfs::source::FileSource;
@@ -16,23 +16,40 @@ use super::shards::directory;
 
 #[derive(Debug, Args)]
 pub struct BaseArg {
-    /// What deltas of bigsmall refer to: a safetensors file, or a container of either format [default: a file beside the
-    /// delta that has the name the delta tells]
-    #[arg(long, value_name = "FILE")]
-    pub base: Option<PathBuf>,
+    /// Where what deltas refer to is looked for: a safetensors file, a container of either format, or a directory of such files.
+    /// May be repeated. Beside the delta and in the cache of the Hugging Face Hub is looked in any case
+    #[arg(long, value_name = "PATH")]
+    pub base: Vec<PathBuf>,
 }
 
 impl BaseArg {
+    /// What finds the files that our containers refer to. `input` is what the verb works on: a directory is searched as well.
+    pub fn finder(&self, input: &Path) -> Result<Arc<Finder>> {
+        let absolute = |path: &PathBuf| std::path::absolute(path).map_err(Error::io("resolve", path));
+        if let Some(missing) = self.base.iter().find(|path| !path.exists()) {
+            return Err(Error::invalid(format!("{}: no such file or directory, named with --base", missing.display())));
+        }
+        let named = self.base.iter().map(absolute).collect::<Result<_>>()?;
+        let trees = if input.is_dir() { vec![absolute(&input.to_path_buf())?] } else { Vec::new() };
+        Ok(Arc::new(Finder::new(Places { named, trees, hubs: Places::hub_caches(), exclude: None })))
+    }
+
     /// The base of `file`; `None` when it needs none, or none is found: reading its deltas then says so.
     pub fn find(&self, engine: &Arc<Engine>, file: &BigSmall) -> Result<Option<Arc<dyn Base>>> {
         let container = file.presented.container();
         if !container.is_delta() {
             return Ok(None);
         }
-        if let Some(path) = &self.base {
-            return open(engine, path).map(Some);
+        let hint = container.base_model();
+        for path in &self.base {
+            if !path.is_dir() {
+                return open(engine, path).map(Some);
+            }
+            if let Some(found) = hint.and_then(|hint| beside(&path.join(container.path().file_name()?), hint)) {
+                return open(engine, &found).map(Some);
+            }
         }
-        let Some(path) = container.base_model().and_then(|hint| beside(container.path(), hint)) else {
+        let Some(path) = hint.and_then(|hint| beside(container.path(), hint)) else {
             return Ok(None);
         };
         say(&format!("{}: its base is {}", container.path().display(), path.display()));
@@ -54,7 +71,7 @@ fn open(engine: &Arc<Engine>, path: &Path) -> Result<Arc<dyn Base>> {
         let text = "is a delta itself; the base is what both were made from, or the delta decompressed";
         return Err(Error::invalid(format!("{}: {text}", path.display())));
     }
-    Ok(Arc::new(FileBase::image(opened.image(engine, None), path)?))
+    Ok(Arc::new(FileBase::image(opened.image(engine, &Arc::new(Finder::new(Places::default())), None), path)?))
 }
 
 /// A file in the delta's directory with the last name of `hint`. That is a stranger's text: no way that it tells is gone, no

@@ -158,7 +158,8 @@ fn subject(
     let is_container = sniff(&bytes) == Sniff::Native;
     let source = MemorySource::new(&args.file, bytes);
     if !is_container {
-        let options = Options { mode: args.mode.unwrap_or_default(), chunk_len: None, force: false, stop };
+        let options =
+            Options { mode: args.mode.unwrap_or_default(), chunk_len: None, force: false, against: None, stop };
         let (seconds, nanoseconds) = file.identity().mtime;
         let mtime = (seconds, u32::try_from(nanoseconds).unwrap_or(0));
         let made = compress::encode_in_memory(pool, &source, mtime, &options, bar)?;
@@ -173,7 +174,7 @@ fn subject(
         return Err(Error::invalid(format!("{}: {text}", args.file.display())));
     }
     let mut raw = Vec::new();
-    engine::scan(pool, &container, &source, stop, |_, piece| {
+    engine::scan(pool, engine::Whole::new(&container, &source), stop, |_, piece| {
         raw.extend_from_slice(piece);
         Ok(())
     })?;

@@ -9,14 +9,18 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use bsfs::compress::{self, Entry, Options, Report, Sums, ratio};
+use bsfs::compress::{self, Entry, Options, Original, Report, Sums, ratio};
 use bsfs::parallel;
 use bsfs::sink::AtomicFile;
+use bsfs::source::FileSource;
 use bsfs::{Error, Result};
 use clap::Args;
 use serde::Serialize;
 
+use super::against::Bases;
+use super::base::BaseArg;
 use super::exit::Exit;
+use super::opened;
 use super::optimise::Optimise;
 use super::out::{self, print, row, say, shorten, with_bs};
 use super::progress::Bar;
@@ -27,6 +31,10 @@ use super::size::show_size;
 /// A file becomes NAME.bs beside it, or the file given with --output. A directory becomes a mirror under --output:
 /// every .safetensors file is compressed, every other file copied as it is, links are followed. The input is never
 /// changed. Every chunk is decoded back and compared before it is written.
+///
+/// With --base a fine-tune is stored as what differs from its base, which is needed to read it. Of several files in one run,
+/// tensors that occur twice are stored once, in the first file that has them: the others need that file, beside them or below
+/// the same mount.
 #[derive(Debug, Args)]
 pub struct CompressArgs {
     /// Files or directories to compress
@@ -38,6 +46,15 @@ pub struct CompressArgs {
     /// Replace outputs that exist already
     #[arg(short, long)]
     pub force: bool,
+    /// Store tensors as differences from those of the same name in this safetensors file, container or directory. May be repeated
+    #[arg(long, value_name = "BASE")]
+    pub base: Vec<PathBuf>,
+    /// Store every tensor, also one that another file of this run has
+    #[arg(long)]
+    pub no_dedup: bool,
+    /// Write nothing, and print what would be written, with and without the base
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
     #[command(flatten)]
     pub optimise: Optimise,
     /// Threads that compress [default: one for each core]
@@ -57,6 +74,9 @@ struct Summary {
     raw_bytes: u64,
     packed_bytes: u64,
     ratio: f64,
+    /// What the containers would take without bases, about, bytes.
+    standalone_bytes: u64,
+    dry_run: bool,
     seconds: f64,
 }
 
@@ -74,6 +94,14 @@ impl Task {
         }
     }
 
+    /// What is compressed.
+    fn compressed(&self) -> Option<&Path> {
+        match self {
+            Self::Compress { input, .. } => Some(input),
+            Self::Copy { .. } | Self::Link { .. } => None,
+        }
+    }
+
     fn len(&self) -> u64 {
         match self {
             Self::Compress { len, .. } | Self::Copy { len, .. } => *len,
@@ -86,16 +114,24 @@ impl Task {
 pub fn run(args: &CompressArgs) -> Result<ExitCode> {
     let started = Instant::now();
     let stop = out::stop_flag();
-    let options =
-        Options { mode: args.optimise.mode(), chunk_len: args.optimise.chunk_len()?, force: args.force, stop: &stop };
+    let (mode, chunk_len) = (args.optimise.mode(), args.optimise.chunk_len()?);
     let mut directories = Vec::new();
     let tasks = plan(args, &mut directories)?;
-    check_outputs(&tasks, args.force)?;
-    for dir in &directories {
-        fs::create_dir_all(dir).map_err(Error::io("create directory", dir))?;
+    if !args.dry_run {
+        check_outputs(&tasks, args.force)?;
+        for dir in &directories {
+            fs::create_dir_all(dir).map_err(Error::io("create directory", dir))?;
+        }
     }
 
     let pool = parallel::pool(args.threads)?;
+    let inputs: Vec<PathBuf> = tasks.iter().filter_map(Task::compressed).map(Path::to_path_buf).collect();
+    let engine = opened::engine(args.threads);
+    let mut bases = Bases::open(&engine, &BaseArg { base: args.base.clone() }, &inputs)?;
+    if !args.no_dedup {
+        bases.compare(&pool, &inputs)?;
+    }
+    let mut numbers = 0..;
     let bar = Bar::new(tasks.iter().map(Task::len).sum(), args.json);
     let mut summary = Summary {
         files: Vec::new(),
@@ -104,6 +140,8 @@ pub fn run(args: &CompressArgs) -> Result<ExitCode> {
         raw_bytes: 0,
         packed_bytes: 0,
         ratio: 1.0,
+        standalone_bytes: 0,
+        dry_run: args.dry_run,
         seconds: 0.0,
     };
     let mut failed = None;
@@ -111,8 +149,25 @@ pub fn run(args: &CompressArgs) -> Result<ExitCode> {
         let done = match task {
             Task::Compress { input, output, .. } => {
                 bar.name(&input.display().to_string());
-                compress::compress(&pool, input, output, &options, &bar).map(|report| summary.files.push(report))
+                let number = numbers.next().unwrap_or(0);
+                bases.of(number).and_then(|against| {
+                    let options = Options { mode, chunk_len, force: args.force, against: Some(&against), stop: &stop };
+                    let report = if args.dry_run {
+                        measure(&pool, input, output, &options, &bar)?
+                    } else {
+                        compress::compress(&pool, input, output, &options, &bar)?
+                    };
+                    summary.files.push(report);
+                    Ok(())
+                })
             }
+            Task::Copy { len, .. } if args.dry_run => {
+                bar.skip(*len);
+                summary.copied_files += 1;
+                summary.copied_bytes += len;
+                Ok(())
+            }
+            Task::Link { .. } if args.dry_run => Ok(()),
             Task::Copy { input, output, len } => copy(input, output, args.force, &stop).map(|()| {
                 bar.skip(*len);
                 summary.copied_files += 1;
@@ -141,6 +196,7 @@ pub fn run(args: &CompressArgs) -> Result<ExitCode> {
     bar.done();
     summary.raw_bytes = summary.files.iter().map(|f| f.raw_bytes).sum();
     summary.packed_bytes = summary.files.iter().map(|f| f.packed_bytes).sum();
+    summary.standalone_bytes = summary.files.iter().map(|f| f.standalone_bytes.unwrap_or(f.packed_bytes)).sum();
     summary.ratio = ratio(summary.raw_bytes, summary.packed_bytes);
     summary.seconds = started.elapsed().as_secs_f64();
     if args.json {
@@ -152,6 +208,13 @@ pub fn run(args: &CompressArgs) -> Result<ExitCode> {
         say("some files failed; see above");
     }
     Ok(failed.unwrap_or(Exit::Done).into())
+}
+
+/// What compressing a file would write, without writing it.
+fn measure(pool: &rayon::ThreadPool, input: &Path, output: &Path, options: &Options<'_>, bar: &Bar) -> Result<Report> {
+    let source = FileSource::open(input)?;
+    source.advise_sequential();
+    compress::measure(pool, &Original { source: &source, name: input, mtime: (0, 0) }, output, options, bar)
 }
 
 /// What to do, and which directories it needs.
@@ -278,6 +341,16 @@ fn describe(s: &Summary) -> String {
     };
     for f in &s.files {
         text += &line(&f.output.display().to_string(), f.raw_bytes, f.packed_bytes, f.ratio, f.seconds);
+        if let (Some(alone), Some(referring)) = (f.standalone_bytes, f.referring_bytes) {
+            let _ = writeln!(
+                text,
+                "  without its base about {}, ratio {:.4}; {} of {} refer to it",
+                show_size(alone),
+                ratio(f.raw_bytes, alone),
+                show_size(referring),
+                show_size(f.raw_bytes)
+            );
+        }
     }
     if s.files.len() != 1 || s.copied_files > 0 {
         let files = s.files.len();
@@ -285,6 +358,9 @@ fn describe(s: &Summary) -> String {
     }
     if s.copied_files > 0 {
         let _ = writeln!(text, "{} copied as they are: {}", s.copied_files, show_size(s.copied_bytes));
+    }
+    if s.dry_run {
+        text += "nothing was written\n";
     }
     let mut sums = Sums::default();
     for dtype in s.files.iter().flat_map(|f| &f.dtypes) {

@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use bsfs::compress::Progress;
-use bsfs::engine::{self, Engine};
+use bsfs::engine::{self, Engine, Whole};
 use bsfs::parallel;
 use bsfs::sink::AtomicFile;
 use bsfs::{Error, Result};
@@ -182,8 +182,13 @@ fn decompress(
         }
     };
     source.advise_sequential();
+    let references = args.base.finder(&args.input)?.references(engine, &container, source.identity());
+    let whole = Whole { container: &container, source: &*source, references: references.as_deref() };
+    if let Some(references) = &references {
+        references.complete(&container)?;
+    }
     let mut file = AtomicFile::create(output, args.force)?;
-    engine::verify(pool, &container, &*source, None, stop, &mut |_, raw: &[u8]| {
+    engine::verify(pool, whole, None, stop, &mut |_, raw: &[u8]| {
         file.write_all(raw).map_err(Error::io("write", output))?;
         bar.advance(raw.len() as u64, 0);
         Ok(())

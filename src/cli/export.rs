@@ -15,6 +15,7 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use super::ahead::ImageSource;
+use super::base::BaseArg;
 use super::exit::Exit;
 use super::opened;
 use super::out::{self, print, say};
@@ -42,6 +43,8 @@ pub struct ExportArgs {
     /// Replace an output that exists already
     #[arg(short, long)]
     pub force: bool,
+    #[command(flatten)]
+    pub base: BaseArg,
     /// Threads that compress [default: one for each core]
     #[arg(short = 'j', long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     pub threads: usize,
@@ -108,7 +111,8 @@ fn open(args: &ExportArgs) -> Result<Box<dyn ReadAt>> {
             Ok(Box::new(file))
         }
         Sniff::Native => {
-            let image = opened::open(&args.input)?.image(&opened::engine(args.threads), None);
+            let finder = args.base.finder(&args.input)?;
+            let image = opened::open(&args.input)?.image(&opened::engine(args.threads), &finder, None);
             Ok(Box::new(ImageSource::anywhere(image, &args.input)))
         }
         Sniff::BigSmall => {

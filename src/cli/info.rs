@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use bsfs::Result;
 use bsfs::codec::{Codec, Mode};
@@ -15,6 +16,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::exit::Exit;
+use super::info_bases::{self, BasesInfo};
 use super::info_bigsmall;
 use super::opened::{Opened, open};
 use super::out::{self, print, say};
@@ -23,7 +25,7 @@ use super::tables::{TensorRow, dtype_table, shown, tensor_tables};
 
 /// Show what is in containers
 ///
-/// Reads header, index and the first bytes of chunks, and decodes nothing. Containers of the Python package bigsmall are shown
+/// Reads header, index and the first bytes of chunks, and decodes nothing. Of a directory it also says who depends on whom. Containers of the Python package bigsmall are shown
 /// with the codecs that their headers name; "format" in the JSON tells them apart.
 #[derive(Debug, Args)]
 pub struct InfoArgs {
@@ -77,6 +79,8 @@ struct Info {
     codecs: Vec<CodecRow>,
     tensor_count: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
+    bases: Option<BasesInfo>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     tensors: Option<Vec<TensorRow>>,
 }
 
@@ -93,13 +97,26 @@ pub fn run(args: &InfoArgs) -> Result<ExitCode> {
     let files = out::containers(&args.path)?;
     let mut exit = Exit::Done;
     let mut infos = Vec::new();
-    for file in &files {
-        match open(file) {
+    let opened: Vec<_> = files.iter().map(|file| (file, open(file))).collect();
+    let natives: Vec<(&PathBuf, Arc<Container>)> = opened
+        .iter()
+        .filter_map(|(file, opened)| match opened {
+            Ok(Opened::Native(_, container)) => Some((*file, Arc::clone(container))),
+            _ => None,
+        })
+        .collect();
+    let holders = info_bases::holders(natives.iter().map(|(_, container)| &**container));
+    let mut number = 0;
+    for (file, opened) in opened {
+        match opened {
             Ok(Opened::Native(source, container)) => {
                 let mut rows = tensors(&container);
                 shown(&mut rows, args.tensors).try_for_each(|row| find_classes(&*source, &container, row))?;
                 let listed = (args.tensors && args.json).then(|| rows.clone());
-                infos.push((AnyInfo::Native(info(file, &container, listed)), rows));
+                let path = |at: usize| natives.get(at).map(|(path, _)| (*path).clone()).unwrap_or_default();
+                let bases = info_bases::bases(&container, number, &holders, path);
+                number += 1;
+                infos.push((AnyInfo::Native(info(file, &container, bases, listed)), rows));
             }
             Ok(Opened::BigSmall(container)) => {
                 container.warn();
@@ -122,7 +139,7 @@ pub fn run(args: &InfoArgs) -> Result<ExitCode> {
     let mut text = String::new();
     for (info, tensors) in &infos {
         match info {
-            AnyInfo::Native(info) => describe(&mut text, info),
+            AnyInfo::Native(info) => describe(&mut text, info, infos.len() > 1),
             AnyInfo::BigSmall(info) => info_bigsmall::describe(&mut text, info),
         }
         tensor_tables(&mut text, tensors, args.tensors);
@@ -132,12 +149,17 @@ pub fn run(args: &InfoArgs) -> Result<ExitCode> {
         let packed: u64 = infos.iter().map(|(i, _)| i.sizes().1).sum();
         let (r, p) = (show_size(raw), show_size(packed));
         let _ = writeln!(text, "{} files: {r} → {p}, ratio {:.4}", infos.len(), ratio(raw, packed));
+        let of = infos.iter().filter_map(|(info, _)| match info {
+            AnyInfo::Native(info) => Some((info.file.clone(), info.bases.clone())),
+            AnyInfo::BigSmall(_) => None,
+        });
+        info_bases::dependencies(&mut text, &of.collect::<Vec<_>>());
     }
     print(&text)?;
     Ok(exit.into())
 }
 
-fn info(file: &Path, c: &Container, tensors: Option<Vec<TensorRow>>) -> Info {
+fn info(file: &Path, c: &Container, bases: Option<BasesInfo>, tensors: Option<Vec<TensorRow>>) -> Info {
     let (mut dtypes, mut codecs) = (Sums::default(), BTreeMap::<u16, CodecRow>::new());
     for span in c.spans() {
         let elem = span.elem.name().unwrap_or("unknown");
@@ -179,6 +201,7 @@ fn info(file: &Path, c: &Container, tensors: Option<Vec<TensorRow>>) -> Info {
         dtypes: dtypes.rows().into_iter().filter(|row| row.dtype != "header").collect(),
         codecs: codecs.into_values().collect(),
         tensor_count: c.tensors().len(),
+        bases,
         tensors,
     }
 }
@@ -220,7 +243,7 @@ fn tensors(c: &Container) -> Vec<TensorRow> {
     rows.collect()
 }
 
-fn describe(text: &mut String, i: &Info) {
+fn describe(text: &mut String, i: &Info, listed: bool) {
     let (raw, packed) = (show_size(i.raw_bytes), show_size(i.packed_bytes));
     let _ = writeln!(text, "{}: {raw} → {packed}, ratio {:.4}", i.file.display(), i.ratio);
     let mut line = |name: &str, value: String| {
@@ -235,6 +258,9 @@ fn describe(text: &mut String, i: &Info) {
     );
     let codecs = i.codecs.iter().map(|c| format!("{} × {}", c.chunks, c.codec));
     line("codecs", codecs.collect::<Vec<_>>().join(", "));
+    if let Some(bases) = &i.bases {
+        info_bases::describe(text, bases, i.raw_bytes, listed);
+    }
     dtype_table(text, &i.dtypes);
 }
 

@@ -244,7 +244,7 @@ fn migrate(
     let original = Original { source: &shown, name: &name, mtime };
     let in_its_place = args.in_place && task.output == task.input;
     let (mode, chunk_len) = (args.optimise.mode(), args.optimise.chunk_len()?);
-    let options = Options { mode, chunk_len, force: args.force || in_its_place, stop: tools.stop };
+    let options = Options { mode, chunk_len, force: args.force || in_its_place, against: None, stop: tools.stop };
     let before = source.identity().len;
     let alone = task.input.metadata().map_err(Error::io("stat", &task.input))?.nlink() == 1;
     let fits = |len: u64| args.allow_larger || len <= before;

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::AtomicBool;
 
-use bsfs::engine;
+use bsfs::engine::{self, Whole};
 use bsfs::format::Container;
 use bsfs::format::checksum::hex;
 use bsfs::source::ReadAt;
@@ -29,7 +29,7 @@ pub fn prove(pool: &rayon::ThreadPool, file: &BigSmall, written: &dyn ReadAt, st
     }
     let mut next = tensors.iter().peekable();
     let mut md5 = Md5::new();
-    engine::verify(pool, &container, written, None, stop, &mut |offset, raw| {
+    engine::verify(pool, Whole::new(&container, written), None, stop, &mut |offset, raw| {
         let end = offset + raw.len() as u64;
         if let Some(expected) = header.get(offset as usize..).filter(|rest| !rest.is_empty()) {
             let same = expected.iter().zip(raw).all(|(a, b)| a == b);
@@ -73,6 +73,10 @@ mod tests {
     use bsfs::parallel;
     use bsfs::source::FileSource;
 
+    use std::sync::Arc;
+
+    use bsfs::engine::{Finder, Places};
+
     use super::*;
     use crate::cli::opened::{self, Opened};
 
@@ -84,7 +88,7 @@ mod tests {
             _ => panic!("no container of bigsmall"),
         };
         let (file, engine) = (open(), opened::engine(1));
-        let image = Opened::BigSmall(open()).image(&engine, None);
+        let image = Opened::BigSmall(open()).image(&engine, &Arc::new(Finder::new(Places::default())), None);
         let mut sound = vec![0; image.len() as usize];
         opened::read_exact(&image, &path, 0, &mut sound).unwrap();
 
@@ -93,7 +97,8 @@ mod tests {
         let (pool, stop) = (parallel::pool(1).unwrap(), AtomicBool::new(false));
         let proved = |bytes: &[u8]| {
             std::fs::write(&plain, bytes).unwrap();
-            let options = Options { mode: bsfs::codec::Mode::Balanced, chunk_len: None, force: true, stop: &stop };
+            let mode = bsfs::codec::Mode::Balanced;
+            let options = Options { mode, chunk_len: None, force: true, against: None, stop: &stop };
             compress(&pool, &plain, &packed, &options, &()).unwrap();
             prove(&pool, &file, &FileSource::open(&packed).unwrap(), &stop)
         };

@@ -1,5 +1,6 @@
 //! The command line: one file per verb, the public API underneath, and nothing else.
 
+mod against;
 mod ahead;
 mod base;
 mod bench;
@@ -9,7 +10,9 @@ mod compress;
 mod decompress;
 mod exit;
 mod export;
+mod flatten;
 mod info;
+mod info_bases;
 mod info_bigsmall;
 mod migrate;
 mod migrate_report;
@@ -57,6 +60,7 @@ enum Verb {
     Info(info::InfoArgs),
     Verify(verify::VerifyArgs),
     Migrate(migrate::MigrateArgs),
+    Flatten(flatten::FlattenArgs),
     Export(export::ExportArgs),
     Bench(bench::BenchArgs),
     Cache(cache::CacheArgs),
@@ -79,6 +83,7 @@ pub fn main() -> ExitCode {
         Verb::Info(args) => info::run(&args),
         Verb::Verify(args) => verify::run(&args),
         Verb::Migrate(args) => migrate::run(&args),
+        Verb::Flatten(args) => flatten::run(&args),
         Verb::Export(args) => export::run(&args),
         Verb::Bench(args) => bench::run(&args),
         Verb::Cache(args) => cache::run(&args),

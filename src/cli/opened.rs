@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use bsfs::engine::{Base, Engine, EngineConfig, Image, Presented};
+use bsfs::engine::{Base, Engine, EngineConfig, Finder, Image, Presented};
 use bsfs::format::{Container, SNIFF_LEN, Sniff, bigsmall, sniff};
 use bsfs::source::{FileSource, ReadAt};
 use bsfs::tensor::{Header, TensorInfo};
@@ -70,10 +70,10 @@ impl Opened {
         }
     }
 
-    /// Its bytes; `base` for the tensors of a delta.
-    pub fn image(self, engine: &Arc<Engine>, base: Option<Arc<dyn Base>>) -> Image {
+    /// Its bytes; `finder` finds what ours refers to, `base` is for the tensors of a delta of bigsmall.
+    pub fn image(self, engine: &Arc<Engine>, finder: &Arc<Finder>, base: Option<Arc<dyn Base>>) -> Image {
         match self {
-            Self::Native(source, container) => engine.image(container, source),
+            Self::Native(source, container) => finder.image(engine, container, source),
             Self::BigSmall(file) => engine.presented(file.presented, file.source, base),
         }
     }

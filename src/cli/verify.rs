@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use bsfs::engine::{self, Base, Engine, Verified};
+use bsfs::engine::{self, Base, Engine, Verified, Whole};
 use bsfs::format::bigsmall::SHARD_INDEX;
 use bsfs::parallel;
 use bsfs::source::{FileSource, ReadAt};
@@ -176,7 +176,12 @@ fn verify(args: &VerifyArgs, tools: &Tools<'_>, file: &Path, original: Option<&P
                 bar.skip(raw.len() as u64);
                 Ok(())
             };
-            engine::verify(&tools.pool, &container, &*source, original, tools.stop, take).map(Sound::Native)
+            let references = args.base.finder(&args.path)?.references(&tools.engine, &container, source.identity());
+            if let Some(references) = &references {
+                references.complete(&container)?;
+            }
+            let whole = Whole { container: &container, source: &*source, references: references.as_deref() };
+            engine::verify(&tools.pool, whole, original, tools.stop, take).map(Sound::Native)
         }
         Opened::BigSmall(container) => {
             container.warn();

@@ -7,11 +7,12 @@ use std::time::Instant;
 use rayon::prelude::*;
 
 use super::digest;
-use super::pipeline::{self, Encoded};
+use super::pipeline::{self, About, Encoded};
 use super::plan::{self, Plan};
 use super::{Options, Progress};
 use crate::codec::Numbers;
 use crate::error::{Error, Result};
+use crate::format::Bases;
 use crate::format::native::Writer;
 use crate::source::{MemorySource, ReadAt};
 
@@ -82,12 +83,12 @@ pub fn encode_in_memory(
     chunks.sort_unstable_by_key(|(number, _)| *number);
     let refused = |error| Error::io("write in memory", source.path())(error);
     let mut writer = Writer::new(Cursor::new(Vec::new())).map_err(refused)?;
-    for (_, Encoded { packed, codec, checksum }) in chunks {
+    for (_, Encoded { packed, codec, checksum, .. }) in chunks {
         writer.chunk(packed, codec, checksum).map_err(refused)?;
     }
     let digests = digest::digests(pipeline::ranges(&plan), source.bytes());
-    let (out, _) =
-        pipeline::finish(writer, source.path(), mtime, options, &plan, &literals, digests).map_err(refused)?;
+    let about = About { file: source.path(), mtime, options, plan: &plan, bases: &Bases::default() };
+    let (out, _) = pipeline::finish(writer, &about, &literals, digests).map_err(refused)?;
     Ok(InMemory { container: out.into_inner(), seconds, dtypes })
 }
 
@@ -106,7 +107,8 @@ fn encode<'a>(
     }
     let Job { number, raw, raw_offset, numbers, room } = job;
     let what = (numbers, raw_offset);
-    let encoded = pipeline::encode_and_prove(source.path(), options.mode, what, raw, move |packed| put(room, packed))?;
+    let encoded =
+        pipeline::encode_and_prove(source.path(), options.mode, what, raw, None, move |packed| put(room, packed))?;
     progress.advance(raw.len() as u64, encoded.packed.len() as u64);
     Ok((number, encoded))
 }

@@ -3,8 +3,10 @@
 //! Reading, hashing, encoding and writing overlap, over a bounded window of chunks: the file is never read whole.
 //! Every chunk is decoded back and compared before it is written, while its raw bytes are still at hand.
 
+mod against;
 mod digest;
 mod export;
+mod matching;
 mod memory;
 mod pipeline;
 mod plan;
@@ -12,6 +14,7 @@ mod report;
 mod tree;
 mod written;
 
+pub use against::{Against, BaseSource, Duplicate, duplicates};
 pub use export::{Exported, export};
 pub use memory::{DtypeSeconds, InMemory, encode_in_memory};
 pub use pipeline::{Original, compress, compress_from, measure};
@@ -39,6 +42,8 @@ pub struct Options<'a> {
     pub chunk_len: Option<u32>,
     /// Whether an existing output is replaced.
     pub force: bool,
+    /// What tensors may be stored as differences from.
+    pub against: Option<&'a Against>,
     /// Set to stop at the next chunk with [`Error::Interrupted`](crate::Error::Interrupted).
     pub stop: &'a AtomicBool,
 }

@@ -1,6 +1,7 @@
 //! One file: read, hash, encode, prove, write.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::io::{self, BufWriter, Seek, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -8,6 +9,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use super::against::{Against, References};
 use super::digest::{Digester, Digests};
 use super::plan::{self, Plan};
 use super::report::{Report, Sums, ratio};
@@ -17,10 +19,11 @@ use crate::codec::{self, Codec, Mode, Numbers, PAD, Packed, Scratch};
 use crate::error::{Error, Result};
 use crate::format::checksum::{checksum, hex};
 use crate::format::native::{FileInfo, Finish, TensorSpec, Writer};
-use crate::format::{Sniff, sniff};
+use crate::format::{Bases, Sniff, sniff};
 use crate::parallel;
 use crate::sink::AtomicFile;
 use crate::source::{FileSource, ReadAt};
+use crate::tensor::ElemType;
 
 /// What a worker gets: raw bytes and what they are.
 struct Job {
@@ -33,6 +36,7 @@ struct Job {
 /// What it gives back.
 struct Done {
     raw: Arc<Vec<u8>>,
+    raw_offset: u64,
     encoded: Encoded<Vec<u8>>,
     span: usize,
 }
@@ -44,6 +48,8 @@ pub(super) struct Encoded<T> {
     pub(super) codec: Codec,
     /// XXH3 of the raw bytes.
     pub(super) checksum: u64,
+    /// Packed bytes without a base, if that was tried.
+    pub(super) alone: Option<usize>,
 }
 
 /// What is compressed, wherever its bytes come from.
@@ -162,6 +168,10 @@ fn encode<W: Write + Seek>(
     let window = 2 * pool.current_num_threads() + 2;
     let digester = Digester::start(ranges(&plan), window)?;
     let mut feed = Feed::new(source, &plan, &digester);
+    let nothing = Against::default();
+    let mut references = References::new(options.against.unwrap_or(&nothing), source, &plan)?;
+    let mut used: Vec<(u64, u64)> = Vec::new();
+    let mut standalone = Standalone::default();
     let mut sums = Sums::default();
     // Buffers of packed bytes that were written: fresh pages for each chunk would cost a tenth of the time.
     let free: Mutex<Vec<Vec<u8>>> = Mutex::default();
@@ -181,18 +191,24 @@ fn encode<W: Write + Seek>(
                 buffer.extend_from_slice(packed);
                 buffer
             };
-            let encoded = encode_and_prove(source.path(), options.mode, (job.numbers, job.raw_offset), &job.raw, keep)?;
-            Ok(Done { raw: job.raw, encoded, span: job.span })
+            let what = (job.numbers, job.raw_offset);
+            let encoded = encode_and_prove(source.path(), options.mode, what, &job.raw, Some(&references), keep)?;
+            Ok(Done { raw: job.raw, raw_offset: job.raw_offset, encoded, span: job.span })
         },
         |done: Done| {
-            let Encoded { packed, codec, checksum } = done.encoded;
+            let Encoded { packed, codec, checksum, alone } = done.encoded;
             writer.chunk(&packed, codec, checksum).map_err(Error::io("write", output))?;
             let (raw, len) = (done.raw.len() as u64, packed.len() as u64);
             if let Ok(mut free) = free.lock() {
                 free.push(packed);
             }
-            let elem = plan.spans.get(done.span).map_or(crate::tensor::ElemType::BYTES, |span| span.elem);
+            let elem = plan.spans.get(done.span).map_or(ElemType::BYTES, |span| span.elem);
             sums.add(elem.name().unwrap_or("unknown"), raw, len);
+            if codec.needs_base() {
+                used.push((done.raw_offset, done.raw_offset + raw));
+            }
+            standalone.add(elem, raw, alone);
+            standalone.packed += len;
             progress.advance(raw, len);
             Ok(())
         },
@@ -200,8 +216,11 @@ fn encode<W: Write + Seek>(
     let literals = feed.finish()?;
     let digests = digester.finish()?;
     let sha256 = hex(&digests.sha256);
-    let (mut out, packed_bytes) =
-        finish(writer, name, mtime, options, &plan, &literals, digests).map_err(Error::io("write", output))?;
+    used.iter().for_each(|&(start, end)| references.mark(start, end));
+    let referring = references.used_bytes();
+    let bases = references.finish(pool, standalone.bytes())?;
+    let about = About { file: name, mtime, options, plan: &plan, bases: &bases };
+    let (mut out, packed_bytes) = finish(writer, &about, &literals, digests).map_err(Error::io("write", output))?;
     out.flush().map_err(Error::io("write", output))?;
     let report = Report {
         input: source.path().into(),
@@ -209,6 +228,9 @@ fn encode<W: Write + Seek>(
         raw_bytes: source.len(),
         packed_bytes,
         ratio: ratio(source.len(), packed_bytes),
+        // The rest of the container is as long without.
+        standalone_bytes: (!bases.is_empty()).then(|| packed_bytes + standalone.bytes() - standalone.packed),
+        referring_bytes: (!bases.is_empty()).then_some(referring),
         seconds: started.elapsed().as_secs_f64(),
         sha256,
         dtypes: sums.rows(),
@@ -246,28 +268,35 @@ pub(super) fn ranges(plan: &Plan) -> Vec<(u64, u64)> {
     plan.tensors.iter().map(|t| (t.offset, t.len)).collect()
 }
 
-/// Writes index and header behind the chunks of the file `input`; gives the container's length, bytes.
+/// What an index says beside digests.
+pub(super) struct About<'a> {
+    pub(super) file: &'a Path,
+    pub(super) mtime: (i64, u32),
+    pub(super) options: &'a Options<'a>,
+    pub(super) plan: &'a Plan,
+    pub(super) bases: &'a Bases,
+}
+
+/// Writes index and header behind the chunks; gives the container's length, bytes.
 pub(super) fn finish<W: Write + Seek>(
     writer: Writer<W>,
-    input: &Path,
-    mtime: (i64, u32),
-    options: &Options<'_>,
-    plan: &Plan,
+    about: &About<'_>,
     literals: &[u8],
     digests: Digests,
 ) -> io::Result<(W, u64)> {
+    let &About { file, mtime, options, plan, bases } = about;
     let info = FileInfo {
         kind: plan.kind,
         mode: options.mode.id(),
         chunk_len: options.chunk_len.unwrap_or(DEFAULT_CHUNK_LEN),
         mtime,
         sha256: digests.sha256,
-        name: input.file_name().unwrap_or_default().as_bytes().to_vec(),
+        name: file.file_name().unwrap_or_default().as_bytes().to_vec(),
         writer: concat!("bsfs ", env!("CARGO_PKG_VERSION")).to_owned(),
     };
     let tensors: Vec<TensorSpec> =
         plan.tensors.iter().zip(digests.ranges).map(|(t, digest)| tensor(t, digest)).collect();
-    writer.finish(&Finish { file: &info, spans: &plan.spans, literals, tensors: &tensors })
+    writer.finish(&Finish { file: &info, spans: &plan.spans, literals, tensors: &tensors, bases })
 }
 
 fn tensor(t: &crate::tensor::TensorInfo, digest: [u8; 32]) -> TensorSpec {
@@ -343,8 +372,49 @@ impl<'a> Feed<'a> {
 }
 
 thread_local! {
-    /// Scratch, packed bytes, decoded bytes: fresh pages for each chunk would cost a tenth of the time.
-    static WORKER: RefCell<(Scratch, Vec<u8>, Vec<u8>)> = RefCell::default();
+    /// Fresh pages for each chunk would cost a tenth of the time.
+    static WORKER: RefCell<Space> = RefCell::default();
+}
+
+/// Memory that a worker uses again.
+#[derive(Default)]
+struct Space {
+    scratch: Scratch,
+    packed: Vec<u8>,
+    back: Vec<u8>,
+    base: Vec<u8>,
+    other: Vec<u8>,
+}
+
+/// What chunks would take without a base.
+#[derive(Default)]
+struct Standalone {
+    /// Raw and packed bytes of the chunks for which it was tried, and raw bytes of the others, by element type.
+    counted: BTreeMap<u16, [u64; 3]>,
+    /// What they take as they are written.
+    packed: u64,
+}
+
+impl Standalone {
+    fn add(&mut self, elem: ElemType, raw: u64, alone: Option<usize>) {
+        let [raws, packed, others] = self.counted.entry(elem.0).or_default();
+        match alone {
+            Some(alone) => {
+                *raws += raw;
+                *packed += alone as u64;
+            }
+            None => *others += raw,
+        }
+    }
+
+    /// All together; those that were not tried as the others of their type. Integers alone: it is written.
+    fn bytes(&self) -> u64 {
+        let of = |&[raw, packed, others]: &[u64; 3]| {
+            let rest = u128::from(others) * u128::from(packed) / u128::from(raw.max(1));
+            packed + if raw == 0 { others } else { rest as u64 }
+        };
+        self.counted.values().map(of).sum()
+    }
 }
 
 /// Encodes a chunk, decodes it back and compares; `keep` gets the packed bytes, which lie in memory that is used again.
@@ -354,18 +424,40 @@ pub(super) fn encode_and_prove<T>(
     mode: Mode,
     (numbers, raw_offset): (Numbers, u64),
     raw: &[u8],
+    references: Option<&References<'_>>,
     keep: impl FnOnce(&[u8]) -> T,
 ) -> Result<Encoded<T>> {
-    WORKER.with_borrow_mut(|(scratch, packed, back)| {
-        let codec = codec::encode(numbers, mode, raw, packed, scratch);
+    WORKER.with_borrow_mut(|Space { scratch, packed, back, base, other }| {
+        let mut cost = None;
+        if let Some(references) = references.filter(|references| !references.is_empty()) {
+            base.resize(raw.len(), 0);
+            cost = references.read(raw_offset, base)?;
+        }
+        // What is the same as its base is mostly not coded: every eighth such chunk tells what the others would take.
+        let same = cost.is_some() && raw == base.as_slice() && raw.len() > 2 * cost.unwrap_or(0);
+        let counted = !same || (raw_offset / raw.len().max(1) as u64).is_multiple_of(8);
+        let mut codec = Codec::Raw;
+        let mut limit = raw.len();
+        if counted {
+            codec = codec::encode(numbers, mode, raw, packed, scratch);
+            limit = packed.len();
+        }
+        let alone = counted.then_some(limit);
+        if let Some(limit) = cost.and_then(|cost| limit.checked_sub(cost))
+            && let Some(found) = codec::encode_against(numbers, (raw, base), limit, other, scratch)
+        {
+            codec = found;
+            std::mem::swap(packed, other);
+        }
         let len = packed.len();
         packed.resize(len + PAD, 0);
         back.resize(raw.len(), 0);
-        let decoded = Packed::new(packed, len).map(|p| codec::decode(codec, p, back, scratch));
+        let base = if codec.needs_base() { base.as_slice() } else { &[] };
+        let decoded = Packed::new(packed, len).map(|p| codec::decode_against(codec, p, base, back, scratch));
         if decoded != Some(Ok(())) || *back != *raw {
             return Err(Error::NotLossless { path: input.into(), raw_offset, codec: codec.name() });
         }
         let packed = keep(packed.get(..len).unwrap_or_default());
-        Ok(Encoded { packed, codec, checksum: checksum(raw) })
+        Ok(Encoded { packed, codec, checksum: checksum(raw), alone })
     })
 }

@@ -17,6 +17,12 @@ pub struct Report {
     pub packed_bytes: u64,
     /// packed / raw; 1 for a file of no bytes.
     pub ratio: f64,
+    /// What it would take without a base, about, bytes; `None` when it has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub standalone_bytes: Option<u64>,
+    /// Bytes of the original that are stored as differences from a base, or as the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub referring_bytes: Option<u64>,
     /// Wall-clock time.
     pub seconds: f64,
     /// SHA-256 of the original, hexadecimal.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::buffer::{Buffer, Pool};
+use super::references::{self, References};
 use super::stats::Counters;
 
 use crate::codec::{self, Codec, PAD, Packed, Scratch};
@@ -18,18 +19,33 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-/// The raw bytes of a chunk, in memory of `pool`. What comes back has passed its checksum.
+/// What a chunk is decoded from, and into.
+#[derive(Clone, Copy)]
+pub struct From<'a> {
+    pub container: &'a Container,
+    pub source: &'a dyn ReadAt,
+    pub references: Option<&'a References>,
+    pub pool: &'a Arc<Pool>,
+    pub counters: &'a Counters,
+}
+
+/// The raw bytes of a chunk. What comes back has passed its checksum. `own` fills with bytes of the original itself, from an
+/// offset, where the chunk is coded against them.
 ///
 /// # Errors
 /// [`Error::Chunk`] for damage, after a second try from the source; [`Error::Unsupported`] for an unknown codec;
-/// those of the source.
-pub fn chunk(
-    container: &Container,
-    source: &dyn ReadAt,
-    chunk: &Chunk,
-    (pool, counters): (&Arc<Pool>, &Counters),
-) -> Result<Buffer> {
+/// [`Error::NoBase`]; those of the source and of bases.
+pub fn chunk(from: &From<'_>, chunk: &Chunk, own: &mut dyn FnMut(u64, &mut [u8]) -> Result<()>) -> Result<Buffer> {
+    let &From { container, source, references, pool, counters } = from;
     let codec = codec_of(source.path(), chunk)?;
+    let mut base = None;
+    if codec.needs_base() {
+        // Before the buffers below are taken: making it may need as many itself.
+        let mut bytes = pool.take(chunk.raw_len as usize);
+        references::gather(container, chunk, references, own, &mut bytes)?;
+        base = Some(bytes);
+    }
+    let base = base.as_deref().unwrap_or_default();
     // Both lengths are bounded by the checked index, not by the packed bytes.
     let len = chunk.packed_len as usize;
     let mut packed = pool.take(len + PAD);
@@ -38,7 +54,7 @@ pub fn chunk(
         let start = Instant::now();
         source.read_exact_at(chunk.packed_offset, packed.get_mut(..len).unwrap_or_default())?;
         let read = Instant::now();
-        let result = unpack(codec, &packed, chunk, &mut raw);
+        let result = unpack((codec, base), &packed, chunk, &mut raw);
         Counters::add_time(&counters.source_nanos, read - start);
         Counters::add_time(&counters.decode_nanos, read.elapsed());
         Ok(result)
@@ -58,7 +74,10 @@ pub fn chunk(
             Counters::add(&counters.packed_bytes_read, u64::from(chunk.packed_len));
             Ok(raw)
         }
-        Err(damage) => Err(damaged(container, source.path(), chunk, damage)),
+        Err(damage) => Err(match references.and_then(References::changed).filter(|_| codec.needs_base()) {
+            Some(path) => Error::Changed { path },
+            None => damaged(container, source.path(), chunk, damage),
+        }),
     }
 }
 
@@ -73,13 +92,13 @@ pub fn decode_into(container: &Container, bytes: &[u8], chunk: &Chunk, raw: &mut
     let codec = codec_of(container.path(), chunk)?;
     let start = usize::try_from(chunk.packed_offset).unwrap_or(usize::MAX);
     let packed = bytes.get(start..).unwrap_or_default();
-    unpack(codec, packed, chunk, raw).map_err(|damage| damaged(container, container.path(), chunk, damage))
+    unpack((codec, &[]), packed, chunk, raw).map_err(|damage| damaged(container, container.path(), chunk, damage))
 }
 
 /// From the packed bytes at the front of `padded` to raw bytes that have passed their checksum.
-fn unpack(codec: Codec, padded: &[u8], chunk: &Chunk, raw: &mut [u8]) -> Result<(), Damage> {
+fn unpack((codec, base): (Codec, &[u8]), padded: &[u8], chunk: &Chunk, raw: &mut [u8]) -> Result<(), Damage> {
     let packed = Packed::new(padded, chunk.packed_len as usize).ok_or(Damage::new("padding", 0, 0))?;
-    SCRATCH.with_borrow_mut(|scratch| codec::decode(codec, packed, raw, scratch))?;
+    SCRATCH.with_borrow_mut(|scratch| codec::decode_against(codec, packed, base, raw, scratch))?;
     match checksum(raw) {
         sum if sum == chunk.checksum => Ok(()),
         sum => Err(Damage::new("checksum", chunk.checksum, sum)),

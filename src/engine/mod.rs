@@ -14,6 +14,7 @@ mod flight;
 mod image;
 mod memory;
 mod native;
+mod references;
 mod scan;
 mod stats;
 mod sync;
@@ -25,7 +26,8 @@ pub use buffer::Buffer;
 pub use decode::decode_into;
 pub use disk::{Disk, Keep, be_nice};
 pub use image::{Bytes, Image};
-pub use scan::{Verified, scan, verify};
+pub use references::{BaseFile, Finder, MAX_DEPTH, Places, References};
+pub use scan::{Verified, Whole, scan, verify};
 pub use stats::Stats;
 
 use std::sync::Arc;
@@ -109,10 +111,32 @@ impl Engine {
         }
     }
 
-    /// An open container as the original's bytes; `source` must be the one that `container` was read from.
+    /// An open container as the original's bytes; `source` must be the one that `container` was read from. Of a container that
+    /// refers to others only what needs none of them can be read: see [`Finder::image`].
     #[must_use]
     pub fn image(self: &Arc<Self>, container: Arc<Container>, source: Arc<dyn ReadAt>) -> Image {
-        let content = native::Native::new(container, source, self.config.drop_packed);
+        self.image_with(container, source, None)
+    }
+
+    /// The same, with what the container refers to.
+    #[must_use]
+    pub fn image_with(
+        self: &Arc<Self>,
+        container: Arc<Container>,
+        source: Arc<dyn ReadAt>,
+        references: Option<Arc<References>>,
+    ) -> Image {
+        let later = references.map(|references| references::Later::new(move |_| Some(Arc::clone(&references))));
+        self.image_of(container, source, later)
+    }
+
+    fn image_of(
+        self: &Arc<Self>,
+        container: Arc<Container>,
+        source: Arc<dyn ReadAt>,
+        references: Option<references::Later>,
+    ) -> Image {
+        let content = native::Native::new(container, source, references, self.config.drop_packed);
         Image::new(Arc::clone(self), Arc::new(content))
     }
 

@@ -8,8 +8,11 @@ use sha2::{Digest, Sha256};
 
 use super::buffer::Buffer;
 use super::content::{Content, Part, Place};
+use super::memory::Key;
+use super::references::Later;
 use super::{Engine, decode};
 use crate::cache::Proof;
+use crate::codec::Codec;
 use crate::error::{Error, Result};
 use crate::format::{Chunk, ChunkId, Container, Piece};
 use crate::source::ReadAt;
@@ -21,6 +24,7 @@ const GIVE_UP: u64 = 4 << 20;
 pub struct Native {
     container: Arc<Container>,
     source: Arc<dyn ReadAt>,
+    references: Option<Later>,
     /// Let the system drop what was read through.
     drop_packed: bool,
     /// Packed bytes that were read through and not yet given up.
@@ -28,13 +32,54 @@ pub struct Native {
 }
 
 impl Native {
-    pub fn new(container: Arc<Container>, source: Arc<dyn ReadAt>, drop_packed: bool) -> Self {
-        Self { container, source, drop_packed, through: Mutex::new(0..0) }
+    pub fn new(
+        container: Arc<Container>,
+        source: Arc<dyn ReadAt>,
+        references: Option<Later>,
+        drop_packed: bool,
+    ) -> Self {
+        Self { container, source, references, drop_packed, through: Mutex::new(0..0) }
+    }
+
+    /// The chunk of this number.
+    fn chunk(&self, id: ChunkId) -> Result<Chunk> {
+        let no = || Error::corrupt(self.container.path(), "index", format!("no chunk of number {}", id.0));
+        self.container.chunk(id).ok_or_else(no)
+    }
+
+    /// Bytes of the original itself, which a chunk behind them is coded against: from the memory cache, or decoded.
+    fn own(&self, engine: &Arc<Engine>, mut offset: u64, mut out: &mut [u8]) -> Result<()> {
+        while !out.is_empty() {
+            let held;
+            let piece = match self.container.locate(offset) {
+                Some(Piece::Literal { raw_offset, range }) => {
+                    let bytes = self.container.literals().get(range).unwrap_or_default();
+                    bytes.get((offset - raw_offset) as usize..).unwrap_or_default()
+                }
+                Some(Piece::Chunk(chunk)) => {
+                    let key = Key { container: self.container.id(), chunk: chunk.id };
+                    // The index was checked: this chunk does not refer to the file itself.
+                    held = engine.chunks.get(key, out.len(), || self.decode(chunk.id, engine))?.0.raw;
+                    held.get((offset - chunk.raw_offset) as usize..).unwrap_or_default()
+                }
+                None => &[],
+            };
+            let n = piece.len().min(out.len());
+            let (to, rest) = out.split_at_mut(n);
+            if n == 0 {
+                let text = format!("no bytes at offset {offset}");
+                return Err(Error::corrupt(self.container.path(), "index", text));
+            }
+            to.copy_from_slice(piece.get(..n).unwrap_or_default());
+            (out, offset) = (rest, offset + n as u64);
+        }
+        Ok(())
     }
 }
 
 fn part(chunk: &Chunk) -> Part {
-    let need = chunk.packed_len as usize + chunk.raw_len as usize;
+    let based = chunk.codec().is_some_and(Codec::needs_base);
+    let need = chunk.packed_len as usize + chunk.raw_len as usize * if based { 2 } else { 1 };
     Part { id: chunk.id, raw_offset: chunk.raw_offset, raw_len: chunk.raw_len, need }
 }
 
@@ -91,11 +136,17 @@ impl Content for Native {
     }
 
     fn decode(&self, chunk: ChunkId, engine: &Arc<Engine>) -> Result<Buffer> {
-        let chunk = self
-            .container
-            .chunk(chunk)
-            .ok_or_else(|| Error::corrupt(self.container.path(), "index", format!("no chunk of number {}", chunk.0)))?;
-        decode::chunk(&self.container, &*self.source, &chunk, (&engine.pool, &engine.counters))
+        let chunk = self.chunk(chunk)?;
+        let references = self.references.as_ref().filter(|_| chunk.codec().is_some_and(Codec::needs_base));
+        let references = references.and_then(|references| references.get(engine));
+        let from = decode::From {
+            container: &self.container,
+            source: &*self.source,
+            references: references.as_deref(),
+            pool: &engine.pool,
+            counters: &engine.counters,
+        };
+        decode::chunk(&from, &chunk, &mut |offset, out| self.own(engine, offset, out))
     }
 
     fn expect_streams(&self, streams: bool) {

@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 
 use super::buffer::{Buffer, Pool};
 use super::decode;
+use super::references::References;
 use super::stats::Counters;
 use crate::error::{Error, Result};
 use crate::format::checksum::hex;
@@ -14,7 +15,32 @@ use crate::format::{Container, Piece};
 use crate::parallel;
 use crate::source::ReadAt;
 
-/// Decodes a container and gives the original's bytes to `take`, in order, each piece with its raw offset.
+/// A container that is read whole.
+#[derive(Clone, Copy)]
+pub struct Whole<'a> {
+    /// Its metadata.
+    pub container: &'a Container,
+    /// The source that it was read from.
+    pub source: &'a dyn ReadAt,
+    /// What it refers to; see [`Finder::references`](super::Finder::references).
+    pub references: Option<&'a References>,
+}
+
+impl std::fmt::Debug for Whole<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Whole").field(&self.container.path()).finish()
+    }
+}
+
+impl<'a> Whole<'a> {
+    /// One that refers to no other file.
+    #[must_use]
+    pub fn new(container: &'a Container, source: &'a dyn ReadAt) -> Self {
+        Self { container, source, references: None }
+    }
+}
+
+/// Decodes a container, with what it refers to if it does, and gives the original's bytes to `take`, in order, each piece with its raw offset.
 ///
 /// Every chunk has passed its checksum; the digests are the caller's business. `stop` ends it at the next chunk.
 ///
@@ -22,23 +48,24 @@ use crate::source::ReadAt;
 /// The first damaged chunk, those of the source and of `take`, [`Error::Interrupted`].
 pub fn scan(
     pool: &rayon::ThreadPool,
-    container: &Container,
-    source: &dyn ReadAt,
+    whole: Whole<'_>,
     stop: &AtomicBool,
     mut take: impl FnMut(u64, &[u8]) -> Result<()>,
 ) -> Result<()> {
+    let Whole { container, source, references } = whole;
     let mut pieces = container.pieces();
     let mut at = 0;
     let window = 2 * pool.current_num_threads() + 2;
     // Two buffers for each chunk in flight at most, which are used again.
     let (buffers, counters) = (Pool::new(u64::MAX), Counters::default());
+    let from = decode::From { container, source, references, pool: &buffers, counters: &counters };
     parallel::ordered(
         pool,
         window,
         || if stop.load(Ordering::Relaxed) { Err(Error::Interrupted) } else { Ok(pieces.next()) },
         |piece| match piece {
             Piece::Literal { range, .. } => Ok(Decoded::Literal(range)),
-            Piece::Chunk(chunk) => decode::chunk(container, source, &chunk, (&buffers, &counters)).map(Decoded::Chunk),
+            Piece::Chunk(chunk) => decode::chunk(&from, &chunk, &mut |at, out| own(&from, at, out)).map(Decoded::Chunk),
         },
         |decoded| {
             let raw = match &decoded {
@@ -50,6 +77,29 @@ pub fn scan(
             Ok(())
         },
     )
+}
+
+/// Bytes of the original itself. What is decoded for them refers to nothing of it, which the index was checked for.
+fn own(from: &decode::From<'_>, mut offset: u64, mut out: &mut [u8]) -> Result<()> {
+    let no = |offset| Error::corrupt(from.container.path(), "index", format!("no bytes at offset {offset}"));
+    while !out.is_empty() {
+        let decoded;
+        let piece = match from.container.locate(offset).ok_or_else(|| no(offset))? {
+            Piece::Literal { raw_offset, range } => {
+                let bytes = from.container.literals().get(range).unwrap_or_default();
+                bytes.get((offset - raw_offset) as usize..).unwrap_or_default()
+            }
+            Piece::Chunk(chunk) => {
+                decoded = decode::chunk(from, &chunk, &mut |at, _| Err(no(at)))?;
+                decoded.get((offset - chunk.raw_offset) as usize..).unwrap_or_default()
+            }
+        };
+        let n = piece.len().min(out.len());
+        let (to, rest) = out.split_at_mut(n);
+        to.copy_from_slice(piece.get(..n).unwrap_or_default());
+        (out, offset) = (rest, offset + n as u64);
+    }
+    Ok(())
 }
 
 /// A piece on its way to who takes it.
@@ -80,13 +130,13 @@ pub struct Verified {
 /// [`Error::Differs`] at the first difference, those of [`scan`] and of `take`.
 pub fn verify(
     pool: &rayon::ThreadPool,
-    container: &Container,
-    source: &dyn ReadAt,
+    whole: Whole<'_>,
     original: Option<&dyn ReadAt>,
     stop: &AtomicBool,
     take: &mut dyn FnMut(u64, &[u8]) -> Result<()>,
 ) -> Result<Verified> {
-    let path = source.path();
+    let container = whole.container;
+    let path = whole.source.path();
     let differs =
         |what: String, expected: String, got: String| Error::Differs { path: path.into(), what, expected, got };
     if let Some(original) = original.filter(|o| o.len() != container.raw_len()) {
@@ -97,7 +147,7 @@ pub fn verify(
     let mut tensors = container.tensors().iter().peekable();
     let mut hasher = blake3::Hasher::new();
     let mut compared = Vec::new();
-    scan(pool, container, source, stop, |offset, raw| {
+    scan(pool, whole, stop, |offset, raw| {
         sha256.update(raw);
         if let Some(original) = original {
             compared.resize(raw.len(), 0);

@@ -9,7 +9,7 @@ pub mod bigsmall;
 pub mod checksum;
 pub mod native;
 
-pub use native::{Chunk, ChunkId, Container, Piece, Span, Tensor};
+pub use native::{BaseId, BaseRange, BaseRef, Bases, Chunk, ChunkId, Container, Piece, Span, Tensor};
 
 /// A number that no other open container of this process has; caches are keyed by it.
 pub(crate) fn next_id() -> u64 {

@@ -35,13 +35,13 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
-use crate::engine::Engine;
+use crate::engine::{Engine, Finder, Places};
 use crate::error::{Error, Result};
 use crate::source::FileSource;
 use base::Bases;
 use open::OpenFile;
 use packed::Packed;
-use scan::{Place, Stamp};
+use scan::{Class, Place, Stamp};
 use tree::{Body, Contents, Directory, Listing, Node, Table};
 
 /// A listing that cannot prove itself unchanged (its directory was written to just before the scan) is trusted for
@@ -80,6 +80,8 @@ pub struct VfsConfig {
     /// Where the bases of deltas may be: files, or directories that hold them. Absolute. What a delta itself says of its
     /// base is only taken for a name, to look for in these directories and beside the delta.
     pub bases: Vec<PathBuf>,
+    /// Caches of the Hugging Face Hub in which bases are looked for.
+    pub hubs: Vec<PathBuf>,
 }
 
 /// Counters since the start, and gauges.
@@ -103,6 +105,7 @@ pub struct Vfs {
     config: VfsConfig,
     engine: Arc<Engine>,
     bases: Bases,
+    finder: Arc<Finder>,
     table: Mutex<Table>,
     handles: RwLock<HashMap<Handle, Open>>,
     next_handle: AtomicU64,
@@ -161,9 +164,16 @@ impl Vfs {
             Packed::read(&FileSource::open(source)?)?;
             Place { path: parent.to_path_buf(), only: Some(file_name.to_owned()), ancestors: Vec::new() }
         };
+        let tree = place.path.clone();
         Ok(Self {
             table: Mutex::new(Table::new(Arc::new(Node::root(place)))),
             bases: Bases::new(config.bases.clone(), config.exclude.clone()),
+            finder: Arc::new(Finder::new(Places {
+                named: config.bases.clone(),
+                trees: vec![tree],
+                hubs: config.hubs.clone(),
+                exclude: config.exclude.clone(),
+            })),
             config,
             engine,
             handles: RwLock::default(),
@@ -213,7 +223,7 @@ impl Vfs {
         let Body::File(file) = &node.body else {
             return Err(refuse("open", &self.config.source, Errno::ISDIR));
         };
-        let open = OpenFile::open(file, &self.engine, &self.bases)?;
+        let open = OpenFile::open(file, &self.engine, (&self.bases, &self.finder))?;
         Ok(self.keep(Open::File(open)))
     }
 
@@ -401,6 +411,13 @@ impl Vfs {
         let known = old.as_ref().map(|l| l.classes()).unwrap_or_default();
         let notes = old.as_ref().map(|l| &l.notes);
         let scan = scan::scan(&directory.place, &known, notes, self.config.exclude.as_deref())?;
+        for found in &scan.found {
+            if let Class::Container(opened) = &found.class
+                && let Packed::Native(container) = &opened.packed
+            {
+                self.finder.remember(opened.identity, container);
+            }
+        }
         Ok(lock(&self.table).publish(node, directory, scan))
     }
 

@@ -9,7 +9,7 @@ use super::lock;
 use super::packed::Packed;
 use super::shards::{Generated, has_version};
 use super::tree::{Contents, File};
-use crate::engine::{Buffer, Bytes, Engine, Image};
+use crate::engine::{Buffer, Bytes, Engine, Finder, Image};
 use crate::error::{Error, Result};
 use crate::source::{FileSource, Identity, ReadAt};
 
@@ -39,7 +39,11 @@ impl OpenFile {
     ///
     /// # Errors
     /// [`Error::Changed`] when the path leads to something else by now: the caller should look the name up again.
-    pub(super) fn open(file: &File, engine: &Arc<Engine>, bases: &Bases) -> Result<Arc<Self>> {
+    pub(super) fn open(
+        file: &File,
+        engine: &Arc<Engine>,
+        (bases, finder): (&Bases, &Arc<Finder>),
+    ) -> Result<Arc<Self>> {
         if !is_current(file) {
             return Err(Error::Changed { path: file.path.clone() });
         }
@@ -52,7 +56,7 @@ impl OpenFile {
             Contents::Original(opened) => {
                 let source = open_version(file, opened.identity)?;
                 Self::Image(match &opened.packed {
-                    Packed::Native(container) => engine.image(Arc::clone(container), Arc::new(source)),
+                    Packed::Native(container) => finder.image(engine, Arc::clone(container), Arc::new(source)),
                     Packed::BigSmall(presented) => {
                         let base = bases.find(presented.container(), source.identity(), engine);
                         engine.presented(Arc::clone(presented), Arc::new(source), base)

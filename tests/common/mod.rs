@@ -18,7 +18,7 @@ pub fn pack(input: &Path, output: &Path) {
 /// The same in another mode.
 pub fn pack_as(mode: bsfs::codec::Mode, input: &Path, output: &Path) {
     let stop = std::sync::atomic::AtomicBool::new(false);
-    let options = bsfs::compress::Options { mode, chunk_len: None, force: true, stop: &stop };
+    let options = bsfs::compress::Options { mode, chunk_len: None, force: true, against: None, stop: &stop };
     let pool = bsfs::parallel::pool(1).unwrap();
     bsfs::compress::compress(&pool, input, output, &options, &()).unwrap();
 }

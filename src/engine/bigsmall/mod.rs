@@ -180,6 +180,8 @@ impl Shown {
     fn other(&self, entry: &Entry) -> Result<Arc<dyn Other>> {
         let base = self.base.as_ref().ok_or_else(|| Error::NoBase {
             path: self.path().into(),
+            want: String::new(),
+            why: String::new(),
             hint: self.presented.container().base_model().unwrap_or_default().into(),
         })?;
         let len = base.tensor_len(&entry.name);

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::bases::Bases;
 use super::header::{HEADER_LEN, Header};
 use super::index::FileInfo;
 use super::parse;
@@ -139,6 +140,7 @@ pub struct Container {
     pub(super) rows: Vec<Row>,
     pub(super) literals: Vec<u8>,
     pub(super) tensors: Vec<Tensor>,
+    pub(super) bases: Bases,
 }
 
 impl Container {
@@ -230,6 +232,12 @@ impl Container {
         &self.tensors
     }
 
+    /// What chunks are coded against.
+    #[must_use]
+    pub fn bases(&self) -> &Bases {
+        &self.bases
+    }
+
     /// The bytes of all literal spans.
     #[must_use]
     pub fn literals(&self) -> &[u8] {
@@ -251,6 +259,8 @@ impl Container {
             + size_of_val(self.rows.as_slice())
             + size_of_val(self.tensors.as_slice())
             + self.literals.len()
+            + size_of_val(self.bases.ranges.as_slice())
+            + self.bases.refs.iter().map(|r| size_of_val(r) + r.name.len() + r.hint.len()).sum::<usize>()
             + names) as u64
     }
 

@@ -13,8 +13,10 @@ pub const MAGIC: [u8; 8] = *b"\x89bsf\r\n\x1a\n";
 pub const HEADER_LEN: usize = 64;
 /// The major version that is written, and the only one that is read.
 pub const MAJOR: u16 = 1;
-/// The minor version that is written; any is read.
+/// The minor version of what is written without bases; any is read.
 pub const MINOR: u16 = 0;
+/// The minor version of what is written with bases.
+pub const MINOR_WITH_BASES: u16 = 1;
 
 const CHECKED_LEN: usize = HEADER_LEN - 8;
 const FLAGS_REQUIRED: u32 = 0xffff;

@@ -7,6 +7,8 @@ pub mod section {
     pub const CHUNKS: u16 = 3;
     pub const LITERALS: u16 = 4;
     pub const TENSORS: u16 = 5;
+    pub const BASES: u16 = 7;
+    pub const BASE_RANGES: u16 = 8;
     /// Bit 0 of a section's flags.
     pub const REQUIRED: u16 = 1;
 }

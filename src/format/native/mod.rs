@@ -1,5 +1,6 @@
 #![doc = include_str!("FORMAT.md")]
 
+mod bases;
 mod container;
 mod header;
 mod index;
@@ -7,6 +8,7 @@ mod parse;
 mod wire;
 mod writer;
 
+pub use bases::{BaseId, BaseRange, BaseRef, Bases};
 pub use container::{Chunk, ChunkId, Container, Piece, Span, Tensor};
 pub use header::{HEADER_LEN, Header, MAGIC, MAJOR, MINOR};
 pub use index::{FileInfo, Kind};

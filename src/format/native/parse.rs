@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::bases::Bases;
 use super::container::{Container, Row, Span, Tensor};
 use super::header::{HEADER_LEN, Header};
 use super::index::{FileInfo, Kind, section};
@@ -14,7 +15,7 @@ use crate::format::checksum::checksum;
 use crate::tensor::ElemType;
 
 /// Why an index is refused, without the file's name.
-struct Broken(String);
+pub(super) struct Broken(pub(super) String);
 
 impl From<String> for Broken {
     fn from(detail: String) -> Self {
@@ -23,7 +24,7 @@ impl From<String> for Broken {
 }
 
 /// The bytes of a section ran out.
-fn short() -> Broken {
+pub(super) fn short() -> Broken {
     Broken("it ends too early".into())
 }
 
@@ -50,9 +51,16 @@ pub fn container(id: u64, path: &Path, header: Header, packed: &[u8]) -> Result<
         Some(body) => tensors(Cursor::new(body), header.raw_len).map_err(part("TENSORS"))?,
         None => Vec::new(),
     };
+    let bases = match (sections.bases, sections.base_ranges) {
+        (None, None) => Bases::default(),
+        (Some(refs), Some(ranges)) => {
+            super::bases::parse(refs, ranges, &spans, header.raw_len).map_err(part("BASES or BASE RANGES"))?
+        }
+        _ => return Err(Error::corrupt(path, "index", "one of the sections BASES and BASE RANGES is missing")),
+    };
     // The header adds nothing that the index does not depend on.
     let digest = *blake3::hash(packed).as_bytes();
-    Ok(Container { id, digest, path: path.into(), header, file, spans, rows, literals, tensors })
+    Ok(Container { id, digest, path: path.into(), header, file, spans, rows, literals, tensors, bases })
 }
 
 fn required<'a>(body: Option<&'a [u8]>, name: &str, path: &Path) -> Result<Cursor<'a>> {
@@ -79,6 +87,8 @@ struct Sections<'a> {
     chunks: Option<&'a [u8]>,
     literals: Option<&'a [u8]>,
     tensors: Option<&'a [u8]>,
+    bases: Option<&'a [u8]>,
+    base_ranges: Option<&'a [u8]>,
 }
 
 fn sections<'a>(raw: &'a [u8], path: &Path) -> Result<Sections<'a>> {
@@ -102,6 +112,8 @@ fn sections<'a>(raw: &'a [u8], path: &Path) -> Result<Sections<'a>> {
             section::CHUNKS => &mut found.chunks,
             section::LITERALS => &mut found.literals,
             section::TENSORS => &mut found.tensors,
+            section::BASES => &mut found.bases,
+            section::BASE_RANGES => &mut found.base_ranges,
             _ if flags & section::REQUIRED == 0 => continue,
             _ => {
                 let what = format!("a container that needs index section {id}");

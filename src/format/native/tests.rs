@@ -34,7 +34,8 @@ fn sample() -> (Vec<u8>, Vec<u8>) {
         name: b"m\xff.safetensors".to_vec(),
         writer: "test".into(),
     };
-    let finish = Finish { file: &file, spans: &spans, literals: &raw[..5], tensors: &tensors };
+    let finish =
+        Finish { file: &file, spans: &spans, literals: &raw[..5], tensors: &tensors, bases: &Bases::default() };
     let (out, len) = w.finish(&finish).unwrap();
     let bytes = out.into_inner();
     assert_eq!(bytes.len() as u64, len);
@@ -100,7 +101,8 @@ fn a_file_of_no_bytes_is_a_container_too() {
     let w = Writer::new(Cursor::new(Vec::new())).unwrap();
     let (_, bytes) = sample();
     let file = open(&bytes).unwrap().file().clone();
-    let (out, _) = w.finish(&Finish { file: &file, spans: &[], literals: &[], tensors: &[] }).unwrap();
+    let (out, _) =
+        w.finish(&Finish { file: &file, spans: &[], literals: &[], tensors: &[], bases: &Bases::default() }).unwrap();
     let c = open(&out.into_inner()).unwrap();
     assert_eq!((c.raw_len(), c.chunk_count(), c.locate(0)), (0, 0, None));
 }

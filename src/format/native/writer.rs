@@ -2,7 +2,8 @@
 
 use std::io::{self, Seek, SeekFrom, Write};
 
-use super::header::{HEADER_LEN, Header, MINOR};
+use super::bases::Bases;
+use super::header::{HEADER_LEN, Header, MINOR, MINOR_WITH_BASES};
 use super::index::{FileInfo, section};
 use super::wire::Put;
 use super::{MAX_INDEX_SURPLUS, MAX_LITERALS};
@@ -54,6 +55,8 @@ pub struct Finish<'a> {
     pub literals: &'a [u8],
     /// Tensors in order of offset.
     pub tensors: &'a [TensorSpec],
+    /// What chunks are coded against.
+    pub bases: &'a Bases,
 }
 
 /// A container being written. Dropped without [`finish`](Writer::finish), it has no header and is no container.
@@ -108,7 +111,7 @@ impl<W: Write + Seek> Writer<W> {
             })
         };
         let header = Header {
-            minor: MINOR,
+            minor: if f.bases.is_empty() { MINOR } else { MINOR_WITH_BASES },
             flags: 0,
             container_len,
             raw_len: f.spans.iter().map(|span| span.raw_len).sum(),
@@ -134,6 +137,9 @@ impl<W: Write + Seek> Writer<W> {
         }
         if !f.tensors.is_empty() {
             push(&mut out, section::TENSORS, false, &tensors(f.tensors));
+        }
+        if !f.bases.is_empty() {
+            f.bases.to_sections().iter().for_each(|(id, body)| push(&mut out, *id, false, body));
         }
         out
     }

@@ -143,7 +143,7 @@ fn containers() {
         ("empty", &[], Mode::Balanced),
     ] {
         fs::write(&input, raw).unwrap();
-        let options = Options { mode, chunk_len: Some(1024), force: true, stop: &stop };
+        let options = Options { mode, chunk_len: Some(1024), force: true, against: None, stop: &stop };
         compress(&pool, &input, &output, &options, &()).unwrap();
         let file = fs::read(&output).unwrap();
         let seeds = dir("container");

@@ -1,0 +1,121 @@
+//! `bsfs flatten`
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use bsfs::compress::{self, Options, Original};
+use bsfs::engine::{self, Whole};
+use bsfs::format::Container;
+use bsfs::format::checksum::hex;
+use bsfs::parallel;
+use bsfs::source::ReadAt;
+use bsfs::{Error, Result};
+use clap::Args;
+
+use super::ahead::ImageSource;
+use super::base::BaseArg;
+use super::exit::Exit;
+use super::opened::{self, Opened};
+use super::optimise::Optimise;
+use super::out::{self, print};
+use super::progress::Bar;
+use super::size::show_size;
+
+/// Make a container that needs no other file of one that does
+///
+/// Containers that "compress --base" wrote, or that share tensors with another file of their directory, need that file.
+/// The new container holds the same original alone: it is decoded again and its SHA-256 compared before it has its name.
+#[derive(Debug, Args)]
+pub struct FlattenArgs {
+    /// The container
+    #[arg(value_name = "FILE")]
+    pub input: PathBuf,
+    /// File to write
+    #[arg(short, long, value_name = "OUT", required_unless_present = "in_place", conflicts_with = "in_place")]
+    pub output: Option<PathBuf>,
+    /// Replace the container
+    #[arg(long)]
+    pub in_place: bool,
+    /// Replace an output that exists already
+    #[arg(short, long)]
+    pub force: bool,
+    #[command(flatten)]
+    pub base: BaseArg,
+    #[command(flatten)]
+    pub optimise: Optimise,
+    /// Threads that decode and compress [default: one for each core]
+    #[arg(short = 'j', long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    pub threads: usize,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Flattens one container.
+pub fn run(args: &FlattenArgs) -> Result<ExitCode> {
+    let stop = out::stop_flag();
+    let pool = parallel::pool(args.threads)?;
+    let engine = opened::engine(args.threads);
+    let Opened::Native(source, container) = opened::open(&args.input)? else {
+        let text = "is a container of bigsmall; \"bsfs migrate\" makes one of bsfs of it";
+        return Err(Error::invalid(format!("{}: {text}", args.input.display())));
+    };
+    let output = output(args)?;
+    let finder = args.base.finder(Path::new(""))?;
+    let references = finder.references(&engine, &container, source.identity());
+    if let Some(references) = &references {
+        references.complete(&container)?;
+    }
+    let before = source.identity().len;
+    let image = engine.image_with(container.clone(), source.clone(), references);
+    let shown = ImageSource::new(image, &args.input, 0);
+    let name = PathBuf::from(std::ffi::OsStr::from_bytes(&container.file().name));
+    let original = Original { source: &shown, name: &name, mtime: container.mtime() };
+    let options = Options {
+        mode: args.optimise.mode(),
+        chunk_len: args.optimise.chunk_len()?,
+        force: args.force || args.in_place,
+        against: None,
+        stop: &stop,
+    };
+    let bar = Bar::new(container.raw_len(), args.json);
+    bar.name(&args.input.display().to_string());
+    let expected = container.file().sha256;
+    let admit = |written: &dyn ReadAt| {
+        let made = Container::open(written)?;
+        let verified = engine::verify(&pool, Whole::new(&made, written), None, &stop, &mut |_, _| Ok(()))?;
+        if made.file().sha256 == expected {
+            return Ok(true);
+        }
+        let what = "SHA-256 of the original, read back before it was published,".into();
+        Err(Error::Differs { path: output.clone(), what, expected: hex(&expected), got: verified.sha256 })
+    };
+    let report = compress::compress_from(&pool, &original, &output, &options, &bar, admit)?;
+    bar.done();
+    let Some(report) = report else { return Ok(Exit::Failed.into()) };
+    if args.json {
+        out::print_json(&report)?;
+    } else {
+        let (from, to) = (show_size(before), show_size(report.packed_bytes));
+        print(&format!("{}: {from} → {to}, ratio {:.4}; needs no other file\n", output.display(), report.ratio))?;
+    }
+    Ok(Exit::Done.into())
+}
+
+fn output(args: &FlattenArgs) -> Result<PathBuf> {
+    let Some(out) = &args.output else {
+        let meta = args.input.symlink_metadata().map_err(Error::io("stat", &args.input))?;
+        if meta.is_symlink() {
+            let text = "is a link, and --in-place would leave what it leads to; use -o, or name that file";
+            return Err(Error::invalid(format!("{}: {text}", args.input.display())));
+        }
+        return Ok(args.input.clone());
+    };
+    let output = if out.is_dir() { out.join(args.input.file_name().unwrap_or_default()) } else { out.clone() };
+    let same = matches!((std::fs::canonicalize(&args.input), std::fs::canonicalize(&output)), (Ok(a), Ok(b)) if a == b);
+    if same {
+        return Err(Error::invalid(format!("{}: is the input; use --in-place to replace it", output.display())));
+    }
+    Ok(output)
+}

@@ -1,0 +1,146 @@
+//! What containers refer to, and who depends on whom.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use bsfs::compress::ratio;
+use bsfs::format::{BaseId, Container};
+use serde::Serialize;
+
+use super::size::show_size;
+
+/// What a container refers to.
+#[derive(Debug, Clone, Serialize)]
+pub struct BasesInfo {
+    /// Bytes of the original that are stored as what differs from a base, or as the same.
+    referring_bytes: u64,
+    /// Bytes of them that are found earlier in the file itself.
+    itself_bytes: u64,
+    /// What the container would take without bases, about, bytes.
+    standalone_bytes: u64,
+    /// The files that are needed.
+    files: Vec<FileRow>,
+}
+
+/// A file that is needed.
+#[derive(Debug, Clone, Serialize)]
+struct FileRow {
+    /// Where it was when the container was written.
+    hint: String,
+    /// Tensors of it that are referred to.
+    tensors: usize,
+    /// Bytes of the original that refer to it.
+    bytes: u64,
+    /// The containers among those that are listed that have the tensors.
+    found: Vec<PathBuf>,
+    /// Tensors that none of them has.
+    elsewhere: usize,
+}
+
+/// Which listed container has which tensor.
+pub type Holders = HashMap<([u8; 32], u64), Vec<usize>>;
+
+/// Which of `containers` has which tensor, by number.
+pub fn holders<'a>(containers: impl Iterator<Item = &'a Container>) -> Holders {
+    let mut holders = Holders::new();
+    for (at, container) in containers.enumerate() {
+        for tensor in container.tensors() {
+            let of = holders.entry((tensor.digest, tensor.raw_len)).or_default();
+            if of.last() != Some(&at) {
+                of.push(at);
+            }
+        }
+    }
+    holders
+}
+
+/// What `container`, which is number `own`, refers to; `None` when it stands alone. `path` tells the path of each by number.
+pub fn bases(
+    container: &Container,
+    own: usize,
+    holders: &Holders,
+    path: impl Fn(usize) -> PathBuf,
+) -> Option<BasesInfo> {
+    let bases = container.bases();
+    if bases.is_empty() {
+        return None;
+    }
+    let (mut itself_bytes, mut bytes) = (0, vec![0_u64; bases.refs.len()]);
+    for range in &bases.ranges {
+        if let Some(bytes) = bytes.get_mut(range.base as usize) {
+            *bytes += range.len;
+        }
+    }
+    let mut files: BTreeMap<&str, FileRow> = BTreeMap::new();
+    for (of, bytes) in bases.refs.iter().zip(bytes) {
+        let BaseId::Tensor(digest) = of.id else {
+            itself_bytes += bytes;
+            continue;
+        };
+        let row = files.entry(&of.hint).or_insert_with(|| FileRow {
+            hint: of.hint.to_string(),
+            tensors: 0,
+            bytes: 0,
+            found: Vec::new(),
+            elsewhere: 0,
+        });
+        row.tensors += 1;
+        row.bytes += bytes;
+        let mut holders = holders.get(&(digest, of.raw_len)).into_iter().flatten().filter(|at| **at != own);
+        match holders.next().map(|at| path(*at)) {
+            Some(path) if row.found.contains(&path) => {}
+            Some(path) => row.found.push(path),
+            None => row.elsewhere += 1,
+        }
+    }
+    let files: Vec<FileRow> = files.into_values().collect();
+    let referring_bytes = itself_bytes + files.iter().map(|file| file.bytes).sum::<u64>();
+    let packed: u64 = container.header().container_len;
+    let chunks: u64 =
+        container.spans().iter().flat_map(|s| container.span_chunks(s)).map(|c| u64::from(c.packed_len)).sum();
+    let standalone_bytes = (packed - chunks).saturating_add(bases.standalone_bytes);
+    Some(BasesInfo { referring_bytes, itself_bytes, standalone_bytes, files })
+}
+
+/// Lines for a person. `listed` says that a whole directory is shown, in which bases may be.
+pub fn describe(text: &mut String, info: &BasesInfo, raw_bytes: u64, listed: bool) {
+    let mut line = |name: &str, value: String| {
+        let _ = writeln!(text, "  {name:<9} {value}");
+    };
+    let share = 100.0 * ratio(raw_bytes, info.referring_bytes);
+    line("refers", format!("{} ({share:.1} %) to bases", show_size(info.referring_bytes)));
+    for file in &info.files {
+        let of = format!("{} tensors of {}, {}", file.tensors, file.hint.escape_default(), show_size(file.bytes));
+        line("base", of);
+        for found in &file.found {
+            line("", format!("→ {}", found.display()));
+        }
+        if listed && file.elsewhere > 0 {
+            line("", format!("→ {} tensors that no container listed here has", file.elsewhere));
+        }
+    }
+    if info.itself_bytes > 0 {
+        line("base", format!("{} of this file itself", show_size(info.itself_bytes)));
+    }
+    let alone = ratio(raw_bytes, info.standalone_bytes);
+    line("alone", format!("about {}, ratio {alone:.4}", show_size(info.standalone_bytes)));
+}
+
+/// Who depends on whom among what is listed.
+pub fn dependencies(text: &mut String, of: &[(PathBuf, Option<BasesInfo>)]) {
+    let mut needed: BTreeMap<&PathBuf, Vec<&PathBuf>> = BTreeMap::new();
+    for (path, info) in of {
+        for found in info.iter().flat_map(|info| &info.files).flat_map(|file| &file.found) {
+            needed.entry(found).or_default().push(path);
+        }
+    }
+    if needed.is_empty() {
+        return;
+    }
+    text.push_str("needed by others:\n");
+    for (path, by) in needed {
+        let by: Vec<String> = by.iter().map(|path| path.display().to_string()).collect();
+        let _ = writeln!(text, "  {} by {}", path.display(), by.join(", "));
+    }
+}

@@ -1,0 +1,198 @@
+//! One file that others refer to.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::engine::Image;
+use crate::error::{Error, Result};
+use crate::format::Container;
+use crate::source::{FileSource, ReadAt};
+use crate::tensor::Header;
+
+/// Bytes that are hashed at once.
+const STEP: usize = 1 << 20;
+
+/// A file with tensors: a plain one, or one that a container holds.
+#[derive(Debug)]
+pub struct BaseFile {
+    path: PathBuf,
+    bytes: Bytes,
+    tensors: Vec<Tensor>,
+    by_name: HashMap<String, usize>,
+    by_digest: HashMap<([u8; 32], u64), usize>,
+    /// Files that it needs itself, one for another.
+    depth: usize,
+    /// Whether all that it needs was found.
+    whole: bool,
+    /// Whether a container told the digests of its tensors.
+    tells_digests: bool,
+}
+
+#[derive(Debug)]
+enum Bytes {
+    Plain(FileSource),
+    /// The image, and the file that it is read from.
+    Image(Image, Arc<FileSource>),
+}
+
+#[derive(Debug)]
+struct Tensor {
+    offset: u64,
+    len: u64,
+    /// BLAKE3 of its bytes: what the container says, or what was found by reading it. Reading is done once.
+    digest: Mutex<Option<[u8; 32]>>,
+}
+
+impl BaseFile {
+    /// A plain safetensors file.
+    ///
+    /// # Errors
+    /// Those of reading it; [`Error::Invalid`] when it is no safetensors file.
+    pub fn plain(source: FileSource) -> Result<Self> {
+        let (path, len) = (source.path().to_path_buf(), source.len());
+        Self::from_header(path, Bytes::Plain(source), len)
+    }
+
+    /// A safetensors file in a container that does not tell BLAKE3 of its tensors.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn shown(image: Image, source: Arc<FileSource>) -> Result<Self> {
+        let (path, len) = (source.path().to_path_buf(), image.len());
+        Self::from_header(path, Bytes::Image(image, source), len)
+    }
+
+    /// A container of ours; `depth` files are needed for it, one for another, and were all found if it is `whole`.
+    #[must_use]
+    pub(super) fn native(
+        container: &Container,
+        image: Image,
+        source: Arc<FileSource>,
+        (depth, whole): (usize, bool),
+    ) -> Self {
+        let tensors = container.tensors().iter().map(|t| (t.name.clone(), t.raw_offset, t.raw_len, Some(t.digest)));
+        let file = Self::new(source.path().to_path_buf(), Bytes::Image(image, source), tensors);
+        Self { depth, whole, tells_digests: true, ..file }
+    }
+
+    fn from_header(path: PathBuf, bytes: Bytes, len: u64) -> Result<Self> {
+        let no = || Error::invalid(format!("{}: not a safetensors file, and so no base", path.display()));
+        let mut first = [0; 8];
+        if len < 8 {
+            return Err(no());
+        }
+        bytes.read(&path, 0, &mut first)?;
+        let json_len = Header::json_len(first, len).ok_or_else(no)?;
+        let mut brace = [0];
+        bytes.read(&path, 8, &mut brace)?;
+        if brace != *b"{" {
+            return Err(no());
+        }
+        // Bounded by the file's length and by what the safetensors library accepts.
+        let mut json = vec![0; json_len as usize];
+        bytes.read(&path, 8, &mut json)?;
+        let header = Header::parse(&json, len).ok_or_else(no)?;
+        let tensors = header.tensors.into_iter().map(|t| (t.name, t.offset, t.len, None));
+        Ok(Self::new(path, bytes, tensors))
+    }
+
+    fn new(path: PathBuf, bytes: Bytes, found: impl Iterator<Item = (String, u64, u64, Option<[u8; 32]>)>) -> Self {
+        let (mut tensors, mut by_name, mut by_digest) = (Vec::new(), HashMap::new(), HashMap::new());
+        for (at, (name, offset, len, digest)) in found.enumerate() {
+            if let Some(digest) = digest {
+                by_digest.entry((digest, len)).or_insert(at);
+            }
+            by_name.entry(name).or_insert(at);
+            tensors.push(Tensor { offset, len, digest: Mutex::new(digest) });
+        }
+        Self { path, bytes, tensors, by_name, by_digest, depth: 0, whole: true, tells_digests: false }
+    }
+
+    /// The file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Files that it needs itself, one for another.
+    pub(super) fn depth(&self) -> usize {
+        self.depth
+    }
+
+    pub(super) fn is_whole(&self) -> bool {
+        self.whole
+    }
+
+    pub(super) fn tells_digests(&self) -> bool {
+        self.tells_digests
+    }
+
+    /// The tensor with this digest and length; of a file that tells no digests, the one of this name, if it is as long.
+    pub(super) fn find(&self, digest: &[u8; 32], len: u64, name: &str) -> Option<usize> {
+        if self.tells_digests {
+            return self.by_digest.get(&(*digest, len)).copied();
+        }
+        let at = *self.by_name.get(name)?;
+        self.tensors.get(at).filter(|tensor| tensor.len == len).map(|_| at)
+    }
+
+    /// Whether a tensor has this digest; reads all of it if nobody knows.
+    pub(super) fn has(&self, tensor: usize, digest: &[u8; 32]) -> Result<bool> {
+        let Some(tensor) = self.tensors.get(tensor) else { return Ok(false) };
+        // Others who want to know wait. Nobody has to wait for them: only a file without references is hashed.
+        let mut known = tensor.digest.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = *known {
+            return Ok(known == *digest);
+        }
+        let mut hasher = blake3::Hasher::new();
+        let mut piece = Vec::new();
+        let mut at = 0;
+        while at < tensor.len {
+            piece.resize((tensor.len - at).min(STEP as u64) as usize, 0);
+            self.bytes.read(&self.path, tensor.offset + at, &mut piece)?;
+            hasher.update(&piece);
+            at += piece.len() as u64;
+        }
+        let found = *hasher.finalize().as_bytes();
+        *known = Some(found);
+        Ok(found == *digest)
+    }
+
+    /// Fills `out` with bytes of a tensor from `offset`, all of which are inside it.
+    pub(super) fn read(&self, tensor: usize, offset: u64, out: &mut [u8]) -> Result<()> {
+        let inside = |t: &&Tensor| offset.checked_add(out.len() as u64).is_some_and(|end| end <= t.len);
+        let Some(tensor) = self.tensors.get(tensor).filter(inside) else {
+            return Err(Error::invalid(format!("{}: no such bytes in a tensor", self.path.display())));
+        };
+        self.bytes.read(&self.path, tensor.offset + offset, out)
+    }
+
+    /// Whether it is what it was when it was opened.
+    pub(super) fn unchanged(&self) -> bool {
+        match &self.bytes {
+            Bytes::Plain(source) => source.unchanged().unwrap_or(false),
+            Bytes::Image(_, source) => source.unchanged().unwrap_or(false),
+        }
+    }
+}
+
+impl Bytes {
+    fn read(&self, path: &Path, mut offset: u64, mut out: &mut [u8]) -> Result<()> {
+        match self {
+            Self::Plain(source) => source.read_exact_at(offset, out),
+            Self::Image(image, _) => {
+                while !out.is_empty() {
+                    let bytes = image.read_at(offset, out.len())?;
+                    let Some((to, rest)) = out.split_at_mut_checked(bytes.len()).filter(|(to, _)| !to.is_empty())
+                    else {
+                        return Err(Error::Truncated { path: path.into(), expected: offset + 1, got: offset });
+                    };
+                    to.copy_from_slice(&bytes);
+                    (out, offset) = (rest, offset + bytes.len() as u64);
+                }
+                Ok(())
+            }
+        }
+    }
+}

@@ -1,0 +1,547 @@
+//! Looks for the files that hold what a container refers to.
+//!
+//! What the container says of where a base was is a stranger's text: its last components are names to look for, in places
+//! that the user named or that the container itself lies in. Whether a file is the right one only the digest says.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::{self, Metadata};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use log::{debug, info, warn};
+
+use super::{BaseFile, Bound, Later, MAX_DEPTH, References};
+use crate::engine::{Engine, Image, Presented};
+use crate::error::{Error, Result};
+use crate::format::{BaseId, Container, SNIFF_LEN, Sniff, bigsmall, sniff};
+use crate::source::{FileSource, Identity};
+
+/// What a base's name may end in, beside the name that is hinted at.
+const ENDINGS: [&str; 3] = ["", ".bs", ".safetensors"];
+/// Bases that stay known when nobody needs them: what was decoded of one serves all its fine-tunes, and again later.
+const MAX_KNOWN: usize = 64;
+/// Files and directories that a search through a tree looks at, at most, and how deep.
+const MAX_VISITED: usize = 100_000;
+const MAX_TREE_DEPTH: usize = 16;
+/// Bytes of a file without digests that are compared before it is taken, the shortest tensors first.
+const LOOK: u64 = 8 << 20;
+/// Files of a tensor's name and length that are kept for one base whose digest is not known yet.
+const MAX_CANDIDATES: usize = 4;
+
+/// Where bases are looked for.
+#[derive(Debug, Clone, Default)]
+pub struct Places {
+    /// Files and directories that the user named, searched with all that lies below.
+    pub named: Vec<PathBuf>,
+    /// Trees that containers are shown from, searched last.
+    pub trees: Vec<PathBuf>,
+    /// Caches of the Hugging Face Hub.
+    pub hubs: Vec<PathBuf>,
+    /// Where nobody may look: a mount point of this process.
+    pub exclude: Option<PathBuf>,
+}
+
+impl Places {
+    /// The cache of the Hub that the environment names, as the Python package `huggingface_hub` finds it.
+    #[must_use]
+    pub fn hub_caches() -> Vec<PathBuf> {
+        let var = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let home = || var("XDG_CACHE_HOME").or_else(|| Some(var("HOME")?.join(".cache")));
+        let cache = var("HF_HUB_CACHE")
+            .or_else(|| var("HUGGINGFACE_HUB_CACHE"))
+            .or_else(|| Some(var("HF_HOME")?.join("hub")))
+            .or_else(|| Some(home()?.join("huggingface/hub")));
+        cache.into_iter().collect()
+    }
+}
+
+/// Finds bases, and knows the files that were found.
+#[derive(Debug)]
+pub struct Finder {
+    places: Places,
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    /// Containers that somebody has open anyway: whoever else reads one shares what was decoded of it.
+    containers: HashMap<Identity, Weak<Container>>,
+    /// Files that are bases of what is open.
+    files: HashMap<Identity, Weak<BaseFile>>,
+    /// Containers that were bases lately.
+    recent: Vec<(Identity, Arc<Container>)>,
+    /// Said already: a search is repeated at each open.
+    said: HashSet<String>,
+}
+
+/// The containers on the way from the one that is opened to the one whose bases are looked for, by digest.
+type Way<'a> = &'a [([u8; 32], PathBuf)];
+
+/// A base that is wanted.
+struct Want<'a> {
+    at: usize,
+    digest: [u8; 32],
+    len: u64,
+    name: &'a str,
+}
+
+impl Finder {
+    /// A finder that knows nothing yet.
+    #[must_use]
+    pub fn new(places: Places) -> Self {
+        Self { places, known: Mutex::default() }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        // All that it guards is replaced whole.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells of a container that was read from this version of a file, so that it is not read again.
+    pub fn remember(&self, version: Identity, container: &Arc<Container>) {
+        let mut known = self.known();
+        if known.containers.len() >= 2 * MAX_KNOWN && known.containers.len().is_power_of_two() {
+            known.containers.retain(|_, container| container.strong_count() > 0);
+        }
+        known.containers.insert(version, Arc::downgrade(container));
+    }
+
+    /// A container of ours as the original's bytes. Its bases are looked for when something is read that needs one, so that
+    /// opening it never takes long; reading what needs one that is not found is an error.
+    #[must_use]
+    pub fn image(self: &Arc<Self>, engine: &Arc<Engine>, container: Arc<Container>, source: Arc<FileSource>) -> Image {
+        let later = container.bases().needs_others().then(|| {
+            let (finder, container, version) = (Arc::clone(self), Arc::clone(&container), source.identity());
+            Later::new(move |engine| finder.references(engine, &container, version))
+        });
+        engine.image_of(container, source, later)
+    }
+
+    /// What `container`, read from this version of a file, refers to; `None` when it needs no other file.
+    #[must_use]
+    pub fn references(
+        &self,
+        engine: &Arc<Engine>,
+        container: &Container,
+        version: Identity,
+    ) -> Option<Arc<References>> {
+        self.resolve(engine, container, version, &[])
+    }
+
+    fn resolve(
+        &self,
+        engine: &Arc<Engine>,
+        container: &Container,
+        version: Identity,
+        way: Way<'_>,
+    ) -> Option<Arc<References>> {
+        let bases = container.bases();
+        if !bases.needs_others() {
+            return None;
+        }
+        let mut search = Search {
+            finder: self,
+            engine,
+            path: container.path(),
+            version,
+            way: &[way, &[(*container.digest(), container.path().to_path_buf())]].concat(),
+            bound: bases
+                .refs
+                .iter()
+                .map(|of| match of.id {
+                    BaseId::Itself => Bound::Itself,
+                    BaseId::Tensor(_) | BaseId::Unknown(_) => Bound::Missing(String::new()),
+                })
+                .collect(),
+            seen: HashSet::new(),
+            why: String::new(),
+            depth: 1,
+        };
+        search.all(container);
+        let Search { mut bound, why, depth, .. } = search;
+        for bound in &mut bound {
+            if let Bound::Missing(reason) = bound {
+                reason.clone_from(&why);
+            }
+        }
+        let whole = bound.iter().all(|bound| match bound {
+            Bound::Itself => true,
+            Bound::In(candidates) => candidates.iter().all(|(file, _)| file.is_whole()),
+            Bound::Missing(_) => false,
+        });
+        let references = References { path: container.path().into(), bound, depth, whole };
+        for file in references.files() {
+            let text = format!("{}: refers to {}", container.path().display(), file.display());
+            if self.known().said.insert(text.clone()) {
+                info!("{text}");
+            }
+        }
+        Some(Arc::new(references))
+    }
+
+    /// Whether looking at a path does not wait for ourselves.
+    fn is_reachable(&self, path: &Path) -> bool {
+        let Some(exclude) = &self.places.exclude else { return true };
+        // By its text first: resolving it would look.
+        !path.starts_with(exclude)
+            && path.parent().is_none_or(|parent| {
+                fs::canonicalize(parent).is_ok_and(|real| {
+                    let real = path.file_name().map_or(real.clone(), |name| real.join(name));
+                    !real.starts_with(exclude) && !leads_into(&real, exclude)
+                })
+            })
+    }
+
+    fn container(&self, source: &FileSource) -> Result<Arc<Container>> {
+        let version = source.identity();
+        if let Some(container) = self.known().containers.get(&version).and_then(Weak::upgrade) {
+            return Ok(container);
+        }
+        let container = Arc::new(Container::open(source)?);
+        self.remember(version, &container);
+        Ok(container)
+    }
+}
+
+/// Whether a link, not followed by the system, leads to `exclude` or below it.
+fn leads_into(path: &Path, exclude: &Path) -> bool {
+    let Ok(target) = fs::read_link(path) else { return false };
+    let target = path.parent().map_or_else(|| target.clone(), |parent| parent.join(&target));
+    let mut plain = PathBuf::new();
+    for component in target.components() {
+        match component {
+            Component::ParentDir => {
+                plain.pop();
+            }
+            Component::CurDir => {}
+            other => plain.push(other),
+        }
+    }
+    plain.starts_with(exclude)
+}
+
+/// One search for the bases of one container.
+struct Search<'a> {
+    finder: &'a Finder,
+    engine: &'a Arc<Engine>,
+    path: &'a Path,
+    version: Identity,
+    way: Way<'a>,
+    bound: Vec<Bound>,
+    /// Versions that were looked at.
+    seen: HashSet<Identity>,
+    /// Why a file that has what is wanted could not be taken; the first.
+    why: String,
+    depth: usize,
+}
+
+impl Search<'_> {
+    /// Looks everywhere, likely places first, until all is found.
+    fn all(&mut self, container: &Container) {
+        let refs = &container.bases().refs;
+        let hints: HashSet<&str> = refs.iter().map(|of| &*of.hint).collect();
+        let mut hints: Vec<&str> = hints.into_iter().collect();
+        hints.sort_unstable();
+        let beside = self.path.parent().map(Path::to_path_buf);
+        let places = &self.finder.places;
+        for named in &places.named {
+            if !fs::metadata(named).is_ok_and(|meta| meta.is_dir()) {
+                self.file(named, true, container);
+                continue;
+            }
+            for hint in &hints {
+                self.below(named, hint, container);
+            }
+        }
+        // What lies beside a container came with it: links there are not followed to somewhere else.
+        for hint in &hints {
+            for name in names(hint) {
+                if let Some(beside) = &beside {
+                    self.file(&beside.join(name), false, container);
+                }
+            }
+        }
+        for tree in &places.trees {
+            for hint in &hints {
+                self.below(tree, hint, container);
+            }
+        }
+        for hub in &places.hubs {
+            for hint in &hints {
+                self.hub(hub, hint, container);
+            }
+        }
+        // Then whatever there is.
+        let mut left = MAX_VISITED;
+        if let Some(beside) = &beside {
+            self.tree(beside, false, 0, &mut left, container);
+        }
+        for place in places.named.iter().chain(&places.trees) {
+            self.tree(place, true, MAX_TREE_DEPTH, &mut left, container);
+        }
+    }
+
+    /// What is still wanted.
+    fn wants<'c>(&self, container: &'c Container) -> Vec<Want<'c>> {
+        let refs = container.bases().refs.iter().enumerate();
+        refs.filter_map(|(at, of)| {
+            let BaseId::Tensor(digest) = of.id else { return None };
+            let missing = matches!(self.bound.get(at), Some(Bound::Missing(_)));
+            missing.then_some(Want { at, digest, len: of.raw_len, name: &of.name })
+        })
+        .collect()
+    }
+
+    /// Files at the end of `hint` below a directory.
+    fn below(&mut self, dir: &Path, hint: &str, container: &Container) {
+        let parts: Vec<&str> = hint.split('/').filter(|part| usable(part)).collect();
+        for from in (0..parts.len()).rev() {
+            let Some((last, dirs)) = parts.get(from..).and_then(<[_]>::split_last) else { continue };
+            let dir = dirs.iter().fold(dir.to_path_buf(), |dir, part| dir.join(part));
+            for name in names(last) {
+                self.file(&dir.join(name), true, container);
+            }
+        }
+    }
+
+    /// Snapshots of the repository that `hint` names, in a cache of the Hub.
+    fn hub(&mut self, hub: &Path, hint: &str, container: &Container) {
+        let parts: Vec<&str> = hint.split('/').filter(|part| usable(part)).collect();
+        let (Some(repo), Some(last)) = (parts.iter().find(|part| part.starts_with("models--")), parts.last()) else {
+            return;
+        };
+        let snapshots = hub.join(repo).join("snapshots");
+        let Ok(dirs) = fs::read_dir(&snapshots) else { return };
+        let mut dirs: Vec<_> = dirs.filter_map(|entry| Some(entry.ok()?.path())).collect();
+        dirs.sort();
+        for dir in dirs {
+            for name in names(last) {
+                self.file(&dir.join(name), true, container);
+            }
+        }
+    }
+
+    /// All files of a directory, and below it down to some depth.
+    fn tree(&mut self, at: &Path, links: bool, depth: usize, left: &mut usize, container: &Container) {
+        if self.wants(container).is_empty() || !self.finder.is_reachable(at) {
+            return;
+        }
+        let Ok(entries) = fs::read_dir(at) else { return };
+        let mut paths: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).take(*left).collect();
+        *left -= paths.len();
+        paths.sort();
+        for path in &paths {
+            if self.wants(container).is_empty() {
+                return;
+            }
+            let name = path.file_name().unwrap_or_default().as_bytes();
+            if [&b".bs"[..], b".safetensors", b".bsr"].iter().any(|ending| name.ends_with(ending)) {
+                self.file(path, links, container);
+            }
+        }
+        if depth == 0 {
+            return;
+        }
+        for path in paths {
+            // Directories by their own name: a link may lead in a circle.
+            if fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_dir()) {
+                self.tree(&path, links, depth - 1, left, container);
+            }
+        }
+    }
+
+    /// Takes what is wanted from a file, if it is there and has some of it.
+    fn file(&mut self, path: &Path, links: bool, container: &Container) {
+        let wants = self.wants(container);
+        if wants.is_empty() || !self.finder.is_reachable(path) {
+            return;
+        }
+        let stat = if links { fs::metadata(path) } else { fs::symlink_metadata(path) };
+        let Some(meta) = stat.ok().filter(Metadata::is_file) else { return };
+        let version = Identity::of(&meta);
+        if same_file(version, self.version) || !self.seen.insert(version) {
+            return;
+        }
+        let bound = self.open(path, version, &wants).and_then(|file| match file {
+            Some(file) => self.bind(&file, &wants),
+            None => Ok(()),
+        });
+        match bound {
+            Ok(()) => {}
+            Err(error) => {
+                let text = format!("{error}; not taken as a base of {}", self.path.display());
+                if self.finder.known().said.insert(text.clone()) {
+                    if matches!(error, Error::Invalid { .. } | Error::NotAContainer { .. }) {
+                        debug!("{text}");
+                    } else {
+                        warn!("{text}");
+                    }
+                }
+            }
+        }
+    }
+
+    fn bind(&mut self, file: &Arc<BaseFile>, wants: &[Want<'_>]) -> Result<()> {
+        if !file.tells_digests() {
+            // Not all is read now, which may take long; what is not read is checked before it is used.
+            let mut likely: Vec<_> =
+                wants.iter().filter_map(|w| Some((w, file.find(&w.digest, w.len, w.name)?))).collect();
+            likely.sort_by_key(|(want, _)| want.len);
+            let mut budget = LOOK;
+            for (want, tensor) in likely {
+                if !file.has(tensor, &want.digest)? {
+                    let text = format!("{} has another tensor '{}'", file.path().display(), want.name);
+                    return Err(self.refuse(text));
+                }
+                budget = budget.saturating_sub(want.len);
+                if budget == 0 {
+                    break;
+                }
+            }
+        }
+        for want in wants {
+            let Some(tensor) = file.find(&want.digest, want.len, want.name) else { continue };
+            let Some(bound) = self.bound.get_mut(want.at) else { continue };
+            self.depth = self.depth.max(file.depth() + 1);
+            match bound {
+                Bound::In(candidates) if candidates.len() < MAX_CANDIDATES => {
+                    candidates.push((Arc::clone(file), tensor));
+                }
+                Bound::In(_) => {}
+                Bound::Missing(_) | Bound::Itself => *bound = Bound::In(vec![(Arc::clone(file), tensor)]),
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens a file that may be a base; `None` when it has nothing that is wanted.
+    fn open(&mut self, path: &Path, version: Identity, wants: &[Want<'_>]) -> Result<Option<Arc<BaseFile>>> {
+        let known = self.finder.known().files.get(&version).and_then(Weak::upgrade);
+        if let Some(file) = known {
+            if file.depth() + self.way.len() > MAX_DEPTH {
+                return Err(self.too_deep(path));
+            }
+            return Ok(Some(file));
+        }
+        let source = FileSource::open(path)?;
+        // Another file may have taken its place since it was looked at.
+        if source.identity() != version {
+            return Err(Error::Changed { path: path.into() });
+        }
+        let mut first = [0; SNIFF_LEN];
+        let len = source.read_at(0, &mut first)?;
+        let file = match sniff(first.get(..len).unwrap_or_default()) {
+            Sniff::Native => {
+                let container = self.finder.container(&source)?;
+                if !has_any(&container, wants) {
+                    return Ok(None);
+                }
+                self.native(container, source)?
+            }
+            Sniff::BigSmall => {
+                let container = Arc::new(bigsmall::Container::open(&source)?);
+                if container.is_delta() {
+                    return Ok(None);
+                }
+                let (presented, source) = (Arc::new(Presented::new(&container, [])?), Arc::new(source));
+                BaseFile::shown(self.engine.presented(presented, Arc::clone(&source) as _, None), source)?
+            }
+            Sniff::Other => BaseFile::plain(source)?,
+        };
+        let file = Arc::new(file);
+        // What lacks something may lack nothing when it is reached another way.
+        if !file.is_whole() {
+            return Ok(Some(file));
+        }
+        let mut known = self.finder.known();
+        known.files.retain(|_, file| file.strong_count() > 0);
+        known.files.insert(version, Arc::downgrade(&file));
+        Ok(Some(file))
+    }
+
+    fn native(&mut self, container: Arc<Container>, source: FileSource) -> Result<BaseFile> {
+        let source = Arc::new(source);
+        if self.way.len() > MAX_DEPTH {
+            return Err(self.too_deep(container.path()));
+        }
+        if let Some((_, back)) = self.way.iter().find(|(digest, _)| digest == container.digest()) {
+            let text = format!("{} refers back to {}", container.path().display(), back.display());
+            return Err(self.refuse(text));
+        }
+        let references = self.finder.resolve(self.engine, &container, source.identity(), self.way);
+        let depth = references.as_ref().map_or(0, |references| references.depth());
+        let whole = references.as_ref().is_none_or(|references| references.whole);
+        if depth + self.way.len() > MAX_DEPTH {
+            return Err(self.too_deep(container.path()));
+        }
+        let mut known = self.finder.known();
+        known.recent.retain(|(version, _)| *version != source.identity());
+        if known.recent.len() >= MAX_KNOWN {
+            known.recent.remove(0);
+        }
+        known.recent.push((source.identity(), Arc::clone(&container)));
+        drop(known);
+        let image = self.engine.image_with(Arc::clone(&container), Arc::clone(&source) as _, references);
+        Ok(BaseFile::native(&container, image, source, (depth, whole)))
+    }
+
+    fn too_deep(&mut self, path: &Path) -> Error {
+        let text = format!("{} needs more than {MAX_DEPTH} files one for another", path.display());
+        self.refuse(text)
+    }
+
+    /// Notes why a file that has what is wanted is not taken.
+    fn refuse(&mut self, text: String) -> Error {
+        if self.why.is_empty() {
+            self.why.clone_from(&text);
+        }
+        Error::invalid(text)
+    }
+}
+
+fn has_any(container: &Container, wants: &[Want<'_>]) -> bool {
+    let have: HashSet<_> = container.tensors().iter().map(|t| (t.digest, t.raw_len)).collect();
+    wants.iter().any(|want| have.contains(&(want.digest, want.len)))
+}
+
+fn same_file(a: Identity, b: Identity) -> bool {
+    (a.dev, a.ino) == (b.dev, b.ino)
+}
+
+/// Whether a component of a hint can be a name.
+fn usable(part: &str) -> bool {
+    !matches!(part, "" | "." | "..") && part.len() <= 255 && !part.contains(['\0', '\\'])
+}
+
+/// The names that a file at the end of a hint may have by now: it may have been packed or unpacked.
+fn names(hint: &str) -> Vec<String> {
+    let Some(last) = hint.rsplit('/').next().filter(|last| usable(last)) else { return Vec::new() };
+    let mut names = vec![last.to_owned()];
+    let stems = [Some(last), last.strip_suffix(".bs"), last.strip_suffix(".bsr")];
+    for stem in stems.into_iter().flatten().filter(|stem| usable(stem)) {
+        for ending in ENDINGS {
+            let name = format!("{stem}{ending}");
+            if usable(&name) && !names.contains(&name) {
+                names.push(name);
+            }
+        }
+    }
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_strangers_hint_only_plain_names_are_used() {
+        for hint in ["", "..", "a/..", "a/", "x\0y", "a\\b", "/"] {
+            assert_eq!(names(hint), Vec::<String>::new(), "{hint:?}");
+        }
+        assert_eq!(names("/etc/passwd"), ["passwd", "passwd.bs", "passwd.safetensors"]);
+        assert!(names("x/m.safetensors.bs").contains(&"m.safetensors".to_owned()));
+        assert!(names("m.safetensors").contains(&"m.safetensors.bs".to_owned()));
+        assert!(names(&"n".repeat(254)).iter().all(|name| name.len() <= 255));
+    }
+}

@@ -1,0 +1,190 @@
+//! What a container of ours refers to: the files that hold it, found when the container is opened, and their bytes.
+//!
+//! [`Finder`] looks for the files; a [`BaseFile`] is one of them. What was found is bound to the image that needs it and never
+//! changes, and a file is only bound when what itself needs was found before: so references have no circle, and a chunk never
+//! waits for itself, whatever the indexes claim.
+
+mod file;
+mod find;
+
+pub use file::BaseFile;
+pub use find::{Finder, Places};
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::Engine;
+use crate::error::{Error, Result};
+use crate::format::checksum::hex;
+use crate::format::{BaseId, Chunk, Container};
+
+/// A base that was not found is looked for again after this long.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
+
+/// Most files that may be needed one for another: base of a base of a base.
+pub const MAX_DEPTH: usize = 8;
+
+/// The bases of one container, in the order of its index.
+#[derive(Debug)]
+pub struct References {
+    path: PathBuf,
+    bound: Vec<Bound>,
+    /// Files that are needed one for another at most.
+    depth: usize,
+    /// Whether all that is needed was found, here and for the files that it is in.
+    whole: bool,
+}
+
+/// Looks for what a container refers to.
+type Resolve = dyn Fn(&Arc<Engine>) -> Option<Arc<References>> + Send + Sync;
+
+/// References that are looked for when they are needed, and again a while later if something was missing.
+pub(super) struct Later {
+    resolve: Box<Resolve>,
+    found: Mutex<Option<(Instant, Arc<References>)>>,
+}
+
+impl Later {
+    pub(super) fn new(resolve: impl Fn(&Arc<Engine>) -> Option<Arc<References>> + Send + Sync + 'static) -> Self {
+        Self { resolve: Box::new(resolve), found: Mutex::default() }
+    }
+
+    /// What was found. Others who need it wait meanwhile; looking waits for none of them, as it decodes only what refers to
+    /// nothing.
+    pub(super) fn get(&self, engine: &Arc<Engine>) -> Option<Arc<References>> {
+        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((at, references)) = &*found
+            && (references.whole || at.elapsed() < LOOK_AGAIN)
+        {
+            return Some(Arc::clone(references));
+        }
+        let references = (self.resolve)(engine)?;
+        *found = Some((Instant::now(), Arc::clone(&references)));
+        Some(references)
+    }
+}
+
+/// Where a base is.
+#[derive(Debug)]
+enum Bound {
+    /// In the original itself.
+    Itself,
+    /// One of these tensors; the first whose digest is right. Files that tell digests come alone.
+    In(Vec<(Arc<BaseFile>, usize)>),
+    /// Nowhere, and why as far as that is known.
+    Missing(String),
+}
+
+impl References {
+    /// How many files are needed one for another: 1 if no base needs another file.
+    #[must_use]
+    pub fn depth(&self) -> usize {
+        self.depth
+    }
+
+    /// The files in which bases were found, each once.
+    #[must_use]
+    pub fn files(&self) -> Vec<&Path> {
+        let mut files: Vec<&Path> = Vec::new();
+        for bound in &self.bound {
+            if let Bound::In(candidates) = bound
+                && let Some((file, _)) = candidates.first()
+                && !files.contains(&file.path())
+            {
+                files.push(file.path());
+            }
+        }
+        files
+    }
+
+    /// The first base that is not there.
+    ///
+    /// # Errors
+    /// [`Error::NoBase`] for it.
+    pub fn complete(&self, container: &Container) -> Result<()> {
+        let missing = self.bound.iter().position(|bound| matches!(bound, Bound::Missing(_)));
+        missing.map_or(Ok(()), |base| Err(self.missing(container, base)))
+    }
+
+    fn missing(&self, container: &Container, base: usize) -> Error {
+        let why = match self.bound.get(base) {
+            Some(Bound::Missing(why)) => why.clone(),
+            _ => String::new(),
+        };
+        no_base(&self.path, container, base, why)
+    }
+
+    /// Fills `out` with the bytes of base number `base` from `offset`.
+    fn read(&self, container: &Container, base: usize, offset: u64, out: &mut [u8]) -> Result<()> {
+        let (Some(Bound::In(candidates)), Some(of)) = (self.bound.get(base), container.bases().refs.get(base)) else {
+            return Err(self.missing(container, base));
+        };
+        let BaseId::Tensor(digest) = of.id else { return Err(self.missing(container, base)) };
+        for (file, tensor) in candidates {
+            if file.has(*tensor, &digest)? {
+                return file.read(*tensor, offset, out);
+            }
+        }
+        let names: Vec<_> = candidates.iter().map(|(file, _)| file.path().display().to_string()).collect();
+        let why = format!("{} has another tensor of this name", names.join(", "));
+        Err(no_base(&self.path, container, base, why))
+    }
+
+    /// Whether a file that was read changed since, and which: then damage is not the container's.
+    pub(super) fn changed(&self) -> Option<PathBuf> {
+        let files = self.bound.iter().filter_map(|bound| match bound {
+            Bound::In(candidates) => candidates.first(),
+            _ => None,
+        });
+        files.map(|(file, _)| file).find(|file| !file.unchanged()).map(|file| file.path().to_path_buf())
+    }
+}
+
+/// The error for a base that is not there.
+fn no_base(path: &Path, container: &Container, base: usize, why: String) -> Error {
+    let of = container.bases().refs.get(base);
+    let want = match of {
+        Some(of) => match of.id {
+            BaseId::Tensor(digest) => format!("tensor '{}' of BLAKE3 {}", of.name, hex(&digest)),
+            BaseId::Itself => "the file itself".to_owned(),
+            BaseId::Unknown(kind) => format!("a base of kind {kind}, which this release does not know"),
+        },
+        None => format!("base number {base}"),
+    };
+    let hint = of.map_or_else(String::new, |of| of.hint.to_string());
+    Error::NoBase { path: path.into(), want, hint, why }
+}
+
+/// Fills `out` with what a chunk is coded against: the bytes of bases, and zeros where there is none. `own` fills with bytes
+/// of the original itself from an offset.
+///
+/// # Errors
+/// [`Error::NoBase`] for a base that is not there, and those of reading it.
+pub(super) fn gather(
+    container: &Container,
+    chunk: &Chunk,
+    references: Option<&References>,
+    own: &mut dyn FnMut(u64, &mut [u8]) -> Result<()>,
+    out: &mut [u8],
+) -> Result<()> {
+    let end = chunk.raw_offset + u64::from(chunk.raw_len);
+    let mut at = 0;
+    for range in container.bases().within(chunk.raw_offset, end) {
+        let from = (range.raw_offset - chunk.raw_offset) as usize;
+        let to = from + range.len as usize;
+        out.get_mut(at..from).unwrap_or_default().fill(0);
+        let part = out.get_mut(from..to).unwrap_or_default();
+        let base = range.base as usize;
+        match container.bases().refs.get(base).map(|of| of.id) {
+            Some(BaseId::Itself) => own(range.offset, part)?,
+            _ => match references {
+                Some(references) => references.read(container, base, range.offset, part)?,
+                None => return Err(no_base(container.path(), container, base, String::new())),
+            },
+        }
+        at = to;
+    }
+    out.get_mut(at..).unwrap_or_default().fill(0);
+    Ok(())
+}
