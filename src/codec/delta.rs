@@ -78,7 +78,7 @@ pub fn encode(
         return false;
     }
     scratch.split(kernel, plan, (raw, base));
-    let bounds = scratch.bounds(kernel, plan, base);
+    let bounds = scratch.bounds(plan, base);
     let counts = scratch.count(kernel, plan, &bounds, base);
     let coded: u64 = counts.iter().map(|counts| entropy(counts)).sum::<u64>() >> 19;
     if coded as usize + scratch.extra.len() + 4 * BLOCK >= limit {
@@ -148,10 +148,9 @@ impl Scratch {
     }
 
     /// The contexts at which groups begin, but for the first: what costs least, as far as sums over bins of contexts can say.
-    fn bounds(&mut self, kernel: Chosen, plan: Plan, base: &[u8]) -> Vec<u8> {
+    fn bounds(&mut self, plan: Plan, base: &[u8]) -> Vec<u8> {
         let wide = plan.log2_width == 1;
         let n = self.symbols.len();
-        // The context itself, in pieces, as the number of bounds not above it would be.
         self.counts.clear();
         self.counts.resize(CONTEXTS, [0; SYMBOLS]);
         let context = |i: usize| -> usize {
@@ -167,7 +166,6 @@ impl Scratch {
                 *c += 1;
             }
         }
-        let _ = kernel;
         // Bins of neighbouring contexts, each with its share of the numbers.
         let share = (n / BINS).max(1) as u32;
         let mut bins: Vec<(u8, [u32; SYMBOLS])> = Vec::new();
@@ -357,7 +355,7 @@ pub fn decode(
         }
         match log2_width {
             0 => out.copy_from_slice(symbols.get(..count).unwrap_or_default()),
-            _ => extra.join(symbols, out.as_chunks_mut().0)?,
+            _ => extra.join(kernel, symbols, out.as_chunks_mut().0)?,
         }
         kernel.add(op, log2_width, base, out);
     }
@@ -377,26 +375,34 @@ struct Extra<'a>(&'a [u8]);
 
 impl Extra<'_> {
     /// The differences of as many symbols as `out` has.
-    fn join(&mut self, symbols: &[u8], out: &mut [[u8; 2]]) -> Result<(), Damage> {
-        let mut any = false;
-        for (out, &s) in out.iter_mut().zip(symbols) {
-            *out = [s, 0];
-            any |= u16::from(s) >= PLAIN;
-        }
-        if !any {
-            return Ok(());
-        }
-        for (out, &s) in out.iter_mut().zip(symbols).filter(|(_, s)| u16::from(**s) >= PLAIN) {
-            let missing = Damage::new("bytes behind symbols left", 1, 0);
-            if s == WHOLE {
-                let (z, rest) = self.0.split_first_chunk::<2>().ok_or(missing)?;
-                (*out, self.0) = (*z, rest);
-            } else {
-                let (&low, rest) = self.0.split_first().ok_or(missing)?;
-                let z = PLAIN + ((u16::from(s) - PLAIN) << 8) + u16::from(low);
-                (*out, self.0) = (z.to_le_bytes(), rest);
+    fn join(&mut self, kernel: Chosen, symbols: &[u8], out: &mut [[u8; 2]]) -> Result<(), Damage> {
+        kernel.widen(symbols, out);
+        // Symbols fill whole blocks; those behind the last number are dropped.
+        for (i, eight) in symbols.as_chunks::<8>().0.iter().enumerate() {
+            let bits = u64::from_le_bytes(*eight);
+            // 224 and above have the top three bits.
+            let mut long = bits & bits << 1 & bits << 2 & 0x8080_8080_8080_8080;
+            while long != 0 {
+                let at = long.trailing_zeros() as usize / 8;
+                long &= long - 1;
+                if let (Some(symbol), Some(out)) = (eight.get(at), out.get_mut(8 * i + at)) {
+                    *out = self.next(*symbol)?.to_le_bytes();
+                }
             }
         }
         Ok(())
+    }
+
+    /// The difference that a symbol and what follows it are.
+    fn next(&mut self, symbol: u8) -> Result<u16, Damage> {
+        let missing = Damage::new("bytes behind symbols left", 1, 0);
+        if symbol == WHOLE {
+            let (z, rest) = self.0.split_first_chunk::<2>().ok_or(missing)?;
+            self.0 = rest;
+            return Ok(u16::from_le_bytes(*z));
+        }
+        let (&low, rest) = self.0.split_first().ok_or(missing)?;
+        self.0 = rest;
+        Ok(PLAIN + ((u16::from(symbol) - PLAIN) << 8) + u16::from(low))
     }
 }

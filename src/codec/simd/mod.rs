@@ -19,7 +19,8 @@ macro_rules! vectorised {
             fn subtract(op: crate::codec::difference::Op, log2_width: u8, raw: &[u8], base: &[u8], out: &mut [u8]);
             fn add(op: crate::codec::difference::Op, log2_width: u8, base: &[u8], numbers: &mut [u8]);
             fn groups(wide: bool, shift: u8, bounds: &[u8], base: &[u8], out: &mut [u8]);
-            fn spread_groups(groups: &[[u8; super::BLOCK]], bits: u32, offsets: &mut [u32]);
+            fn spread_groups(groups: &[[u8; super::BLOCK]], bits: u32, offsets: &mut [u32]) -> u8;
+            fn widen(bytes: &[u8], out: &mut [[u8; 2]]);
             fn cheapest(members: &[super::Histogram], costs: &[super::Histogram], of: &mut [u8]);
             fn rank_small_tile(
                 body: &[u8; super::TILE],
@@ -242,8 +243,7 @@ impl Columns {
     /// The same from the number of the table for each column, of which each has 2^`bits` entries. Memory is used again.
     pub fn set(&mut self, kernel: Chosen, groups: &[[u8; BLOCK]], bits: u32) {
         self.offsets.resize(groups.len() * BLOCK, 0);
-        kernel.spread_groups(groups, bits, &mut self.offsets);
-        self.most = u32::from(groups.as_flattened().iter().copied().max().unwrap_or(0)) << bits;
+        self.most = u32::from(kernel.spread_groups(groups, bits, &mut self.offsets)) << bits;
     }
 }
 
@@ -458,6 +458,11 @@ impl Chosen {
         dispatch!(self, join32(high, low, out));
     }
 
+    /// Bytes as numbers of two, as far as the shorter slice goes.
+    pub fn widen(self, bytes: &[u8], out: &mut [[u8; 2]]) {
+        dispatch!(self, widen(bytes, out));
+    }
+
     /// Joins high and low bytes of two-byte numbers, as far as the shortest slice goes.
     pub fn join_bytes(self, high: &[u8], low: &[u8], out: &mut [[u8; 2]]) {
         dispatch!(self, join_bytes(high, low, out));
@@ -479,9 +484,9 @@ impl Chosen {
         dispatch!(self, groups(wide, shift, bounds, base, out));
     }
 
-    /// Groups in the order of states, times 2^`bits`.
-    fn spread_groups(self, groups: &[[u8; BLOCK]], bits: u32, offsets: &mut [u32]) {
-        dispatch!(self, spread_groups(groups, bits, offsets));
+    /// Groups in the order of states, times 2^`bits`. Gives the largest.
+    fn spread_groups(self, groups: &[[u8; BLOCK]], bits: u32, offsets: &mut [u32]) -> u8 {
+        dispatch!(self, spread_groups(groups, bits, offsets))
     }
 
     /// Decodes blocks of BF16 words whose exponents are coded with `table`; `residual` holds the sign (bit 7) and the mantissa

@@ -242,13 +242,31 @@ pub fn groups(wide: bool, shift: u8, bounds: &[u8], base: &[u8], out: &mut [u8])
 }
 
 #[inline(always)]
-pub fn spread_groups(groups: &[[u8; BLOCK]], bits: u32, offsets: &mut [u32]) {
-    for (block, offsets) in groups.iter().zip(offsets.chunks_exact_mut(BLOCK)) {
-        // Four neighbours of a block are four neighbouring states (`POSITION`).
-        let (from, _) = block.as_chunks::<4>();
-        for (unit, to) in offsets.as_chunks_mut::<4>().0.iter_mut().enumerate() {
-            *to = from[unit % 4 * 4 + unit / 4].map(|group| u32::from(group) << bits);
+pub fn spread_groups(groups: &[[u8; BLOCK]], bits: u32, offsets: &mut [u32]) -> u8 {
+    let mut most = [0; BLOCK];
+    for (block, offsets) in groups.iter().zip(offsets.as_chunks_mut::<BLOCK>().0) {
+        // Four neighbours of a block are four neighbouring states (`POSITION`). Loops over arrays, which become vectors.
+        let mut ordered = [0; BLOCK];
+        let (from, to) = (block.as_chunks::<4>().0, ordered.as_chunks_mut::<4>().0);
+        for g in 0..4 {
+            for q in 0..4 {
+                to[4 * g + q] = from[4 * q + g];
+            }
         }
+        for (most, group) in most.iter_mut().zip(ordered) {
+            *most = if group > *most { group } else { *most };
+        }
+        for (to, group) in offsets.iter_mut().zip(ordered) {
+            *to = u32::from(group) << bits;
+        }
+    }
+    most.iter().fold(0, |most, &group| if group > most { group } else { most })
+}
+
+#[inline(always)]
+pub fn widen(bytes: &[u8], out: &mut [[u8; 2]]) {
+    for (out, &byte) in out.iter_mut().zip(bytes) {
+        *out = u16::from(byte).to_le_bytes();
     }
 }
 
