@@ -56,8 +56,19 @@ impl Bases {
         Ok(())
     }
 
-    /// What input number `of` is compressed against.
-    pub fn of(&self, of: usize) -> Result<Against> {
+    fn number(&self, input: &Path) -> Option<usize> {
+        self.inputs.iter().position(|source| source.path() == input)
+    }
+
+    /// Bytes of an input that others before it have, or itself.
+    pub fn repeated(&self, input: &Path) -> u64 {
+        let duplicates = self.number(input).and_then(|at| self.duplicates.get(at));
+        duplicates.into_iter().flatten().map(|duplicate| duplicate.len).sum()
+    }
+
+    /// What an input is compressed against.
+    pub fn of(&self, input: &Path) -> Result<Against> {
+        let Some(of) = self.number(input) else { return Ok(self.named.clone()) };
         let none = Vec::new();
         let duplicates = self.duplicates.get(of).unwrap_or(&none);
         self.named.with_duplicates(of, duplicates, |home| {

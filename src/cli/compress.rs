@@ -29,7 +29,8 @@ use super::size::show_size;
 /// Compress files of weights, without loss
 ///
 /// A file becomes NAME.bs beside it, or the file given with --output. A directory becomes a mirror under --output:
-/// every .safetensors file is compressed, every other file copied as it is, links are followed. The input is never
+/// every .safetensors file is compressed, every other file copied as it is (but for PyTorch files of which others have half, which
+/// are stored as what is the same), links are followed. The input is never
 /// changed. Every chunk is decoded back and compared before it is written.
 ///
 /// With --base a fine-tune is stored as what differs from its base, which is needed to read it. Of several files in one run,
@@ -82,9 +83,21 @@ struct Summary {
 
 /// One thing to do.
 enum Task {
-    Compress { input: PathBuf, output: PathBuf, len: u64 },
-    Copy { input: PathBuf, output: PathBuf, len: u64 },
-    Link { output: PathBuf, target: PathBuf },
+    Compress {
+        input: PathBuf,
+        output: PathBuf,
+        len: u64,
+    },
+    Copy {
+        input: PathBuf,
+        output: PathBuf,
+        len: u64,
+    },
+    /// A link to what became of another file.
+    Link {
+        output: PathBuf,
+        to: PathBuf,
+    },
 }
 
 impl Task {
@@ -117,6 +130,17 @@ pub fn run(args: &CompressArgs) -> Result<ExitCode> {
     let (mode, chunk_len) = (args.optimise.mode(), args.optimise.chunk_len()?);
     let mut directories = Vec::new();
     let tasks = plan(args, &mut directories)?;
+    let pool = parallel::pool(args.threads)?;
+    let mut tasks = tasks;
+    let archives = if args.no_dedup { Vec::new() } else { archives(&tasks) };
+    let inputs: Vec<PathBuf> =
+        tasks.iter().filter_map(Task::compressed).map(Path::to_path_buf).chain(archives).collect();
+    let engine = opened::engine(args.threads);
+    let mut bases = Bases::open(&engine, &BaseArg { base: args.base.clone() }, &inputs)?;
+    if !args.no_dedup {
+        bases.compare(&pool, &inputs)?;
+        pack_repeated(&mut tasks, &bases);
+    }
     if !args.dry_run {
         check_outputs(&tasks, args.force)?;
         for dir in &directories {
@@ -124,14 +148,6 @@ pub fn run(args: &CompressArgs) -> Result<ExitCode> {
         }
     }
 
-    let pool = parallel::pool(args.threads)?;
-    let inputs: Vec<PathBuf> = tasks.iter().filter_map(Task::compressed).map(Path::to_path_buf).collect();
-    let engine = opened::engine(args.threads);
-    let mut bases = Bases::open(&engine, &BaseArg { base: args.base.clone() }, &inputs)?;
-    if !args.no_dedup {
-        bases.compare(&pool, &inputs)?;
-    }
-    let mut numbers = 0..;
     let bar = Bar::new(tasks.iter().map(Task::len).sum(), args.json);
     let mut summary = Summary {
         files: Vec::new(),
@@ -149,8 +165,7 @@ pub fn run(args: &CompressArgs) -> Result<ExitCode> {
         let done = match task {
             Task::Compress { input, output, .. } => {
                 bar.name(&input.display().to_string());
-                let number = numbers.next().unwrap_or(0);
-                bases.of(number).and_then(|against| {
+                bases.of(input).and_then(|against| {
                     let options = Options { mode, chunk_len, force: args.force, against: Some(&against), stop: &stop };
                     let report = if args.dry_run {
                         measure(&pool, input, output, &options, &bar)?
@@ -173,7 +188,7 @@ pub fn run(args: &CompressArgs) -> Result<ExitCode> {
                 summary.copied_files += 1;
                 summary.copied_bytes += len;
             }),
-            Task::Link { output, target } => link(output, target, args.force),
+            Task::Link { output, to } => link(output, &relative(output, to), args.force),
         };
         match done {
             Ok(()) => {}
@@ -208,6 +223,43 @@ pub fn run(args: &CompressArgs) -> Result<ExitCode> {
         say("some files failed; see above");
     }
     Ok(failed.unwrap_or(Exit::Done).into())
+}
+
+/// The archives among what is copied, in which there may be weights that other files have as well.
+fn archives(tasks: &[Task]) -> Vec<PathBuf> {
+    let copied = tasks.iter().filter_map(|task| match task {
+        Task::Copy { input, .. } => Some(input),
+        Task::Compress { .. } | Task::Link { .. } => None,
+    });
+    let is = |path: &&PathBuf| path.extension().is_some_and(|e| ["bin", "pt", "pth", "ckpt"].iter().any(|a| e == *a));
+    copied.filter(is).cloned().collect()
+}
+
+/// Packs files that would be copied, if other files of the run have half of them, behind those that have it.
+fn pack_repeated(tasks: &mut [Task], bases: &Bases) {
+    let mut packed = Vec::new();
+    for task in tasks.iter_mut() {
+        if let Task::Copy { input, output, len } = task
+            && *len > 0
+            && bases.repeated(input) * 2 >= *len
+        {
+            packed.push(output.clone());
+            *task = Task::Compress { input: input.clone(), output: with_bs(output), len: *len };
+        }
+    }
+    for task in tasks.iter_mut() {
+        if let Task::Link { output, to } = task
+            && packed.contains(to)
+        {
+            (*output, *to) = (with_bs(output), with_bs(to));
+        }
+    }
+    let late = |task: &Task| packed.iter().any(|output| with_bs(output) == task.output());
+    tasks.sort_by_key(|task| match task {
+        Task::Link { .. } => 2,
+        task if late(task) => 1,
+        _ => 0,
+    });
 }
 
 /// What compressing a file would write, without writing it.
@@ -281,7 +333,7 @@ fn plan_directory(input: &Path, out: &Path, tasks: &mut Vec<Task>, directories: 
                 let Some(target) = outputs.get(&first) else { continue };
                 let packed = target.extension() != first.extension();
                 let output = if packed { with_bs(&out.join(&path)) } else { out.join(&path) };
-                Task::Link { target: relative(&output, target), output }
+                Task::Link { output, to: target.clone() }
             }
         };
         tasks.push(task);

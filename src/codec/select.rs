@@ -153,6 +153,14 @@ pub fn encode_against(
         out.push(0);
         return Some(Codec::Base);
     }
+    // Bytes of no type are taken for the floats that they look like, if numbers begin with the chunk.
+    let numbers = match numbers {
+        Numbers::Unknown => match sniff::look(numbers, raw, &mut scratch.planes).like {
+            Some((like, grain)) if grain.skip == 0 => like,
+            _ => numbers,
+        },
+        _ => numbers,
+    };
     let (log2_width, natural, shift) = match numbers {
         Numbers::Bf16 { .. } => (1, Op::Mirrored, 7),
         // With the top bit of the mantissa: five bits of exponent leave room for it.

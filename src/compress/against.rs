@@ -11,7 +11,7 @@ use super::{matching, plan};
 use crate::error::{Error, Result};
 use crate::format::{BaseId, BaseRange, BaseRef, Bases};
 use crate::source::{FileSource, ReadAt};
-use crate::tensor::{Header, TensorInfo};
+use crate::tensor::TensorInfo;
 
 /// Shorter tensors are not referred to: the reference would cost as much.
 pub(super) const LEAST: u64 = 1 << 10;
@@ -36,10 +36,10 @@ impl std::fmt::Debug for BaseSource {
 }
 
 impl BaseSource {
-    /// A plain safetensors file.
+    /// A plain safetensors file, or an archive of stored numbers.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when it is none; those of the source.
+    /// [`Error::Invalid`] when it is neither; those of the source.
     pub fn plain(source: Arc<FileSource>) -> Result<Self> {
         Ok(Self { plain: Some(Arc::clone(&source)), ..Self::new(source, &[])? })
     }
@@ -51,9 +51,16 @@ impl BaseSource {
     /// The same.
     pub fn new(source: Arc<dyn ReadAt>, digests: &[((u64, u64), [u8; 32])]) -> Result<Self> {
         let path = source.path();
-        let no = || Error::invalid(format!("{}: not a safetensors file, and so no base", path.display()));
-        let header = plan::read_json(&*source)?.and_then(|json| Header::parse(&json, source.len()));
-        let tensors = header.ok_or_else(no)?.tensors;
+        let no = || {
+            Error::invalid(format!(
+                "{}: neither a safetensors file nor an archive of stored numbers, and so no base",
+                path.display()
+            ))
+        };
+        let tensors = plan::tensors(&*source)?;
+        if tensors.is_empty() {
+            return Err(no());
+        }
         let digests: HashMap<_, _> = digests.iter().copied().collect();
         let digests = tensors.iter().map(|t| digests.get(&(t.offset, t.len)).copied()).collect();
         Ok(Self { hint: hint(path), plain: None, tensors, digests: Mutex::new(digests), source })
@@ -333,11 +340,11 @@ impl Run {
     }
 }
 
-/// Finds tensors that are the same in several files, or several times in one. `files` are plain safetensors files in the order
-/// in which they are compressed: the first that has a tensor keeps it. For each file its duplicates, in order of offset.
+/// Finds tensors that are the same in several files, or several times in one. `files` are safetensors files and archives of stored
+/// numbers (PyTorch's) in the order in which they are compressed: the first that has a tensor keeps it. For each file its duplicates, in order of offset.
 ///
 /// # Errors
-/// Those of reading the files. What is no safetensors file has no duplicates.
+/// Those of reading the files. Other files have no duplicates.
 pub fn duplicates(pool: &rayon::ThreadPool, files: &[Arc<FileSource>]) -> Result<Vec<Vec<Duplicate>>> {
     struct Seen {
         file: usize,
@@ -347,8 +354,7 @@ pub fn duplicates(pool: &rayon::ThreadPool, files: &[Arc<FileSource>]) -> Result
     }
     let looks = |file: usize| -> Result<Vec<Seen>> {
         let Some(source) = files.get(file) else { return Ok(Vec::new()) };
-        let header = plan::read_json(&**source)?.and_then(|json| Header::parse(&json, source.len()));
-        let tensors = header.map_or_else(Vec::new, |header| header.tensors);
+        let tensors = plan::tensors(&**source)?;
         let seen = tensors
             .iter()
             .filter(|t| t.len >= LEAST)

@@ -88,7 +88,7 @@ pub fn encode_in_memory(
     }
     let digests = digest::digests(pipeline::ranges(&plan), source.bytes());
     let about = About { file: source.path(), mtime, options, plan: &plan, bases: &Bases::default() };
-    let (out, _) = pipeline::finish(writer, &about, &literals, digests).map_err(refused)?;
+    let (out, ..) = pipeline::finish(writer, &about, &literals, digests).map_err(refused)?;
     Ok(InMemory { container: out.into_inner(), seconds, dtypes })
 }
 

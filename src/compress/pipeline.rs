@@ -1,7 +1,6 @@
 //! One file: read, hash, encode, prove, write.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::io::{self, BufWriter, Seek, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -48,8 +47,8 @@ pub(super) struct Encoded<T> {
     pub(super) codec: Codec,
     /// XXH3 of the raw bytes.
     pub(super) checksum: u64,
-    /// Packed bytes without a base, if that was tried.
-    pub(super) alone: Option<usize>,
+    /// Packed bytes without a base; of a chunk that is its base about.
+    pub(super) alone: u64,
 }
 
 /// What is compressed, wherever its bytes come from.
@@ -131,7 +130,17 @@ pub fn measure(
     options: &Options<'_>,
     progress: &dyn Progress,
 ) -> Result<Report> {
-    encode(pool, original, output, Nowhere::default(), options, progress).map(|(_, report)| report)
+    let (_, report) = encode(pool, original, output, Nowhere::default(), options, progress)?;
+    match without_bases(&report, options) {
+        Some(options) => encode(pool, original, output, Nowhere::default(), &options, &()).map(|(_, report)| report),
+        None => Ok(report),
+    }
+}
+
+/// How to compress once more, when references take more than they save, which is only known in the end.
+fn without_bases<'a>(report: &Report, options: &Options<'a>) -> Option<Options<'a>> {
+    let larger = report.standalone_bytes.is_some_and(|alone| alone < report.packed_bytes);
+    larger.then(|| Options { against: None, ..options.clone() })
 }
 
 /// Writes the container into a file that has no name yet.
@@ -144,8 +153,11 @@ fn write(
 ) -> Result<(AtomicFile, Report)> {
     check_input(original.source)?;
     // First of all, so that an output that cannot be written fails now and not after hours.
-    let file = BufWriter::with_capacity(1 << 20, AtomicFile::create(output, options.force)?);
-    let (file, report) = encode(pool, original, output, file, options, progress)?;
+    let create = || AtomicFile::create(output, options.force).map(|file| BufWriter::with_capacity(1 << 20, file));
+    let (mut file, mut report) = encode(pool, original, output, create()?, options, progress)?;
+    if let Some(options) = without_bases(&report, options) {
+        (file, report) = encode(pool, original, output, create()?, &options, &())?;
+    }
     let file = file.into_inner().map_err(|e| Error::io("write", output)(e.into_error()))?;
     Ok((file, report))
 }
@@ -171,7 +183,7 @@ fn encode<W: Write + Seek>(
     let nothing = Against::default();
     let mut references = References::new(options.against.unwrap_or(&nothing), source, &plan)?;
     let mut used: Vec<(u64, u64)> = Vec::new();
-    let mut standalone = Standalone::default();
+    let (mut standalone, mut written) = (0, 0);
     let mut sums = Sums::default();
     // Buffers of packed bytes that were written: fresh pages for each chunk would cost a tenth of the time.
     let free: Mutex<Vec<Vec<u8>>> = Mutex::default();
@@ -207,8 +219,8 @@ fn encode<W: Write + Seek>(
             if codec.needs_base() {
                 used.push((done.raw_offset, done.raw_offset + raw));
             }
-            standalone.add(elem, raw, alone);
-            standalone.packed += len;
+            standalone += alone;
+            written += len;
             progress.advance(raw, len);
             Ok(())
         },
@@ -218,9 +230,10 @@ fn encode<W: Write + Seek>(
     let sha256 = hex(&digests.sha256);
     used.iter().for_each(|&(start, end)| references.mark(start, end));
     let referring = references.used_bytes();
-    let bases = references.finish(pool, standalone.bytes())?;
+    let bases = references.finish(pool, standalone)?;
     let about = About { file: name, mtime, options, plan: &plan, bases: &bases };
-    let (mut out, packed_bytes) = finish(writer, &about, &literals, digests).map_err(Error::io("write", output))?;
+    let (mut out, packed_bytes, bases_bytes) =
+        finish(writer, &about, &literals, digests).map_err(Error::io("write", output))?;
     out.flush().map_err(Error::io("write", output))?;
     let report = Report {
         input: source.path().into(),
@@ -229,7 +242,7 @@ fn encode<W: Write + Seek>(
         packed_bytes,
         ratio: ratio(source.len(), packed_bytes),
         // The rest of the container is as long without.
-        standalone_bytes: (!bases.is_empty()).then(|| packed_bytes + standalone.bytes() - standalone.packed),
+        standalone_bytes: (!bases.is_empty()).then(|| packed_bytes - bases_bytes + standalone - written),
         referring_bytes: (!bases.is_empty()).then_some(referring),
         seconds: started.elapsed().as_secs_f64(),
         sha256,
@@ -277,13 +290,14 @@ pub(super) struct About<'a> {
     pub(super) bases: &'a Bases,
 }
 
-/// Writes index and header behind the chunks; gives the container's length, bytes.
+/// Writes index and header behind the chunks; gives the length of the container, and of what its index says of
+/// bases, bytes.
 pub(super) fn finish<W: Write + Seek>(
     writer: Writer<W>,
     about: &About<'_>,
     literals: &[u8],
     digests: Digests,
-) -> io::Result<(W, u64)> {
+) -> io::Result<(W, u64, u64)> {
     let &About { file, mtime, options, plan, bases } = about;
     let info = FileInfo {
         kind: plan.kind,
@@ -296,7 +310,9 @@ pub(super) fn finish<W: Write + Seek>(
     };
     let tensors: Vec<TensorSpec> =
         plan.tensors.iter().zip(digests.ranges).map(|(t, digest)| tensor(t, digest)).collect();
-    writer.finish(&Finish { file: &info, spans: &plan.spans, literals, tensors: &tensors, bases })
+    let all = Finish { file: &info, spans: &plan.spans, literals, tensors: &tensors, bases };
+    let bases_len = writer.bases_len(&all)?;
+    writer.finish(&all).map(|(out, len)| (out, len, bases_len))
 }
 
 fn tensor(t: &crate::tensor::TensorInfo, digest: [u8; 32]) -> TensorSpec {
@@ -371,6 +387,9 @@ impl<'a> Feed<'a> {
     }
 }
 
+/// Least bytes of a chunk that is the same as its base that are coded.
+const SAME_PIECE: usize = 32 << 10;
+
 thread_local! {
     /// Fresh pages for each chunk would cost a tenth of the time.
     static WORKER: RefCell<Space> = RefCell::default();
@@ -384,37 +403,6 @@ struct Space {
     back: Vec<u8>,
     base: Vec<u8>,
     other: Vec<u8>,
-}
-
-/// What chunks would take without a base.
-#[derive(Default)]
-struct Standalone {
-    /// Raw and packed bytes of the chunks for which it was tried, and raw bytes of the others, by element type.
-    counted: BTreeMap<u16, [u64; 3]>,
-    /// What they take as they are written.
-    packed: u64,
-}
-
-impl Standalone {
-    fn add(&mut self, elem: ElemType, raw: u64, alone: Option<usize>) {
-        let [raws, packed, others] = self.counted.entry(elem.0).or_default();
-        match alone {
-            Some(alone) => {
-                *raws += raw;
-                *packed += alone as u64;
-            }
-            None => *others += raw,
-        }
-    }
-
-    /// All together; those that were not tried as the others of their type. Integers alone: it is written.
-    fn bytes(&self) -> u64 {
-        let of = |&[raw, packed, others]: &[u64; 3]| {
-            let rest = u128::from(others) * u128::from(packed) / u128::from(raw.max(1));
-            packed + if raw == 0 { others } else { rest as u64 }
-        };
-        self.counted.values().map(of).sum()
-    }
 }
 
 /// Encodes a chunk, decodes it back and compares; `keep` gets the packed bytes, which lie in memory that is used again.
@@ -433,16 +421,17 @@ pub(super) fn encode_and_prove<T>(
             base.resize(raw.len(), 0);
             cost = references.read(raw_offset, base)?;
         }
-        // What is the same as its base is mostly not coded: every eighth such chunk tells what the others would take.
-        let same = cost.is_some() && raw == base.as_slice() && raw.len() > 2 * cost.unwrap_or(0);
-        let counted = !same || (raw_offset / raw.len().max(1) as u64).is_multiple_of(8);
-        let mut codec = Codec::Raw;
-        let mut limit = raw.len();
-        if counted {
+        // Of what is the same as its base a piece tells what all would take: coding it is the longest part of the work.
+        let mut same = cost.is_some_and(|cost| raw == base.as_slice() && raw.len() > 2 * cost);
+        let mut piece = if same { raw.get(..(raw.len() / 8).max(SAME_PIECE)).unwrap_or(raw) } else { raw };
+        let mut codec = codec::encode(numbers, mode, piece, packed, scratch);
+        if same && codec == Codec::Constant {
+            // All of it may be, and then it is smaller than a reference.
+            (same, piece) = (false, raw);
             codec = codec::encode(numbers, mode, raw, packed, scratch);
-            limit = packed.len();
         }
-        let alone = counted.then_some(limit);
+        let limit = if same { raw.len() } else { packed.len() };
+        let alone = packed.len() as u64 * raw.len() as u64 / piece.len().max(1) as u64;
         if let Some(limit) = cost.and_then(|cost| limit.checked_sub(cost))
             && let Some(found) = codec::encode_against(numbers, (raw, base), limit, other, scratch)
         {

@@ -1,13 +1,13 @@
 //! From a file's tensors to the spans and chunks of its container.
 
-use std::io::Read;
+use std::io::{BufReader, Read, Seek, SeekFrom};
 
 use super::DEFAULT_CHUNK_LEN;
 use crate::codec::{Mode, Numbers};
 use crate::error::Result;
 use crate::format::native::{Kind, MAX_LITERALS, SpanSpec};
 use crate::source::ReadAt;
-use crate::tensor::{ElemType, Header, TensorInfo};
+use crate::tensor::{ElemType, Header, TensorInfo, archive};
 
 /// Tensors shorter than this share a span with neighbours of their type. Longer ones have a span of their own, so
 /// that their packed bytes are the same in any file. Stated in the format's specification.
@@ -50,15 +50,39 @@ pub struct Plan {
 /// # Errors
 /// Those of the source. A file that no parser knows is no error.
 pub fn plan(source: &dyn ReadAt, chunk_len: Option<u32>, mode: Mode) -> Result<Plan> {
-    let header = read_header(source)?;
-    let kind = if header.is_some() { Kind::SAFETENSORS } else { Kind::PLAIN };
-    let (data_start, tensors) = header.map_or((0, Vec::new()), |h| (h.data_start, h.tensors));
+    let (kind, data_start, tensors) = look(source)?;
     let spans = spans(source.len(), data_start, &tensors, ChunkLen { asked: chunk_len, mode });
     Ok(Plan { kind, spans, tensors })
 }
 
-fn read_header(source: &dyn ReadAt) -> Result<Option<Header>> {
-    Ok(read_json(source)?.and_then(|json| Header::parse(&json, source.len())))
+/// Who knows the file, where its data begins, and its tensors.
+fn look(source: &dyn ReadAt) -> Result<(Kind, u64, Vec<TensorInfo>)> {
+    if let Some(header) = read_json(source)?.and_then(|json| Header::parse(&json, source.len())) {
+        return Ok((Kind::SAFETENSORS, header.data_start, header.tensors));
+    }
+    Ok((Kind::PLAIN, 0, read_members(source)?.unwrap_or_default()))
+}
+
+/// The tensors of a safetensors file, or the stored members of an archive; none of a file that no parser knows.
+pub fn tensors(source: &dyn ReadAt) -> Result<Vec<TensorInfo>> {
+    look(source).map(|(_, _, tensors)| tensors)
+}
+
+fn read_members(source: &dyn ReadAt) -> Result<Option<Vec<TensorInfo>>> {
+    let mut first = [0; 4];
+    if source.len() < 22 {
+        return Ok(None);
+    }
+    source.read_exact_at(0, &mut first)?;
+    if first != *b"PK\x03\x04" {
+        return Ok(None);
+    }
+    let mut at = Positioned { source, offset: 0, end: source.len(), error: None };
+    let members = archive::members(BufReader::new(&mut at), source.len());
+    match at.error {
+        Some(error) => Err(error),
+        None => Ok(members),
+    }
 }
 
 /// The text of the header, of a file that may be safetensors.
@@ -107,6 +131,18 @@ impl Read for Positioned<'_> {
                 Err(std::io::Error::other("source"))
             }
         }
+    }
+}
+
+impl Seek for Positioned<'_> {
+    fn seek(&mut self, to: SeekFrom) -> std::io::Result<u64> {
+        let at = match to {
+            SeekFrom::Start(at) => Some(at),
+            SeekFrom::End(by) => self.end.checked_add_signed(by),
+            SeekFrom::Current(by) => self.offset.checked_add_signed(by),
+        };
+        self.offset = at.ok_or(std::io::ErrorKind::InvalidInput)?.min(self.end);
+        Ok(self.offset)
     }
 }
 

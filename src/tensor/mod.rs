@@ -3,6 +3,7 @@
 //! Input is bytes, output is a proposal. A parser is a hint and never a gate: whatever looks odd is left out of
 //! the proposal and so carried as plain bytes.
 
+pub mod archive;
 pub mod dtype;
 pub mod header;
 

@@ -92,6 +92,19 @@ impl<W: Write + Seek> Writer<W> {
         Ok(())
     }
 
+    /// Bytes that the index of what was written so far is longer with its bases than without.
+    ///
+    /// # Errors
+    /// Those of zstd.
+    pub fn bases_len(&self, f: &Finish<'_>) -> io::Result<u64> {
+        if f.bases.is_empty() {
+            return Ok(0);
+        }
+        let without = Finish { bases: &Bases::default(), ..f.clone() };
+        let len = |f| zstd::bulk::compress(&self.index(f), INDEX_LEVEL).map(|packed| packed.len() as u64);
+        Ok(len(f)?.saturating_sub(len(&without)?))
+    }
+
     /// Writes index and header; gives back `out` and the container's length in bytes.
     ///
     /// # Errors
