@@ -80,7 +80,7 @@ def check(holds, message):
 
 
 class BaseMissing(ContainerError):
-    """The container is coded against what no file has that was given."""
+    """The container is coded against what no file has that was given, or none that can be read without itself."""
 
 
 class Fields:
@@ -817,12 +817,15 @@ class Safetensors:
 
 
 class Bases:
-    """The files in which bases are looked for. They may be coded against each other."""
+    """The files in which bases are looked for. They may be coded against each other.
+
+    A file that has a base need not be of use: a tensor that a fine-tune left as it was is in the fine-tune too, as one that
+    is equal to its base. So all files that have it are tried.
+    """
 
     def __init__(self, paths=()):
         self._paths = list(paths)
         self._files = {}
-        self._found = {}
         self._depth = 0
 
     def __enter__(self):
@@ -842,27 +845,24 @@ class Bases:
                 raise type(e)(f"base {path}: {e}") from None
         return self._files[path]
 
-    def _find(self, base):
-        for path in self._paths:
-            file = self._open(path)
-            start = file.find(base)
-            if start is not None:
-                return path, file, start
-        raise BaseMissing(f"no file given with --base has {base.name!r} (BLAKE3 {base.blake3.hex()}), "
-                          f"which was in {base.hint!r}")
-
     def read(self, base, offset, size):
-        key = (base.length, base.blake3)
-        if key not in self._found:
-            self._found[key] = self._find(base)
-        path, file, start = self._found[key]
+        missing = BaseMissing(f"no file given with --base has {base.name!r} (BLAKE3 {base.blake3.hex()}), "
+                              f"which was in {base.hint!r}")
+        if self._depth == MAX_DEPTH:
+            raise BaseMissing(f"more than {MAX_DEPTH} files one for another")
         self._depth += 1
         try:
-            if self._depth > MAX_DEPTH:
-                raise Unsupported(f"more than {MAX_DEPTH} files one for another, or a circle")
-            return file.read(start + offset, size)
-        except ContainerError as e:
-            raise type(e)(f"base {path}: {e}") from None
+            for path in self._paths:
+                file = self._open(path)
+                try:
+                    start = file.find(base)
+                    if start is not None:
+                        return file.read(start + offset, size)
+                except BaseMissing as e:
+                    missing = BaseMissing(f"base {path}: {e}")
+                except ContainerError as e:
+                    raise type(e)(f"base {path}: {e}") from None
+            raise missing
         finally:
             self._depth -= 1
 
@@ -884,6 +884,7 @@ class Container:
         self._file = file
         self._given = bases or Bases()
         self._cached = {}
+        self._in_progress = set()
         index = self._read_header()
         bodies = self._split(index)
         spans = Fields(bodies[SPANS], "SPANS")
@@ -1169,7 +1170,13 @@ class Container:
         what = f"chunk at {piece.packed_offset}"
         packed = self._read_at(piece.packed_offset, piece.packed_len, what)
         if piece.codec in AGAINST_BASE:
-            raw = decode_against(piece.codec, packed, self._counterpart(piece), what)
+            if i in self._in_progress:
+                raise BaseMissing(f"{what} is needed for itself")
+            self._in_progress.add(i)
+            try:
+                raw = decode_against(piece.codec, packed, self._counterpart(piece), what)
+            finally:
+                self._in_progress.remove(i)
         else:
             raw = decode(piece.codec, packed, piece.raw_len, what)
         check(len(raw) == piece.raw_len, f"{what}: {len(raw)} bytes, not {piece.raw_len}")
