@@ -846,8 +846,7 @@ class Bases:
         return self._files[path]
 
     def read(self, base, offset, size):
-        missing = BaseMissing(f"no file given with --base has {base.name!r} (BLAKE3 {base.blake3.hex()}), "
-                              f"which was in {base.hint!r}")
+        useless = ""
         if self._depth == MAX_DEPTH:
             raise BaseMissing(f"more than {MAX_DEPTH} files one for another")
         self._depth += 1
@@ -858,11 +857,12 @@ class Bases:
                     start = file.find(base)
                     if start is not None:
                         return file.read(start + offset, size)
-                except BaseMissing as e:
-                    missing = BaseMissing(f"base {path}: {e}")
+                except BaseMissing:
+                    useless += f"; {path} does, but needs one that is missing"
                 except ContainerError as e:
                     raise type(e)(f"base {path}: {e}") from None
-            raise missing
+            raise BaseMissing(f"no file given with --base has {base.name!r} (BLAKE3 {base.blake3.hex()}), "
+                              f"which was in {base.hint!r}{useless}")
         finally:
             self._depth -= 1
 
@@ -1074,7 +1074,7 @@ class Container:
             check(end <= self.raw_len, f"{what} ends at {end} of {self.raw_len}")
             check(r.base < len(self.bases), f"{what} is of base {r.base} of {len(self.bases)}")
             base = self.bases[r.base]
-            base_len = self.raw_len if base.kind == ITSELF else base.length
+            base_len = min(base.length, self.raw_len) if base.kind == ITSELF else base.length
             check(r.base_offset + r.length <= base_len, f"{what} leads behind its base")
         return ranges
 
