@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# All tests: installs what they need, runs the Rust tests with and without the mount, then real readers on a mountpoint.
+# All tests: installs what they need, runs the Rust tests with and without the mount, then an independent reader of
+# containers, and real readers on a mountpoint.
 #
 #   scripts/test.sh [--fast]
 #
-#   --fast   leave out the readers (scripts/e2e.sh light)
+#   --fast   leave out the readers (scripts/e2e.sh light, and the one of containers)
 #
 # Wants Debian 12 or newer (or Ubuntu) and a Rust toolchain; runs as root or with sudo, without a terminal and without
 # standard input. Exit code 0 if everything passed.
@@ -42,6 +43,8 @@ step() {
 step cargo test --release --no-fail-fast
 step cargo test --release --no-default-features --lib
 if [[ -z $fast ]]; then
+    venv container reader
+    step env BSFS_PYTHON="$reader" cargo test --release --test oracle -- --ignored
     step "$SCRIPTS/e2e.sh" light
 fi
 

@@ -1,20 +1,23 @@
 //! Containers of earlier releases are read for ever.
 //!
 //! `tests/golden/` holds one container per file below, made by the release in its name. The originals are made anew
-//! by [`originals`]. `scripts/golden.sh` writes the files of a new release; those that are there are never changed.
+//! by [`originals`], what they refer to by [`base`]. `scripts/golden.sh` writes the files of a new release; those that are
+//! there are never changed.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
+use bsfs::Error;
 use bsfs::codec::{Codec, Mode};
-use bsfs::engine;
-use bsfs::format::Container;
+use bsfs::engine::{self, Engine, EngineConfig, Finder, Places, Whole};
+use bsfs::format::{BaseId, Container};
 use bsfs::parallel;
 use bsfs::source::{FileSource, MemorySource};
 
 mod common;
+use common::pairs::{pack_against, pair};
 use common::{noise, pack_as};
 
 /// Originals by name. Never change one; add new ones. What follows a dot in a name is the mode.
@@ -48,7 +51,21 @@ fn originals() -> Vec<(&'static str, Vec<u8>)> {
         ("weights", weights()),
         ("weights.inference", weights()),
         ("weights.storage", weights()),
+        ("tuned", tuned().1),
     ]
+}
+
+/// A base and its fine-tune: tensors that are equal, near and almost equal, and one that occurs twice.
+fn tuned() -> (Vec<u8>, Vec<u8>) {
+    pair(33_000, |name| {
+        ["equal", "near", "single.sparse", "ids.later", "shorts", "near.tied"].contains(&name)
+            || name.starts_with("short.")
+    })
+}
+
+/// The file that the original of this name is compressed against, if there is one.
+fn base(name: &str) -> Option<Vec<u8>> {
+    (name == "tuned").then(|| tuned().0)
 }
 
 /// Floats of every width whose scale differs from row to row, with zeros, an infinity and a NaN among them, so that classes,
@@ -119,11 +136,19 @@ fn containers_of_every_release_are_read() {
                     Some((_, "storage")) => Mode::Storage,
                     _ => Mode::Balanced,
                 };
-                pack_as(mode, &from, &to);
+                match base(name) {
+                    Some(base) => {
+                        let beside = dir.path().join("bases/base.safetensors");
+                        fs::create_dir(beside.parent().unwrap()).unwrap();
+                        fs::write(&beside, base).unwrap();
+                        pack_against(mode, None, &beside, &from, &to);
+                    }
+                    None => pack_as(mode, &from, &to),
+                }
             }
         }
     }
-    let (mut read, mut codecs) = (0, BTreeSet::new());
+    let (mut read, mut own_references, mut codecs) = (0, 0, BTreeSet::new());
     for entry in fs::read_dir(directory()).unwrap() {
         let path = entry.unwrap().path();
         let stem = path.file_stem().unwrap().to_str().unwrap().to_owned();
@@ -134,11 +159,27 @@ fn containers_of_every_release_are_read() {
         assert_eq!(container.mtime(), (1_700_000_000, 0));
         let original = MemorySource::new(name, raw.clone());
         let (pool, stop) = (parallel::pool(2).unwrap(), AtomicBool::new(false));
-        engine::verify(&pool, engine::Whole::new(&container, &source), Some(&original), &stop, &mut |_, _| Ok(()))
-            .unwrap();
+        let verify =
+            |whole: Whole<'_>| engine::verify(&pool, whole, Some(&original), &stop, &mut |_, _| Ok(())).map(|_| ());
+        let alone = verify(Whole::new(&container, &source));
+        match base(name) {
+            None => alone.unwrap(),
+            Some(base) => {
+                assert!(matches!(alone, Err(Error::NoBase { .. })), "{alone:?}");
+                let dir = tempfile::tempdir().unwrap();
+                // Whatever it is called.
+                fs::write(dir.path().join("any.safetensors"), base).unwrap();
+                let finder = Finder::new(Places { named: vec![dir.path().into()], ..Places::default() });
+                let engine = Engine::new(EngineConfig::default());
+                let references = finder.references(&engine, &container, source.identity());
+                verify(Whole { references: references.as_deref(), ..Whole::new(&container, &source) }).unwrap();
+                own_references += container.bases().refs.iter().filter(|base| base.id == BaseId::Itself).count();
+            }
+        }
         codecs.extend(container.spans().iter().flat_map(|s| container.span_chunks(s)).map(|c| c.codec().unwrap()));
         read += 1;
     }
     assert!(read >= originals.len());
     assert_eq!(codecs, Codec::ALL.into_iter().collect(), "every codec is kept");
+    assert!(own_references > 0, "a file that refers to itself is kept");
 }

@@ -1,15 +1,27 @@
-//! An independent judge of the bitstream: what we write is read back by the package `constriction`, from the words of
-//! FORMAT.md alone, and is no longer than what that package writes itself.
+//! Independent judges of the bitstream: what we write is read back by the package `constriction`, from the words of
+//! FORMAT.md alone, and is no longer than what that package writes itself; and by `scripts/readers/bsfs_container.py`, which
+//! was written from FORMAT.md alone, too.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::convert::Infallible;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
 
-use bsfs::codec::{Codec, Mode, Numbers, Scratch, encode};
+use bsfs::codec::{Codec, Mode, Numbers, Scratch, encode, encode_against};
+use bsfs::format::{BaseId, Container};
+use bsfs::source::FileSource;
 use constriction::Stack;
 use constriction::backends::ReadWords;
 use constriction::stream::Decode;
 use constriction::stream::model::SmallContiguousCategoricalEntropyModel as Categorical;
 use constriction::stream::stack::AnsCoder;
+
+mod common;
+use common::pairs::{pack_against, pair};
+use common::{noise, pack_as};
 
 /// States, and symbols in a block.
 const STATES: usize = 64;
@@ -138,4 +150,147 @@ fn a_stream_of_ours_is_as_short_as_anothers() {
         let ours = 4 * stream.states.len() + 2 * stream.words.len();
         assert!(ours <= theirs + theirs / 100 + 4 * STATES, "{kinds} kinds: {ours} bytes, constriction takes {theirs}");
     }
+}
+
+/// A Python that finds the independent reader.
+fn python() -> (Command, PathBuf) {
+    let readers = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/readers");
+    let mut command = Command::new(std::env::var_os("BSFS_PYTHON").unwrap_or_else(|| "python3".into()));
+    command.env("PYTHONPATH", &readers).env("PYTHONDONTWRITEBYTECODE", "1");
+    (command, readers.join("bsfs_container.py"))
+}
+
+/// Has the independent reader write the original of `container` to `out`, with these files as bases.
+fn read_back(container: &Path, bases: &[&Path], out: &Path) -> Output {
+    let _ = fs::remove_file(out);
+    let (mut command, reader) = python();
+    command.arg(reader).arg(container).arg("-o").arg(out);
+    bases.iter().for_each(|base| _ = command.arg("--base").arg(base));
+    command.output().expect("a Python")
+}
+
+/// How the chunks of a container use their bases: codec, operation, width, and the codec within.
+fn ways(container: &Container, bytes: &[u8]) -> BTreeSet<(Codec, u8, u8, u8)> {
+    let chunks = container.spans().iter().flat_map(|span| container.span_chunks(span));
+    let way = |chunk: bsfs::format::Chunk| {
+        let packed = &bytes[chunk.packed_offset as usize..][..chunk.packed_len as usize];
+        match chunk.codec().unwrap() {
+            Codec::Delta => (Codec::Delta, packed[0] >> 1 & 3, 1 << (packed[0] & 1), 0),
+            Codec::Difference => (Codec::Difference, packed[0] & 3, 1 << (packed[0] >> 2 & 3), packed[1]),
+            other => (other, 0, 0, 0),
+        }
+    };
+    chunks.map(way).collect()
+}
+
+#[test]
+#[ignore = "needs a Python with scripts/readers/requirements-container.txt: python3, or what BSFS_PYTHON names"]
+fn a_container_and_its_base_are_read_by_another_implementation() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let (base, packed_base, tuned) = (at("base.safetensors"), at("base.bs"), at("tuned.safetensors"));
+    let (container, out) = (at("tuned.bs"), at("out"));
+    let mut all = BTreeSet::new();
+    for (count, mode, chunk_len) in [
+        (35_001, Mode::Balanced, None),
+        (40_000, Mode::Storage, None),
+        // Several chunks to a tensor.
+        (70_001, Mode::Inference, Some(64 << 10)),
+        // All tensors share spans.
+        (1009, Mode::Balanced, None),
+    ] {
+        let (base_bytes, tuned_bytes) = pair(count, |_| true);
+        fs::write(&base, &base_bytes).unwrap();
+        fs::write(&tuned, &tuned_bytes).unwrap();
+        pack_as(mode, &base, &packed_base);
+        pack_against(mode, chunk_len, &base, &tuned, &container);
+        let opened = Container::open(&FileSource::open(&container).unwrap()).unwrap();
+        all.extend(ways(&opened, &fs::read(&container).unwrap()));
+        let itself = opened.bases().refs.iter().any(|base| base.id == BaseId::Itself);
+        assert_eq!(itself, count > 1009, "{count}: what occurs twice in chunks of its own is stored once");
+
+        for bases in [&[&*base][..], &[&packed_base], &[&container, &packed_base]] {
+            let output = read_back(&container, bases, &out);
+            assert!(output.status.success(), "{count}, {bases:?}: {}", String::from_utf8_lossy(&output.stderr));
+            assert!(fs::read(&out).unwrap() == tuned_bytes, "{count}, {bases:?}: other bytes");
+        }
+        // Without its base, with what it is needed for, and with one that is not the same.
+        let mut other = base_bytes.clone();
+        let last = other.len() - 1;
+        other.iter_mut().skip(last / 2).step_by(500).for_each(|byte| *byte ^= 1);
+        fs::write(&base, &other).unwrap();
+        for bases in [&[][..], &[&*container], &[&base]] {
+            let output = read_back(&container, bases, &out);
+            assert_eq!(output.status.code(), Some(1), "{count}, {bases:?}");
+            assert!(!out.exists(), "{count}, {bases:?}: a file of what was not proven");
+        }
+    }
+    for codec in [Codec::Base, Codec::Delta, Codec::Difference] {
+        assert!(all.iter().any(|way| way.0 == codec), "{} does not occur: {all:?}", codec.name());
+    }
+    let used = |of: fn(&(Codec, u8, u8, u8)) -> u8, codec| -> BTreeSet<u8> {
+        all.iter().filter(|way| way.0 == codec).map(of).collect()
+    };
+    assert_eq!(used(|way| way.1, Codec::Delta), [0, 1, 2].into(), "operations: {all:?}");
+    assert_eq!(used(|way| way.2, Codec::Delta), [1, 2].into(), "widths: {all:?}");
+    assert_eq!(used(|way| way.1, Codec::Difference), [0, 1, 2].into(), "operations: {all:?}");
+    assert_eq!(used(|way| way.2, Codec::Difference), [1, 2, 4, 8].into(), "widths: {all:?}");
+    assert_eq!(used(|way| way.3, Codec::Difference), [1, 2, 3].into(), "codecs within: {all:?}");
+}
+
+#[test]
+#[ignore = "needs a Python with scripts/readers/requirements-container.txt: python3, or what BSFS_PYTHON names"]
+fn chunks_with_bytes_behind_the_last_number_are_read_by_another_implementation() {
+    const READ: &str = "
+import sys, bsfs_container
+for line in sys.stdin:
+    codec, packed, base, raw = line.split()
+    read = bsfs_container.decode_against(int(codec), bytes.fromhex(packed), bytes.fromhex(base), 'chunk')
+    assert read == bytes.fromhex(raw), line[:40]
+";
+    let kinds = [
+        Numbers::Bf16 { row: 0 },
+        Numbers::F16 { row: 0 },
+        Numbers::F8,
+        Numbers::F32,
+        Numbers::F64,
+        Numbers::Integers { log2_width: 0 },
+        Numbers::Integers { log2_width: 1 },
+        Numbers::Integers { log2_width: 2 },
+        Numbers::Integers { log2_width: 3 },
+        Numbers::Unknown,
+    ];
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let (mut lines, mut odd) = (String::new(), BTreeSet::new());
+    for (numbers, len) in kinds.iter().flat_map(|kind| [64, 193, 1500, 4099, 20_007].map(|len| (*kind, len))) {
+        let base = noise(len as u64, len);
+        for (seed, one_in) in [(0, 40), (1, 2), (2, 5)] {
+            // Some bytes, and the last ones.
+            let changes = noise(70 + seed, len);
+            let change = |(i, (byte, draw)): (usize, (&u8, &u8))| match draw % one_in == 0 || i + 3 >= len {
+                true => byte.wrapping_add(1 + (seed as u8 & 1)),
+                false => *byte,
+            };
+            let raw: Vec<u8> = base.iter().zip(&changes).enumerate().map(change).collect();
+            let mut packed = Vec::new();
+            let found = encode_against(numbers, (&raw, &base), len, &mut packed, &mut Scratch::default());
+            if let Some(codec) = found {
+                let width = match codec {
+                    Codec::Delta => 1 << (packed[0] & 1),
+                    _ => 1 << (packed[0] >> 2 & 3),
+                };
+                if len % width != 0 {
+                    odd.insert((codec, width));
+                }
+                lines += &format!("{} {} {} {}\n", codec.id(), hex(&packed), hex(&base), hex(&raw));
+            }
+        }
+    }
+    assert_eq!(odd, [(Codec::Delta, 2), (Codec::Difference, 2), (Codec::Difference, 4), (Codec::Difference, 8)].into());
+    let (mut command, _) = python();
+    let mut child = command.args(["-c", READ]).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("a Python");
+    // It says nothing before it fails, and then it reads no more.
+    let _ = child.stdin.take().unwrap().write_all(lines.as_bytes());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }

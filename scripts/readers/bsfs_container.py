@@ -1,12 +1,14 @@
 """Reader of .bs containers, written from src/format/native/FORMAT.md alone: it shows that the page suffices.
 
-    python bsfs_container.py FILE.bs [-o OUT]
+    python bsfs_container.py FILE.bs [--base FILE ...] [-o OUT]
 
 decodes everything, checks every chunk's XXH3, every tensor's BLAKE3 and the file's SHA-256, and prints a line of JSON.
 With -o it writes the original too, under its name only once all is proven. Status 0: sound; 1: not, or not readable.
+What the container is coded against is looked for, by its BLAKE3, in the files of --base alone: safetensors or containers,
+of which some may need others.
 
-As a module: Container.open(path) does every check that needs no chunk, read(offset, size) gives bytes of the original,
-tensors lists what the container says of them. Needs Python 3.11 and requirements-container.txt.
+As a module: Container.open(path, Bases(paths)) does every check that needs no chunk, read(offset, size) gives bytes of the
+original, tensors lists what the container says of them. Needs Python 3.11 and requirements-container.txt.
 """
 import argparse
 import bisect
@@ -32,11 +34,20 @@ MAX_RAW = (1 << 63) - 1
 MAX_INFLATION = 16 * MIB
 MAX_CHUNK = 16 * MIB
 MAX_LITERALS = MIB
+# Of a safetensors file that is given as a base.
+MAX_HEADER = 100_000_000
+# Files that are read one for another.
+MAX_DEPTH = 8
+CACHED_PIECES = 4
 
-FILE, SPANS, CHUNKS, LITERALS, TENSORS = 1, 2, 3, 4, 5
-SECTIONS = {FILE: "FILE", SPANS: "SPANS", CHUNKS: "CHUNKS", LITERALS: "LITERALS", TENSORS: "TENSORS"}
+FILE, SPANS, CHUNKS, LITERALS, TENSORS, BASES, BASE_RANGES = 1, 2, 3, 4, 5, 7, 8
+SECTIONS = {FILE: "FILE", SPANS: "SPANS", CHUNKS: "CHUNKS", LITERALS: "LITERALS", TENSORS: "TENSORS", BASES: "BASES",
+            BASE_RANGES: "BASE RANGES"}
 
-RAW, CONSTANT, ZSTD, PLANES, CLASSES, EXPONENTS, GRID = 0, 1, 2, 3, 4, 5, 6
+RAW, CONSTANT, ZSTD, PLANES, CLASSES, EXPONENTS, GRID, BASE, DELTA, DIFFERENCE = range(10)
+AGAINST_BASE = (BASE, DELTA, DIFFERENCE)
+ITSELF, TENSOR = 0, 1
+XOR, SUBTRACT, FLOATS = 0, 1, 2
 PLANE_RAW, PLANE_CONSTANT, PLANE_RANS = 0, 1, 2
 TOP_BYTE, BF16 = 0, 1
 
@@ -66,6 +77,10 @@ class Unsupported(ContainerError):
 def check(holds, message):
     if not holds:
         raise Damaged(message)
+
+
+class BaseMissing(ContainerError):
+    """The container is coded against what no file has that was given, or none that can be read without itself."""
 
 
 class Fields:
@@ -138,6 +153,21 @@ class Tensor(NamedTuple):
     offset: int
     length: int
     blake3: bytes
+
+
+class Base(NamedTuple):
+    kind: int
+    length: int
+    blake3: bytes
+    name: str
+    hint: str
+
+
+class BaseRange(NamedTuple):
+    raw_offset: int
+    length: int
+    base: int
+    base_offset: int
 
 
 def text(data, what):
@@ -618,6 +648,104 @@ def decode_grid(packed, raw_len, what):
     return numbers.join((symbols.astype("<u2") << 8) | residual)
 
 
+# Codecs 7, 8 and 9
+
+
+def as_numbers(data, width):
+    """The numbers of `width` bytes that `data` begins with, and the bytes behind them."""
+    count = len(data) // width
+    return np.frombuffer(data, dtype=f"<u{width}", count=count), np.frombuffer(data, dtype=np.uint8, offset=count * width)
+
+
+def undo_difference(op, z, y):
+    """The numbers x of which z are the differences from y: arrays of unsigned numbers of one width, which wrap."""
+    if op == XOR:
+        return z ^ y
+    bits = 8 * z.dtype.itemsize
+    one = z.dtype.type(1)
+    half = z >> one
+    d = np.where(z & one, ~half, half)  # -(z + 1) / 2 is -1 - (z - 1) / 2, which does not leave the width
+    if op == SUBTRACT:
+        return y + d
+    top = z.dtype.type(1 << bits - 1)
+    p = (y & ~top) + d
+    return np.where(p & top, ~p | ((y & top) ^ top), p | (y & top))
+
+
+def take_delta_values(symbols, extra, what):
+    """Differences of two bytes from their symbols: short ones are symbols, longer ones have extra bytes."""
+    lengths = np.where(symbols < 224, 0, np.where(symbols < 255, 1, 2))
+    check(int(lengths.sum()) == len(extra), f"{what}: extra bytes left over or missing")
+    at = np.cumsum(lengths) - lengths
+    extra = np.concatenate([np.frombuffer(extra, dtype=np.uint8), np.zeros(2, dtype=np.uint8)]).astype(np.uint32)
+    wide = symbols.astype(np.uint32)
+    one = 224 + 256 * (wide - 224) + extra[at]
+    two = extra[at] | extra[at + 1] << 8
+    return np.where(lengths == 0, wide, np.where(lengths == 1, one, two)).astype("<u2")
+
+
+def decode_delta(packed, counterpart, what):
+    fields = Fields(packed, what)
+    head = fields.number(1)
+    width, op, log2_slots = 1 << (head & 1), head >> 1 & 3, 10 + (head >> 3 & 3)
+    check(head >> 5 == 0 and op <= FLOATS and log2_slots <= 12, f"{what}: a delta's head is {head:#04x}")
+    shift = fields.number(1)
+    check(shift <= 7 if width == 1 else 7 <= shift <= 15, f"{what}: contexts are shifted by {shift}")
+    groups = fields.number(1) + 1
+    check(groups <= MAX_GROUPS, f"{what}: {groups} groups")
+    least = [0, *fields.take(groups - 1)]
+    check(all(a < b for a, b in zip(least, least[1:], strict=False)), f"{what}: groups begin at {least}")
+    words_len = fields.number(4)
+    extra_len = fields.number(4)
+    bits = Bits(fields.take(fields.number(4)), what)
+    live = [bool(bits.number(1)) for _ in range(256)]
+    tables = [table_of_bits(bits, live, log2_slots, what) for _ in range(groups)]
+    y, y_tail = as_numbers(counterpart, width)
+    tail = np.frombuffer(fields.take(len(y_tail)), dtype=np.uint8)
+    extra = fields.take(extra_len)
+    stream = fields.take(fields.left())
+    check(len(stream) == 4 * LANES + words_len, f"{what}: states and words of {len(stream)} bytes")
+
+    blocks = -(-len(y) // LANES)
+    table_of = np.zeros(blocks * LANES, dtype=np.uint32)
+    contexts = (y & ((1 << 8 * width - 1) - 1)) >> shift
+    table_of[:len(y)] = np.searchsorted(least, contexts, side="right") - 1
+    table_of = table_of.reshape(blocks, LANES)[:, PLACE] << log2_slots
+    symbols = decode_states(
+        [stream], Slots.ascending(log2_slots, tables), blocks, lambda block: table_of[block], what
+    )
+    symbols = in_place(symbols)[:len(y)]
+    if width == 1:
+        check(extra_len == 0, f"{what}: extra bytes, which bytes have not")
+        z = symbols
+    else:
+        z = take_delta_values(symbols, extra, what)
+    return undo_difference(op, z, y).tobytes() + (tail ^ y_tail).tobytes()
+
+
+def decode_difference(packed, counterpart, what):
+    fields = Fields(packed, what)
+    head = fields.number(1)
+    op, width = head & 3, 1 << (head >> 2 & 3)
+    check(head >> 4 == 0 and op <= FLOATS, f"{what}: a difference's head is {head:#04x}")
+    inner = fields.number(1)
+    check(inner in (CONSTANT, ZSTD, PLANES), f"{what}: differences in codec {inner}")
+    stored = decode(inner, fields.take(fields.left()), len(counterpart), what)
+    z, tail = as_numbers(stored, width)
+    y, y_tail = as_numbers(counterpart, width)
+    return undo_difference(op, z, y).tobytes() + (tail ^ y_tail).tobytes()
+
+
+def decode_against(codec, packed, counterpart, what):
+    """A chunk of a codec that uses its counterpart, which is as long as the chunk."""
+    if codec == BASE:
+        check(packed == b"\0", f"{what}: what is equal to its base has {packed[:8].hex()}")
+        return counterpart
+    if codec == DELTA:
+        return decode_delta(packed, counterpart, what)
+    return decode_difference(packed, counterpart, what)
+
+
 def decode(codec, packed, raw_len, what):
     if codec == RAW:
         check(len(packed) == raw_len, f"{what}: {len(packed)} bytes, not {raw_len}")
@@ -638,22 +766,125 @@ def decode(codec, packed, raw_len, what):
     raise Unsupported(f"{what}: unknown codec {codec}")
 
 
+# Files that containers are coded against
+
+
+class Safetensors:
+    """A plain file as a base: the place of each tensor, and its BLAKE3 once somebody asks."""
+
+    def __init__(self, path):
+        self._file = open(path, "rb")
+        try:
+            self._places = self._read_header()
+        except BaseException:
+            self._file.close()
+            raise
+        self._digests = {}
+
+    def close(self):
+        self._file.close()
+
+    def _read_header(self):
+        length = os.fstat(self._file.fileno()).st_size
+        fields = Fields(self._file.read(8), "safetensors")
+        header_len = fields.number(8)
+        check(header_len <= min(length - 8, MAX_HEADER), f"safetensors: a header of {header_len} bytes")
+        try:
+            header = json.loads(self._file.read(header_len))
+            offsets = [tensor["data_offsets"] for name, tensor in header.items() if name != "__metadata__"]
+            places = [(8 + header_len + int(start), int(end) - int(start)) for start, end in offsets]
+        except (ValueError, TypeError, KeyError, AttributeError) as e:
+            raise Damaged(f"safetensors: the header is no list of tensors ({e!r})") from None
+        check(all(at >= 8 + header_len and size >= 0 and at + size <= length for at, size in places),
+              "safetensors: a tensor outside the file")
+        return places
+
+    def find(self, base):
+        """Where the bytes of `base` begin, or None."""
+        for at, size in self._places:
+            if size == base.length:
+                if (at, size) not in self._digests:
+                    self._digests[at, size] = blake3.blake3(self.read(at, size)).digest()
+                if self._digests[at, size] == base.blake3:
+                    return at
+        return None
+
+    def read(self, offset, size):
+        self._file.seek(offset)
+        data = self._file.read(size)
+        check(len(data) == size, f"safetensors: {len(data)} bytes at {offset}, not {size}")
+        return data
+
+
+class Bases:
+    """The files in which bases are looked for. They may be coded against each other.
+
+    A file that has a base need not be of use: a tensor that a fine-tune left as it was is in the fine-tune too, as one that
+    is equal to its base. So all files that have it are tried.
+    """
+
+    def __init__(self, paths=()):
+        self._paths = list(paths)
+        self._files = {}
+        self._depth = 0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for file in self._files.values():
+            file.close()
+
+    def _open(self, path):
+        if path not in self._files:
+            with open(path, "rb") as file:
+                is_container = file.read(8) == MAGIC
+            try:
+                self._files[path] = Container.open(path, self) if is_container else Safetensors(path)
+            except ContainerError as e:
+                raise type(e)(f"base {path}: {e}") from None
+        return self._files[path]
+
+    def read(self, base, offset, size):
+        useless = ""
+        if self._depth == MAX_DEPTH:
+            raise BaseMissing(f"more than {MAX_DEPTH} files one for another")
+        self._depth += 1
+        try:
+            for path in self._paths:
+                file = self._open(path)
+                try:
+                    start = file.find(base)
+                    if start is not None:
+                        return file.read(start + offset, size)
+                except BaseMissing:
+                    useless += f"; {path} does, but needs one that is missing"
+                except ContainerError as e:
+                    raise type(e)(f"base {path}: {e}") from None
+            raise BaseMissing(f"no file given with --base has {base.name!r} (BLAKE3 {base.blake3.hex()}), "
+                              f"which was in {base.hint!r}{useless}")
+        finally:
+            self._depth -= 1
+
+
 # The container
 
 
 class Container:
     @classmethod
-    def open(cls, path):
+    def open(cls, path, bases=None):
         file = open(path, "rb")
         try:
-            return cls(file)
+            return cls(file, bases)
         except BaseException:
             file.close()
             raise
 
-    def __init__(self, file):
+    def __init__(self, file, bases=None):
         self._file = file
-        self._cached = None
+        self._given = bases or Bases()
+        self._cached = {}
+        self._in_progress = set()
         index = self._read_header()
         bodies = self._split(index)
         spans = Fields(bodies[SPANS], "SPANS")
@@ -666,6 +897,11 @@ class Container:
         check(end == self.raw_len, f"SPANS: cover {end} bytes, not {self.raw_len}")
         self._lay_out(columns, bodies.get(LITERALS))
         self._check_tensors()
+        check((BASES in bodies) == (BASE_RANGES in bodies), "index: one of BASES and BASE RANGES without the other")
+        self.bases = self._read_bases(Fields(bodies[BASES], "BASES")) if BASES in bodies else []
+        self.ranges = self._read_ranges(Fields(bodies[BASE_RANGES], "BASE RANGES")) if BASES in bodies else []
+        self._range_starts = [r.raw_offset for r in self.ranges]
+        self._check_references_to_itself()
 
     def __enter__(self):
         return self
@@ -806,6 +1042,86 @@ class Container:
             at += ranks[i]
         return tensors
 
+    @staticmethod
+    def _read_bases(fields):
+        fields.take(8)
+        n = fields.number(4)
+        kinds = fields.column(1, n)
+        lengths = fields.column(8, n)
+        digests = fields.take(32 * n)
+        hint_of = fields.column(4, n)
+        name_lens = fields.column(4, n)
+        names = Fields(fields.take(sum(name_lens)), "BASES")
+        hint_lens = fields.column(4, fields.number(4))
+        hints = [text(fields.take(length), "BASES: a hint") for length in hint_lens]
+        bases = []
+        for i in range(n):
+            check(hint_of[i] < len(hints), f"BASES: base {i} has hint {hint_of[i]} of {len(hints)}")
+            name = text(names.take(name_lens[i]), "BASES: a name")
+            bases.append(Base(kinds[i], lengths[i], digests[32 * i:32 * i + 32], name, hints[hint_of[i]]))
+        return bases
+
+    def _read_ranges(self, fields):
+        n = fields.number(4)
+        columns = [fields.column(size, n) for size in (8, 8, 4, 8)]
+        ranges = [BaseRange(*values) for values in zip(*columns, strict=True)]
+        end = 0
+        for i, r in enumerate(ranges):
+            what = f"BASE RANGES: range {i}"
+            check(r.length >= 1, f"{what} is empty")
+            check(r.raw_offset >= end, f"{what} is out of order or overlaps")
+            end = r.raw_offset + r.length
+            check(end <= self.raw_len, f"{what} ends at {end} of {self.raw_len}")
+            check(r.base < len(self.bases), f"{what} is of base {r.base} of {len(self.bases)}")
+            base = self.bases[r.base]
+            base_len = min(base.length, self.raw_len) if base.kind == ITSELF else base.length
+            check(r.base_offset + r.length <= base_len, f"{what} leads behind its base")
+        return ranges
+
+    def _piece_at(self, offset):
+        return bisect.bisect_right(self._starts, offset) - 1
+
+    def _check_references_to_itself(self):
+        """What a range of kind 0 leads to lies in earlier pieces, of which none has such a range."""
+        own = [r for r in self.ranges if self.bases[r.base].kind == ITSELF]
+        changes = [0] * (len(self._pieces) + 1)
+        for r in own:
+            changes[self._piece_at(r.raw_offset)] += 1
+            changes[self._piece_at(r.raw_offset + r.length - 1) + 1] -= 1
+        with_range_before = list(accumulate((covered > 0 for covered in accumulate(changes)), initial=0))
+        for r in own:
+            first, last = self._piece_at(r.base_offset), self._piece_at(r.base_offset + r.length - 1)
+            what = f"BASE RANGES: the range at {r.raw_offset}"
+            check(last < self._piece_at(r.raw_offset), f"{what} leads to what is not before it")
+            check(with_range_before[last + 1] == with_range_before[first], f"{what} leads to where another is")
+
+    def _counterpart(self, piece):
+        """What lies in bases where the ranges of a chunk lead, and 0 where there is none."""
+        out = bytearray(piece.raw_len)
+        end = piece.raw_offset + piece.raw_len
+        for r in self.ranges[max(bisect.bisect_right(self._range_starts, piece.raw_offset) - 1, 0):]:
+            if r.raw_offset >= end:
+                break
+            start, stop = max(r.raw_offset, piece.raw_offset), min(r.raw_offset + r.length, end)
+            if start >= stop:
+                continue
+            base, at = self.bases[r.base], r.base_offset + start - r.raw_offset
+            if base.kind == ITSELF:
+                data = self.read(at, stop - start)
+            elif base.kind == TENSOR:
+                data = self._given.read(base, at, stop - start)
+            else:
+                raise BaseMissing(f"a base of the unknown kind {base.kind}")
+            out[start - piece.raw_offset:stop - piece.raw_offset] = data
+        return bytes(out)
+
+    def find(self, base):
+        """Where a tensor of this container begins that is `base`, or None."""
+        for tensor in self.tensors:
+            if tensor.length == base.length and tensor.blake3 == base.blake3:
+                return tensor.offset
+        return None
+
     def _lay_out(self, columns, literals):
         """The pieces of the original in order: chunks, and literals from the index."""
         packed_lens, codecs, hashes = columns
@@ -849,14 +1165,25 @@ class Container:
         piece = self._pieces[i]
         if isinstance(piece, Literal):
             return piece.data
-        if self._cached and self._cached[0] == i:
-            return self._cached[1]
+        if i in self._cached:
+            return self._cached[i]
         what = f"chunk at {piece.packed_offset}"
         packed = self._read_at(piece.packed_offset, piece.packed_len, what)
-        raw = decode(piece.codec, packed, piece.raw_len, what)
+        if piece.codec in AGAINST_BASE:
+            if i in self._in_progress:
+                raise BaseMissing(f"{what} is needed for itself")
+            self._in_progress.add(i)
+            try:
+                raw = decode_against(piece.codec, packed, self._counterpart(piece), what)
+            finally:
+                self._in_progress.remove(i)
+        else:
+            raw = decode(piece.codec, packed, piece.raw_len, what)
         check(len(raw) == piece.raw_len, f"{what}: {len(raw)} bytes, not {piece.raw_len}")
         check(xxhash.xxh3_64_intdigest(raw) == piece.xxh3, f"{what}: checksum differs")
-        self._cached = (i, raw)
+        if len(self._cached) >= CACHED_PIECES:
+            del self._cached[next(iter(self._cached))]
+        self._cached[i] = raw
         return raw
 
     def read(self, offset, size):
@@ -866,7 +1193,7 @@ class Container:
         end = min(offset + size, self.raw_len)
         parts = []
         while offset < end:
-            i = bisect.bisect_right(self._starts, offset) - 1
+            i = self._piece_at(offset)
             start = offset - self._starts[i]
             part = self._piece(i)[start:start + end - offset]
             parts.append(part)
@@ -903,11 +1230,13 @@ class Container:
 def main():
     parser = argparse.ArgumentParser(description="Decode a .bs container and check all its hashes.")
     parser.add_argument("container")
+    parser.add_argument("--base", metavar="FILE", action="append", default=[],
+                        help="a safetensors file or a container that it is coded against; may be repeated")
     parser.add_argument("-o", "--output", metavar="OUT", help="write the original here")
     arguments = parser.parse_args()
     partial = f"{arguments.output}.part{os.getpid()}" if arguments.output else os.devnull
     try:
-        with Container.open(arguments.container) as container:
+        with Bases(arguments.base) as bases, Container.open(arguments.container, bases) as container:
             try:
                 with open(partial, "wb") as out:
                     sha256 = container.verify(out.write)
