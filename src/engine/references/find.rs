@@ -3,6 +3,7 @@
 //! What the container says of where a base was is a stranger's text: its last components are names to look for, in places
 //! that the user named or that the container itself lies in. Whether a file is the right one only the digest says.
 
+use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, Metadata};
 use std::os::unix::ffi::OsStrExt;
@@ -24,6 +25,9 @@ const MAX_KNOWN: usize = 64;
 /// Files and directories that a search through a tree looks at, at most, and how deep.
 const MAX_VISITED: usize = 100_000;
 const MAX_TREE_DEPTH: usize = 16;
+/// Hints of one container that are followed, and the last components of each: what our writer keeps, and a bound for a stranger's.
+const MAX_HINTS: usize = 1000;
+const MAX_PARTS: usize = 8;
 /// Bytes of a file without digests that are compared before it is taken, the shortest tensors first.
 const LOOK: u64 = 8 << 20;
 /// Files of a tensor's name and length that are kept for one base whose digest is not known yet.
@@ -74,6 +78,10 @@ struct Known {
     /// Said already: a search is repeated at each open.
     said: HashSet<String>,
 }
+
+/// Files that lack something or (`None`) need too many others, and how many containers were on the way to each: without these,
+/// files that refer to each other many times over would be searched for once for each way.
+type Lacking = RefCell<HashMap<Identity, (usize, Option<Arc<BaseFile>>)>>;
 
 /// The containers on the way from the one that is opened to the one whose bases are looked for, by digest.
 type Way<'a> = &'a [([u8; 32], PathBuf)];
@@ -126,7 +134,7 @@ impl Finder {
         container: &Container,
         version: Identity,
     ) -> Option<Arc<References>> {
-        self.resolve(engine, container, version, &[])
+        self.resolve(engine, container, version, (&[], &Lacking::default()))
     }
 
     fn resolve(
@@ -134,7 +142,7 @@ impl Finder {
         engine: &Arc<Engine>,
         container: &Container,
         version: Identity,
-        way: Way<'_>,
+        (way, lacking): (Way<'_>, &Lacking),
     ) -> Option<Arc<References>> {
         let bases = container.bases();
         if !bases.needs_others() {
@@ -145,6 +153,7 @@ impl Finder {
             engine,
             path: container.path(),
             version,
+            lacking,
             way: &[way, &[(*container.digest(), container.path().to_path_buf())]].concat(),
             bound: bases
                 .refs
@@ -227,6 +236,7 @@ struct Search<'a> {
     engine: &'a Arc<Engine>,
     path: &'a Path,
     version: Identity,
+    lacking: &'a Lacking,
     way: Way<'a>,
     bound: Vec<Bound>,
     /// Versions that were looked at.
@@ -243,6 +253,7 @@ impl Search<'_> {
         let hints: HashSet<&str> = refs.iter().map(|of| &*of.hint).collect();
         let mut hints: Vec<&str> = hints.into_iter().collect();
         hints.sort_unstable();
+        hints.truncate(MAX_HINTS);
         let beside = self.path.parent().map(Path::to_path_buf);
         let places = &self.finder.places;
         for named in &places.named {
@@ -296,7 +307,7 @@ impl Search<'_> {
     /// Files at the end of `hint` below a directory.
     fn below(&mut self, dir: &Path, hint: &str, container: &Container) {
         let parts: Vec<&str> = hint.split('/').filter(|part| usable(part)).collect();
-        for from in (0..parts.len()).rev() {
+        for from in (parts.len().saturating_sub(MAX_PARTS)..parts.len()).rev() {
             let Some((last, dirs)) = parts.get(from..).and_then(<[_]>::split_last) else { continue };
             let dir = dirs.iter().fold(dir.to_path_buf(), |dir, part| dir.join(part));
             for name in names(last) {
@@ -424,6 +435,11 @@ impl Search<'_> {
             }
             return Ok(Some(file));
         }
+        // It was looked at with as many files to spare.
+        let lacking = self.lacking.borrow().get(&version).filter(|(way, _)| *way <= self.way.len()).cloned();
+        if let Some((_, file)) = lacking {
+            return file.map(Some).ok_or_else(|| self.too_deep(path));
+        }
         let source = FileSource::open(path)?;
         // Another file may have taken its place since it was looked at.
         if source.identity() != version {
@@ -437,7 +453,11 @@ impl Search<'_> {
                 if !has_any(&container, wants) {
                     return Ok(None);
                 }
-                self.native(container, source)?
+                let made = self.native(container, source);
+                if made.is_err() {
+                    self.lacking.borrow_mut().insert(version, (self.way.len(), None));
+                }
+                made?
             }
             Sniff::BigSmall => {
                 let container = Arc::new(bigsmall::Container::open(&source)?);
@@ -452,6 +472,7 @@ impl Search<'_> {
         let file = Arc::new(file);
         // What lacks something may lack nothing when it is reached another way.
         if !file.is_whole() {
+            self.lacking.borrow_mut().insert(version, (self.way.len(), Some(Arc::clone(&file))));
             return Ok(Some(file));
         }
         let mut known = self.finder.known();
@@ -469,7 +490,7 @@ impl Search<'_> {
             let text = format!("{} refers back to {}", container.path().display(), back.display());
             return Err(self.refuse(text));
         }
-        let references = self.finder.resolve(self.engine, &container, source.identity(), self.way);
+        let references = self.finder.resolve(self.engine, &container, source.identity(), (self.way, self.lacking));
         let depth = references.as_ref().map_or(0, |references| references.depth());
         let whole = references.as_ref().is_none_or(|references| references.whole);
         if depth + self.way.len() > MAX_DEPTH {
