@@ -126,10 +126,11 @@ pub fn run(args: &CompressArgs) -> Result<ExitCode> {
 
     let pool = parallel::pool(args.threads)?;
     let inputs: Vec<PathBuf> = tasks.iter().filter_map(Task::compressed).map(Path::to_path_buf).collect();
+    let outputs: Vec<&Path> = tasks.iter().filter(|task| task.compressed().is_some()).map(Task::output).collect();
     let engine = opened::engine(args.threads);
-    let mut bases = Bases::open(&engine, &BaseArg { base: args.base.clone() }, &inputs)?;
+    let mut bases = Bases::open(&engine, &BaseArg { base: args.base.clone() }, &inputs, &outputs)?;
     if !args.no_dedup {
-        bases.compare(&pool, &inputs)?;
+        bases.compare(&pool)?;
     }
     let mut numbers = 0..;
     let bar = Bar::new(tasks.iter().map(Task::len).sum(), args.json);
@@ -214,7 +215,10 @@ pub fn run(args: &CompressArgs) -> Result<ExitCode> {
 fn measure(pool: &rayon::ThreadPool, input: &Path, output: &Path, options: &Options<'_>, bar: &Bar) -> Result<Report> {
     let source = FileSource::open(input)?;
     source.advise_sequential();
-    compress::measure(pool, &Original { source: &source, name: input, mtime: (0, 0) }, output, options, bar)
+    // The index holds it, and is compressed: another time may take another length.
+    let (seconds, nanoseconds) = source.identity().mtime;
+    let mtime = (seconds, u32::try_from(nanoseconds).unwrap_or(0));
+    compress::measure(pool, &Original { source: &source, name: input, mtime }, output, options, bar)
 }
 
 /// What to do, and which directories it needs.
