@@ -161,6 +161,43 @@ fn every_flip_cut_and_forgery_is_an_error_or_the_right_bytes_within_bounds() {
         assert_eq!(opened.is_ok_and(|c| c.tensors().len() > 250_000), section == 5);
         bounded(&format!("a large section {section}"), &forged, &|| _ = read_all(&forged));
     }
+    for (what, sections) in large_bases() {
+        let forged = forge(&packed, |index| index.extend(&sections));
+        assert!(forged.len() < 1 << 20);
+        let opened = Container::open(&MemorySource::new("large", forged.clone()));
+        assert_eq!(opened.is_ok_and(|c| c.bases().refs.len() > 250_000), what == "bases");
+        bounded(&format!("many {what}"), &forged, &|| _ = read_all(&forged));
+    }
+}
+
+/// A section of an index.
+fn section(id: u16, body: &[u8]) -> Vec<u8> {
+    [&id.to_le_bytes()[..], &[0; 6], &(body.len() as u64).to_le_bytes(), body].concat()
+}
+
+/// Sections BASES and BASE RANGES of so many rows as 15 MiB hold.
+fn large_bases() -> Vec<(&'static str, Vec<u8>)> {
+    let head = |n: usize| [&[0; 8][..], &(n as u32).to_le_bytes()].concat();
+    // Names of no bytes, each base with a hint of its own, of no bytes as well.
+    let n = (15 << 20) / 53;
+    let mut refs = head(n);
+    refs.resize(refs.len() + n, 1);
+    refs.resize(refs.len() + n * 48, 0);
+    refs.extend((n as u32).to_le_bytes());
+    refs.resize(refs.len() + n * 4, 0);
+    let none = [0; 4];
+    let mut hints = head(0);
+    hints.extend(((15_u32 << 20) / 4).to_le_bytes());
+    hints.resize(15 << 20, 0);
+    let one = [&head(1)[..], &[1], &[0x7f; 8], &[0; 40], &[1, 0, 0, 0], &[0; 4]].concat();
+    let count = (15 << 20) / 28;
+    let mut ranges = (count as u32).to_le_bytes().to_vec();
+    ranges.resize(4 + count * 28, 1);
+    vec![
+        ("bases", [section(7, &refs), section(8, &none)].concat()),
+        ("hints", [section(7, &hints), section(8, &none)].concat()),
+        ("ranges", [section(7, &one), section(8, &ranges)].concat()),
+    ]
 }
 
 /// As many rows of `row` bytes of ones as fit into `len`, with their number in front, and a dtype name.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bsfs::compress::{self, Against, BaseSource, Duplicate};
-use bsfs::engine::{Engine, Finder};
+use bsfs::engine::{Engine, Finder, MAX_DEPTH};
 use bsfs::source::{FileSource, ReadAt};
 use bsfs::{Error, Result};
 
@@ -15,63 +15,99 @@ use super::out::say;
 
 /// The files of a run whose tensors may be referred to.
 pub struct Bases {
-    named: Against,
+    /// What the user named.
+    named: Vec<Arc<BaseSource>>,
+    /// Files that are needed one for another by what refers to one of them.
+    depth: usize,
+    paths: Vec<PathBuf>,
     /// The inputs that were compared with each other, and what they have in common, by number.
     inputs: Vec<Arc<FileSource>>,
     duplicates: Vec<Vec<Duplicate>>,
+    /// Which inputs become containers: only those can be found when they are needed.
+    packed: Vec<bool>,
 }
 
 impl Bases {
-    /// Opens what the user named: files, and directories with all that lies below.
-    pub fn open(engine: &Arc<Engine>, arg: &BaseArg, inputs: &[PathBuf]) -> Result<Self> {
+    /// Opens what the user named: files, and directories with all that lies below. `inputs` are compressed to `outputs`.
+    pub fn open(engine: &Arc<Engine>, arg: &BaseArg, inputs: &[PathBuf], outputs: &[&Path]) -> Result<Self> {
         let finder = arg.finder(Path::new(""))?;
-        let mut files = Vec::new();
+        let mut bases = Self {
+            named: Vec::new(),
+            depth: 0,
+            paths: inputs.to_vec(),
+            inputs: Vec::new(),
+            duplicates: Vec::new(),
+            packed: Vec::new(),
+        };
+        let open = |path: &Path| base(engine, &finder, path, outputs);
         for path in &arg.base {
             if !path.is_dir() {
-                files.push(Arc::new(base(engine, &finder, path)?));
+                bases.add(open(path)?);
                 continue;
             }
-            let before = files.len();
+            let before = bases.named.len();
             for file in below(path)? {
                 // A directory may hold what is compressed, too.
-                let own = inputs.iter().any(|input| same_file(input, &file));
-                match base(engine, &finder, &file) {
-                    _ if own => {}
-                    Ok(base) => files.push(Arc::new(base)),
+                if inputs.iter().any(|input| same_file(input, &file)) {
+                    continue;
+                }
+                match open(&file) {
+                    Ok(base) => bases.add(base),
                     Err(error) => say(&format!("{error}; left out")),
                 }
             }
-            if files.len() == before {
+            if bases.named.len() == before {
                 let text = "no safetensors file and no container of one in this directory or below it";
                 return Err(Error::invalid(format!("{}: {text}", path.display())));
             }
         }
-        Ok(Self { named: Against::new(files), inputs: Vec::new(), duplicates: Vec::new() })
+        Ok(bases)
     }
 
-    /// Compares the inputs with each other, so that what occurs twice is stored once.
-    pub fn compare(&mut self, pool: &rayon::ThreadPool, inputs: &[PathBuf]) -> Result<()> {
-        self.inputs = inputs.iter().map(|path| FileSource::open(path).map(Arc::new)).collect::<Result<_>>()?;
-        self.duplicates = compress::duplicates(pool, &self.inputs)?;
+    fn add(&mut self, (base, depth): (BaseSource, usize)) {
+        self.named.push(Arc::new(base));
+        self.depth = self.depth.max(depth + 1);
+    }
+
+    /// Compares the inputs with each other, so that what occurs twice is stored once. All but the last `archives` of them are going
+    /// to be packed in any case.
+    pub fn compare(&mut self, pool: &rayon::ThreadPool, archives: usize) -> Result<()> {
+        let sure = self.paths.len().saturating_sub(archives);
+        self.packed = (0..self.paths.len()).map(|at| at < sure).collect();
+        self.inputs = self.paths.iter().map(|path| FileSource::open(path).map(Arc::new)).collect::<Result<_>>()?;
+        self.duplicates = compress::duplicates(pool, &self.inputs, MAX_DEPTH.saturating_sub(self.depth))?;
         Ok(())
     }
 
     fn number(&self, input: &Path) -> Option<usize> {
-        self.inputs.iter().position(|source| source.path() == input)
+        self.paths.iter().position(|path| path == input)
     }
 
-    /// Bytes of an input that others before it have, or itself.
-    pub fn repeated(&self, input: &Path) -> u64 {
-        let duplicates = self.number(input).and_then(|at| self.duplicates.get(at));
-        duplicates.into_iter().flatten().map(|duplicate| duplicate.len).sum()
+    /// Whether other files that are packed, or the input itself, have half of its `len` bytes once more: then it is packed, too.
+    pub fn pack_repeated(&mut self, input: &Path, len: u64) -> bool {
+        let Some(at) = self.number(input) else { return false };
+        let repeated: u64 = self.found(at).filter(|d| d.home != at).map(|d| d.len).sum();
+        let packed = len > 0 && repeated * 2 >= len;
+        if let Some(slot) = self.packed.get_mut(at) {
+            *slot = packed;
+        }
+        packed
     }
 
-    /// What an input is compressed against.
+    /// What input number `of` has in common with files that are packed.
+    fn found(&self, of: usize) -> impl Iterator<Item = &Duplicate> {
+        let packed = move |d: &&Duplicate| d.home == of || self.packed.get(d.home).copied().unwrap_or(false);
+        self.duplicates.get(of).into_iter().flatten().filter(packed)
+    }
+
+    /// What an input is compressed against. A base that is an input itself is stored whole: nobody else has its bytes when the
+    /// originals are gone.
     pub fn of(&self, input: &Path) -> Result<Against> {
-        let Some(of) = self.number(input) else { return Ok(self.named.clone()) };
-        let none = Vec::new();
-        let duplicates = self.duplicates.get(of).unwrap_or(&none);
-        self.named.with_duplicates(of, duplicates, |home| {
+        let is_own = |base: &&Arc<BaseSource>| same_file(input, base.path());
+        let named = Against::new(self.named.iter().filter(|base| !is_own(base)).cloned().collect());
+        let Some(of) = self.number(input) else { return Ok(named) };
+        let duplicates: Vec<Duplicate> = self.found(of).copied().collect();
+        named.with_duplicates(of, &duplicates, |home| {
             let no = || Error::invalid("no such input; this is a defect in bsfs");
             let source = self.inputs.get(home).ok_or_else(no)?;
             BaseSource::plain(Arc::clone(source)).map(Arc::new)
@@ -99,14 +135,33 @@ fn below(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-fn base(engine: &Arc<Engine>, finder: &Arc<Finder>, path: &Path) -> Result<BaseSource> {
+/// A base, and how many files it needs itself, one for another.
+fn base(engine: &Arc<Engine>, finder: &Arc<Finder>, path: &Path, outputs: &[&Path]) -> Result<(BaseSource, usize)> {
+    let replaced = |path: &Path| outputs.iter().any(|output| same_file(output, path));
+    if replaced(path) {
+        let text = "is named with --base, and would be replaced: what refers to it could not be read";
+        return Err(Error::invalid(format!("{}: {text}", path.display())));
+    }
     let source = FileSource::open(path)?;
     if !is_container(&source)? {
-        return BaseSource::plain(Arc::new(source));
+        return Ok((BaseSource::plain(Arc::new(source))?, 0));
     }
     let opened = opened::open(path)?;
+    let mut depth = 0;
     let digests = match &opened {
-        Opened::Native(_, container) => {
+        Opened::Native(source, container) => {
+            if let Some(references) = finder.references(engine, container, source.identity()) {
+                references.complete(container)?;
+                depth = references.depth();
+                if depth >= MAX_DEPTH {
+                    let text = "needs so many files one for another that what refers to it could not be read; flatten it first";
+                    return Err(Error::invalid(format!("{}: {text}", path.display())));
+                }
+                if let Some(lost) = references.files().into_iter().find(|file| replaced(file)) {
+                    let text = format!("is named with --base and needs {}, which would be replaced", lost.display());
+                    return Err(Error::invalid(format!("{}: {text}", path.display())));
+                }
+            }
             container.tensors().iter().map(|t| ((t.raw_offset, t.raw_len), t.digest)).collect()
         }
         Opened::BigSmall(file) if file.presented.container().is_delta() => {
@@ -116,7 +171,7 @@ fn base(engine: &Arc<Engine>, finder: &Arc<Finder>, path: &Path) -> Result<BaseS
         Opened::BigSmall(_) => Vec::new(),
     };
     let image = opened.image(engine, finder, None);
-    BaseSource::new(Arc::new(ImageSource::anywhere(image, path)), &digests)
+    Ok((BaseSource::new(Arc::new(ImageSource::anywhere(image, path)), &digests)?, depth))
 }
 
 fn is_container(source: &FileSource) -> Result<bool> {

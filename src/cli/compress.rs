@@ -133,13 +133,15 @@ pub fn run(args: &CompressArgs) -> Result<ExitCode> {
     let pool = parallel::pool(args.threads)?;
     let mut tasks = tasks;
     let archives = if args.no_dedup { Vec::new() } else { archives(&tasks) };
-    let inputs: Vec<PathBuf> =
-        tasks.iter().filter_map(Task::compressed).map(Path::to_path_buf).chain(archives).collect();
+    let mut inputs: Vec<PathBuf> = tasks.iter().filter_map(Task::compressed).map(Path::to_path_buf).collect();
+    let sure = inputs.len();
+    inputs.extend(archives);
     let engine = opened::engine(args.threads);
-    let mut bases = Bases::open(&engine, &BaseArg { base: args.base.clone() }, &inputs)?;
+    let outputs: Vec<&Path> = tasks.iter().filter(|task| task.compressed().is_some()).map(Task::output).collect();
+    let mut bases = Bases::open(&engine, &BaseArg { base: args.base.clone() }, &inputs, &outputs)?;
     if !args.no_dedup {
-        bases.compare(&pool, &inputs)?;
-        pack_repeated(&mut tasks, &bases);
+        bases.compare(&pool, inputs.len() - sure)?;
+        pack_repeated(&mut tasks, &mut bases);
     }
     if !args.dry_run {
         check_outputs(&tasks, args.force)?;
@@ -236,12 +238,11 @@ fn archives(tasks: &[Task]) -> Vec<PathBuf> {
 }
 
 /// Packs files that would be copied, if other files of the run have half of them, behind those that have it.
-fn pack_repeated(tasks: &mut [Task], bases: &Bases) {
+fn pack_repeated(tasks: &mut [Task], bases: &mut Bases) {
     let mut packed = Vec::new();
     for task in tasks.iter_mut() {
         if let Task::Copy { input, output, len } = task
-            && *len > 0
-            && bases.repeated(input) * 2 >= *len
+            && bases.pack_repeated(input, *len)
         {
             packed.push(output.clone());
             *task = Task::Compress { input: input.clone(), output: with_bs(output), len: *len };
@@ -266,7 +267,10 @@ fn pack_repeated(tasks: &mut [Task], bases: &Bases) {
 fn measure(pool: &rayon::ThreadPool, input: &Path, output: &Path, options: &Options<'_>, bar: &Bar) -> Result<Report> {
     let source = FileSource::open(input)?;
     source.advise_sequential();
-    compress::measure(pool, &Original { source: &source, name: input, mtime: (0, 0) }, output, options, bar)
+    // The index holds it, and is compressed: another time may take another length.
+    let (seconds, nanoseconds) = source.identity().mtime;
+    let mtime = (seconds, u32::try_from(nanoseconds).unwrap_or(0));
+    compress::measure(pool, &Original { source: &source, name: input, mtime }, output, options, bar)
 }
 
 /// What to do, and which directories it needs.

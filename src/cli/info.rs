@@ -105,7 +105,7 @@ pub fn run(args: &InfoArgs) -> Result<ExitCode> {
             _ => None,
         })
         .collect();
-    let holders = info_bases::holders(natives.iter().map(|(_, container)| &**container));
+    let holders = info_bases::holders(&natives.iter().map(|(_, container)| &**container).collect::<Vec<_>>());
     let mut number = 0;
     for (file, opened) in opened {
         match opened {

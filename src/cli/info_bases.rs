@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use bsfs::compress::ratio;
 use bsfs::format::{BaseId, Container};
@@ -41,14 +41,25 @@ struct FileRow {
 /// Which listed container has which tensor.
 pub type Holders = HashMap<([u8; 32], u64), Vec<usize>>;
 
-/// Which of `containers` has which tensor, by number.
-pub fn holders<'a>(containers: impl Iterator<Item = &'a Container>) -> Holders {
+/// Which of `containers` has which tensor, by number; those that refer to another one for it come last.
+pub fn holders(containers: &[&Container]) -> Holders {
     let mut holders = Holders::new();
-    for (at, container) in containers.enumerate() {
+    for (at, container) in containers.iter().enumerate() {
         for tensor in container.tensors() {
             let of = holders.entry((tensor.digest, tensor.raw_len)).or_default();
             if of.last() != Some(&at) {
                 of.push(at);
+            }
+        }
+    }
+    for (at, container) in containers.iter().enumerate() {
+        for of in &container.bases().refs {
+            if let BaseId::Tensor(digest) = of.id
+                && let Some(holders) = holders.get_mut(&(digest, of.raw_len))
+                && let Some(place) = holders.iter().position(|holder| *holder == at)
+            {
+                holders.remove(place);
+                holders.push(at);
             }
         }
     }
@@ -87,8 +98,11 @@ pub fn bases(
         });
         row.tensors += 1;
         row.bytes += bytes;
-        let mut holders = holders.get(&(digest, of.raw_len)).into_iter().flatten().filter(|at| **at != own);
-        match holders.next().map(|at| path(*at)) {
+        let holders = holders.get(&(digest, of.raw_len)).into_iter().flatten().filter(|at| **at != own);
+        // The one that was meant, if it is there: where readers look first.
+        let paths: Vec<PathBuf> = holders.map(|at| path(*at)).collect();
+        let meant = paths.iter().position(|path| is_meant(path, &of.hint)).unwrap_or(0);
+        match paths.get(meant).cloned() {
             Some(path) if row.found.contains(&path) => {}
             Some(path) => row.found.push(path),
             None => row.elsewhere += 1,
@@ -101,6 +115,13 @@ pub fn bases(
         container.spans().iter().flat_map(|s| container.span_chunks(s)).map(|c| u64::from(c.packed_len)).sum();
     let standalone_bytes = (packed - chunks).saturating_add(bases.standalone_bytes);
     Some(BasesInfo { referring_bytes, itself_bytes, standalone_bytes, files })
+}
+
+/// Whether a container has the name that a hint ends in, packed meanwhile or not.
+fn is_meant(path: &Path, hint: &str) -> bool {
+    let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+    let meant = hint.rsplit('/').next().unwrap_or(hint);
+    name == meant || name.strip_suffix(".bs").is_some_and(|stem| stem == meant)
 }
 
 /// Lines for a person. `listed` says that a whole directory is shown, in which bases may be.

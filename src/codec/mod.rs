@@ -284,4 +284,6 @@ pub fn decode_against(
 }
 
 #[cfg(test)]
+mod against_tests;
+#[cfg(test)]
 mod tests;

@@ -1,7 +1,7 @@
 use super::wire::Grain;
 use super::*;
 
-const KINDS: [Numbers; 13] = [
+pub(super) const KINDS: [Numbers; 13] = [
     Numbers::Unknown,
     Numbers::Integers { log2_width: 0 },
     Numbers::Integers { log2_width: 1 },
@@ -18,7 +18,7 @@ const KINDS: [Numbers; 13] = [
 ];
 const MODES: [Mode; 3] = [Mode::Balanced, Mode::Inference, Mode::Storage];
 
-fn random_bytes(len: usize, seed: u64) -> Vec<u8> {
+pub(super) fn random_bytes(len: usize, seed: u64) -> Vec<u8> {
     let mut x = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     (0..len)
         .map(|_| {
@@ -49,7 +49,7 @@ fn weights(count: usize, seed: u64) -> Vec<f32> {
 }
 
 /// `count` such numbers in the given kind's own bytes.
-fn weights_of(numbers: Numbers, count: usize, seed: u64) -> Vec<u8> {
+pub(super) fn weights_of(numbers: Numbers, count: usize, seed: u64) -> Vec<u8> {
     let floats = weights(count, seed);
     let half = |x: f32| {
         // Truncated, which is all that a test needs.
@@ -72,7 +72,7 @@ fn weights_of(numbers: Numbers, count: usize, seed: u64) -> Vec<u8> {
     }
 }
 
-fn kernels() -> Vec<Scratch> {
+pub(super) fn kernels() -> Vec<Scratch> {
     Kernel::ALL.into_iter().filter_map(Scratch::with_kernel).collect()
 }
 
@@ -354,8 +354,18 @@ fn storage_is_never_larger_than_balanced() {
 #[test]
 fn ids_are_fixed() {
     let ids: Vec<_> = Codec::ALL.iter().map(|c| (c.id(), c.name())).collect();
-    let expected =
-        [(0, "raw"), (1, "constant"), (2, "zstd"), (3, "planes"), (4, "classes"), (5, "exponents"), (6, "grid")];
+    let expected = [
+        (0, "raw"),
+        (1, "constant"),
+        (2, "zstd"),
+        (3, "planes"),
+        (4, "classes"),
+        (5, "exponents"),
+        (6, "grid"),
+        (7, "base"),
+        (8, "delta"),
+        (9, "difference"),
+    ];
     assert_eq!(ids, expected);
-    assert_eq!(Codec::from_id(7), None);
+    assert_eq!(Codec::from_id(10), None);
 }

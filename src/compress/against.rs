@@ -340,12 +340,13 @@ impl Run {
     }
 }
 
-/// Finds tensors that are the same in several files, or several times in one. `files` are safetensors files and archives of stored
-/// numbers (PyTorch's) in the order in which they are compressed: the first that has a tensor keeps it. For each file its duplicates, in order of offset.
+/// Finds tensors that are the same in several files, or several times in one. `files` are safetensors files and archives of
+/// stored numbers (PyTorch's) in the order in which they are compressed: the first that has a tensor keeps it, as long as no more than
+/// `depth` files are needed one for another; another one keeps it then as well. For each file its duplicates, in order of offset.
 ///
 /// # Errors
 /// Those of reading the files. Other files have no duplicates.
-pub fn duplicates(pool: &rayon::ThreadPool, files: &[Arc<FileSource>]) -> Result<Vec<Vec<Duplicate>>> {
+pub fn duplicates(pool: &rayon::ThreadPool, files: &[Arc<FileSource>], depth: usize) -> Result<Vec<Vec<Duplicate>>> {
     struct Seen {
         file: usize,
         offset: u64,
@@ -381,15 +382,25 @@ pub fn duplicates(pool: &rayon::ThreadPool, files: &[Arc<FileSource>]) -> Result
     digests.sort_by_key(|(at, _)| *at);
     let mut homes: HashMap<([u8; 32], u64), &Seen> = HashMap::new();
     let mut found: Vec<Vec<Duplicate>> = files.iter().map(|_| Vec::new()).collect();
+    // Files that each needs, one for another. A home lies before: its number is final.
+    let mut needed = vec![0; files.len()];
     for (at, digest) in digests {
         let Some(tensor) = seen.get(at) else { continue };
-        let home = *homes.entry((digest, tensor.len)).or_insert(tensor);
+        let home = homes.entry((digest, tensor.len)).or_insert(tensor);
+        let need = needed.get(home.file).map_or(0, |needed| needed + 1);
+        if home.file != tensor.file && need > depth {
+            *home = tensor;
+        }
+        let home = *home;
         let itself = (home.file, home.offset) == (tensor.file, tensor.offset);
         // Within a file only what has chunks of its own is referred to.
         let within = home.file == tensor.file && tensor.len < OWN_SPAN;
         if let Some(list) = found.get_mut(tensor.file).filter(|_| !itself && !within) {
             let (raw_offset, len) = (tensor.offset, tensor.len);
             list.push(Duplicate { raw_offset, len, home: home.file, home_offset: home.offset, digest });
+            if let Some(needed) = needed.get_mut(tensor.file).filter(|_| home.file != tensor.file) {
+                *needed = need.max(*needed);
+            }
         }
     }
     Ok(found)

@@ -75,7 +75,13 @@ pub fn chunk(from: &From<'_>, chunk: &Chunk, own: &mut dyn FnMut(u64, &mut [u8])
             Ok(raw)
         }
         Err(damage) => Err(match references.and_then(References::changed).filter(|_| codec.needs_base()) {
-            Some(path) => Error::Changed { path },
+            // Not a change of what is read itself, whose name would then lead to something new.
+            Some(changed) => Error::NoBase {
+                path: source.path().into(),
+                want: String::new(),
+                hint: String::new(),
+                why: format!("{} was one, and has changed since", changed.display()),
+            },
             None => damaged(container, source.path(), chunk, damage),
         }),
     }

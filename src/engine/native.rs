@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use super::buffer::Buffer;
 use super::content::{Content, Part, Place};
 use super::memory::Key;
-use super::references::Later;
+use super::references::{Later, References};
 use super::{Engine, decode};
 use crate::cache::Proof;
 use crate::codec::Codec;
@@ -137,16 +137,25 @@ impl Content for Native {
 
     fn decode(&self, chunk: ChunkId, engine: &Arc<Engine>) -> Result<Buffer> {
         let chunk = self.chunk(chunk)?;
-        let references = self.references.as_ref().filter(|_| chunk.codec().is_some_and(Codec::needs_base));
-        let references = references.and_then(|references| references.get(engine));
-        let from = decode::From {
-            container: &self.container,
-            source: &*self.source,
-            references: references.as_deref(),
-            pool: &engine.pool,
-            counters: &engine.counters,
+        let later = self.references.as_ref().filter(|_| chunk.codec().is_some_and(Codec::needs_base));
+        let decode = |references: Option<&References>| {
+            let from = decode::From {
+                container: &self.container,
+                source: &*self.source,
+                references,
+                pool: &engine.pool,
+                counters: &engine.counters,
+            };
+            decode::chunk(&from, &chunk, &mut |offset, out| self.own(engine, offset, out))
         };
-        decode::chunk(&from, &chunk, &mut |offset, out| self.own(engine, offset, out))
+        let found = later.and_then(|later| later.get(engine));
+        match decode(found.as_deref()) {
+            // Once more with another file, if there is one.
+            Err(Error::NoBase { .. }) if found.as_ref().is_some_and(|found| found.are_doubtful()) => {
+                decode(later.and_then(|later| later.get(engine)).as_deref())
+            }
+            result => result,
+        }
     }
 
     fn expect_streams(&self, streams: bool) {

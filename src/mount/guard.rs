@@ -3,21 +3,28 @@
 //! A panic that reached fuser would end one of its session threads for good; after the last the mount hangs.
 
 use std::any::Any;
+use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use fuser::Errno;
 use log::{Level, error, log};
 
 use super::errno;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// What went wrong since the start.
 #[derive(Debug, Default)]
 pub(super) struct Guard {
     errors: AtomicU64,
     panics: AtomicU64,
+    /// Missing bases that were logged: every read would say so again.
+    said: Mutex<HashSet<String>>,
 }
+
+/// Texts that are known again, at most.
+const MAX_SAID: usize = 1000;
 
 impl Guard {
     /// Answers of requests that are errors of the mount or of its source, panics included.
@@ -51,9 +58,19 @@ impl Guard {
             if level == Level::Error {
                 self.errors.fetch_add(1, Ordering::Relaxed);
             }
-            log!(level, "{op}: {error}");
+            let text = format!("{op}: {error}");
+            let again = matches!(error, Error::NoBase { .. }) && !self.is_new(&text);
+            log!(if again { Level::Debug } else { level }, "{text}");
             errno::of(&error)
         })
+    }
+
+    fn is_new(&self, text: &str) -> bool {
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        if said.len() >= MAX_SAID {
+            said.clear();
+        }
+        said.insert(text.to_owned())
     }
 
     /// Counts a request that ended in a panic on another thread, which has logged it.

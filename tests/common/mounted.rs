@@ -24,6 +24,7 @@ pub fn bsfs<S: AsRef<std::ffi::OsStr>>(bench: &Bench, arguments: impl IntoIterat
 pub fn command(bench: &Bench) -> Command {
     let mut command = Command::new(BSFS);
     command.env("XDG_STATE_HOME", bench.dir.join("state")).env("XDG_CACHE_HOME", bench.dir.join("cache"));
+    command.env("HF_HUB_CACHE", bench.dir.join("hub"));
     command
 }
 

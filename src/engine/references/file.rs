@@ -159,6 +159,12 @@ impl BaseFile {
         Ok(found == *digest)
     }
 
+    /// Whether the digest of a tensor is known without reading it.
+    pub(super) fn knows(&self, tensor: usize) -> bool {
+        let known = |tensor: &Tensor| tensor.digest.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+        self.tensors.get(tensor).is_some_and(known)
+    }
+
     /// Fills `out` with bytes of a tensor from `offset`, all of which are inside it.
     pub(super) fn read(&self, tensor: usize, offset: u64, out: &mut [u8]) -> Result<()> {
         let inside = |t: &&Tensor| offset.checked_add(out.len() as u64).is_some_and(|end| end <= t.len);

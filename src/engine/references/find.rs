@@ -3,10 +3,12 @@
 //! What the container says of where a base was is a stranger's text: its last components are names to look for, in places
 //! that the user named or that the container itself lies in. Whether a file is the right one only the digest says.
 
+use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, Metadata};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use log::{debug, info, warn};
@@ -24,7 +26,10 @@ const MAX_KNOWN: usize = 64;
 /// Files and directories that a search through a tree looks at, at most, and how deep.
 const MAX_VISITED: usize = 100_000;
 const MAX_TREE_DEPTH: usize = 16;
-/// Bytes of a file without digests that are compared before it is taken, the shortest tensors first.
+/// Hints of one container that are followed, and the last components of each: what our writer keeps, and a bound for a stranger's.
+const MAX_HINTS: usize = 1000;
+const MAX_PARTS: usize = 8;
+/// Bytes of a file without digests that are compared before it is taken for a mount, the shortest tensors first.
 const LOOK: u64 = 8 << 20;
 /// Files of a tensor's name and length that are kept for one base whose digest is not known yet.
 const MAX_CANDIDATES: usize = 4;
@@ -75,6 +80,10 @@ struct Known {
     said: HashSet<String>,
 }
 
+/// Files that lack something or (`None`) need too many others, and how many containers were on the way to each: without these,
+/// files that refer to each other many times over would be searched for once for each way.
+type Lacking = RefCell<HashMap<Identity, (usize, Option<Arc<BaseFile>>)>>;
+
 /// The containers on the way from the one that is opened to the one whose bases are looked for, by digest.
 type Way<'a> = &'a [([u8; 32], PathBuf)];
 
@@ -113,7 +122,7 @@ impl Finder {
     pub fn image(self: &Arc<Self>, engine: &Arc<Engine>, container: Arc<Container>, source: Arc<FileSource>) -> Image {
         let later = container.bases().needs_others().then(|| {
             let (finder, container, version) = (Arc::clone(self), Arc::clone(&container), source.identity());
-            Later::new(move |engine| finder.references(engine, &container, version))
+            Later::new(move |engine| finder.resolve(engine, &container, version, (&[], &Lacking::default(), LOOK)))
         });
         engine.image_of(container, source, later)
     }
@@ -126,7 +135,8 @@ impl Finder {
         container: &Container,
         version: Identity,
     ) -> Option<Arc<References>> {
-        self.resolve(engine, container, version, &[])
+        // Who asks reads all of it: a digest that is not right shows now.
+        self.resolve(engine, container, version, (&[], &Lacking::default(), u64::MAX))
     }
 
     fn resolve(
@@ -134,7 +144,7 @@ impl Finder {
         engine: &Arc<Engine>,
         container: &Container,
         version: Identity,
-        way: Way<'_>,
+        (way, lacking, look): (Way<'_>, &Lacking, u64),
     ) -> Option<Arc<References>> {
         let bases = container.bases();
         if !bases.needs_others() {
@@ -145,6 +155,8 @@ impl Finder {
             engine,
             path: container.path(),
             version,
+            lacking,
+            look,
             way: &[way, &[(*container.digest(), container.path().to_path_buf())]].concat(),
             bound: bases
                 .refs
@@ -170,7 +182,8 @@ impl Finder {
             Bound::In(candidates) => candidates.iter().all(|(file, _)| file.is_whole()),
             Bound::Missing(_) => false,
         });
-        let references = References { path: container.path().into(), bound, depth, whole };
+        let references =
+            References { path: container.path().into(), bound, depth, whole, doubtful: AtomicBool::new(false) };
         for file in references.files() {
             let text = format!("{}: refers to {}", container.path().display(), file.display());
             if self.known().said.insert(text.clone()) {
@@ -227,6 +240,9 @@ struct Search<'a> {
     engine: &'a Arc<Engine>,
     path: &'a Path,
     version: Identity,
+    lacking: &'a Lacking,
+    /// Bytes of a file without digests that are compared before it is taken.
+    look: u64,
     way: Way<'a>,
     bound: Vec<Bound>,
     /// Versions that were looked at.
@@ -243,6 +259,7 @@ impl Search<'_> {
         let hints: HashSet<&str> = refs.iter().map(|of| &*of.hint).collect();
         let mut hints: Vec<&str> = hints.into_iter().collect();
         hints.sort_unstable();
+        hints.truncate(MAX_HINTS);
         let beside = self.path.parent().map(Path::to_path_buf);
         let places = &self.finder.places;
         for named in &places.named {
@@ -296,7 +313,7 @@ impl Search<'_> {
     /// Files at the end of `hint` below a directory.
     fn below(&mut self, dir: &Path, hint: &str, container: &Container) {
         let parts: Vec<&str> = hint.split('/').filter(|part| usable(part)).collect();
-        for from in (0..parts.len()).rev() {
+        for from in (parts.len().saturating_sub(MAX_PARTS)..parts.len()).rev() {
             let Some((last, dirs)) = parts.get(from..).and_then(<[_]>::split_last) else { continue };
             let dir = dirs.iter().fold(dir.to_path_buf(), |dir, part| dir.join(part));
             for name in names(last) {
@@ -383,25 +400,27 @@ impl Search<'_> {
     }
 
     fn bind(&mut self, file: &Arc<BaseFile>, wants: &[Want<'_>]) -> Result<()> {
+        let mut found: Vec<_> =
+            wants.iter().filter_map(|want| Some((want, file.find(&want.digest, want.len, want.name)?))).collect();
         if !file.tells_digests() {
-            // Not all is read now, which may take long; what is not read is checked before it is used.
-            let mut likely: Vec<_> =
-                wants.iter().filter_map(|w| Some((w, file.find(&w.digest, w.len, w.name)?))).collect();
-            likely.sort_by_key(|(want, _)| want.len);
-            let mut budget = LOOK;
-            for (want, tensor) in likely {
-                if !file.has(tensor, &want.digest)? {
-                    let text = format!("{} has another tensor '{}'", file.path().display(), want.name);
-                    return Err(self.refuse(text));
+            // Not all is read now, which may take long; what is not read is checked before it is used. Once a tensor is another
+            // one, the file may be another one, or have only some of what is wanted: then all is read.
+            found.sort_by_key(|(want, _)| want.len);
+            let (mut budget, mut another, mut right) = (self.look, false, Vec::new());
+            for (want, tensor) in found {
+                if budget > 0 || another || file.knows(tensor) {
+                    budget = budget.saturating_sub(want.len);
+                    if !file.has(tensor, &want.digest)? {
+                        another = true;
+                        self.note(format!("{} has another tensor '{}'", file.path().display(), want.name));
+                        continue;
+                    }
                 }
-                budget = budget.saturating_sub(want.len);
-                if budget == 0 {
-                    break;
-                }
+                right.push((want, tensor));
             }
+            found = right;
         }
-        for want in wants {
-            let Some(tensor) = file.find(&want.digest, want.len, want.name) else { continue };
+        for (want, tensor) in found {
             let Some(bound) = self.bound.get_mut(want.at) else { continue };
             self.depth = self.depth.max(file.depth() + 1);
             match bound {
@@ -424,6 +443,11 @@ impl Search<'_> {
             }
             return Ok(Some(file));
         }
+        // It was looked at with as many files to spare.
+        let lacking = self.lacking.borrow().get(&version).filter(|(way, _)| *way <= self.way.len()).cloned();
+        if let Some((_, file)) = lacking {
+            return file.map(Some).ok_or_else(|| self.too_deep(path));
+        }
         let source = FileSource::open(path)?;
         // Another file may have taken its place since it was looked at.
         if source.identity() != version {
@@ -437,7 +461,11 @@ impl Search<'_> {
                 if !has_any(&container, wants) {
                     return Ok(None);
                 }
-                self.native(container, source)?
+                let made = self.native(container, source);
+                if made.is_err() {
+                    self.lacking.borrow_mut().insert(version, (self.way.len(), None));
+                }
+                made?
             }
             Sniff::BigSmall => {
                 let container = Arc::new(bigsmall::Container::open(&source)?);
@@ -452,6 +480,7 @@ impl Search<'_> {
         let file = Arc::new(file);
         // What lacks something may lack nothing when it is reached another way.
         if !file.is_whole() {
+            self.lacking.borrow_mut().insert(version, (self.way.len(), Some(Arc::clone(&file))));
             return Ok(Some(file));
         }
         let mut known = self.finder.known();
@@ -469,7 +498,8 @@ impl Search<'_> {
             let text = format!("{} refers back to {}", container.path().display(), back.display());
             return Err(self.refuse(text));
         }
-        let references = self.finder.resolve(self.engine, &container, source.identity(), self.way);
+        let references =
+            self.finder.resolve(self.engine, &container, source.identity(), (self.way, self.lacking, u64::MAX));
         let depth = references.as_ref().map_or(0, |references| references.depth());
         let whole = references.as_ref().is_none_or(|references| references.whole);
         if depth + self.way.len() > MAX_DEPTH {
@@ -491,12 +521,17 @@ impl Search<'_> {
         self.refuse(text)
     }
 
-    /// Notes why a file that has what is wanted is not taken.
+    /// Why a file that has what is wanted is not taken.
     fn refuse(&mut self, text: String) -> Error {
-        if self.why.is_empty() {
-            self.why.clone_from(&text);
-        }
+        self.note(text.clone());
         Error::invalid(text)
+    }
+
+    /// Keeps the first reason.
+    fn note(&mut self, text: String) {
+        if self.why.is_empty() {
+            self.why = text;
+        }
     }
 }
 

@@ -11,6 +11,7 @@ pub use file::BaseFile;
 pub use find::{Finder, Places};
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -34,6 +35,8 @@ pub struct References {
     depth: usize,
     /// Whether all that is needed was found, here and for the files that it is in.
     whole: bool,
+    /// A file that was taken has another tensor, which showed when it was read: another file may have the right one.
+    doubtful: AtomicBool,
 }
 
 /// Looks for what a container refers to.
@@ -55,6 +58,7 @@ impl Later {
     pub(super) fn get(&self, engine: &Arc<Engine>) -> Option<Arc<References>> {
         let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((at, references)) = &*found
+            && !references.doubtful.swap(false, Ordering::Relaxed)
             && (references.whole || at.elapsed() < LOOK_AGAIN)
         {
             return Some(Arc::clone(references));
@@ -98,6 +102,11 @@ impl References {
         files
     }
 
+    /// Whether a file turned out to be another one since.
+    pub(super) fn are_doubtful(&self) -> bool {
+        self.doubtful.load(Ordering::Relaxed)
+    }
+
     /// The first base that is not there.
     ///
     /// # Errors
@@ -126,6 +135,7 @@ impl References {
                 return file.read(*tensor, offset, out);
             }
         }
+        self.doubtful.store(true, Ordering::Relaxed);
         let names: Vec<_> = candidates.iter().map(|(file, _)| file.path().display().to_string()).collect();
         let why = format!("{} has another tensor of this name", names.join(", "));
         Err(no_base(&self.path, container, base, why))

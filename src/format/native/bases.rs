@@ -158,29 +158,42 @@ fn parse_refs(mut c: Cursor<'_>) -> Result<(u64, Vec<BaseRef>), Broken> {
         let hint = c.column::<4>(n)?.map(u32::from_le_bytes);
         let names = texts(&mut c, n)?;
         let hints = c.u32()? as usize;
-        let hints = texts(&mut c, hints)?;
+        // Hints that nobody names would cost several times the memory that they take in the index.
+        let hints = if hints > n { None } else { Some(texts(&mut c, hints)?) };
         Some((kind.zip(raw_len).zip(digest.zip(hint)), names, hints))
     };
     let (columns, names, hints) = read().ok_or_else(short)?;
+    let hints = hints.ok_or_else(|| Broken("there are more hints than bases".into()))?;
+    if let Some(long) = names.iter().chain(&hints).find(|text| text.len() > MAX_TEXT) {
+        return Err(Broken(format!("a text of {} bytes, more than {MAX_TEXT}", long.len())));
+    }
     let text = |bytes| std::str::from_utf8(bytes).map_err(|_| Broken("a text is not UTF-8".into()));
-    // Shared, as many bases may have the same.
-    let hints: Vec<Arc<str>> = hints.into_iter().map(|hint| text(hint).map(Arc::from)).collect::<Result<_, _>>()?;
-    let refs = columns.zip(names).enumerate().map(|(i, (((kind, raw_len), (digest, hint)), name))| {
+    // Room for all at once, whose number is checked: a list that grows would take twice as much meanwhile.
+    let mut shared: Vec<Arc<str>> = Vec::with_capacity(hints.len());
+    for hint in hints {
+        shared.push(Arc::from(text(hint)?));
+    }
+    let mut refs = Vec::with_capacity(n);
+    for (i, (((kind, raw_len), (digest, hint)), name)) in columns.zip(names).enumerate() {
         let id = match kind {
             0 => BaseId::Itself,
             1 => BaseId::Tensor(digest),
             other => BaseId::Unknown(other),
         };
-        let hint = hints.get(hint as usize).ok_or_else(|| Broken(format!("base {i} has an unknown hint")))?;
-        Ok::<_, Broken>(BaseRef { id, raw_len, name: text(name)?.to_owned(), hint: Arc::clone(hint) })
-    });
-    Ok((standalone, refs.collect::<Result<_, _>>()?))
+        let hint = shared.get(hint as usize).ok_or_else(|| Broken(format!("base {i} has an unknown hint")))?;
+        refs.push(BaseRef { id, raw_len, name: text(name)?.to_owned(), hint: Arc::clone(hint) });
+    }
+    Ok((standalone, refs))
 }
 
 /// `n` texts: their lengths, then their bytes.
 fn texts<'a>(c: &mut Cursor<'a>, n: usize) -> Option<Vec<&'a [u8]>> {
     let lens = c.column::<4>(n)?.map(|len| u32::from_le_bytes(len) as usize);
-    lens.map(|len| c.bytes(len)).collect()
+    let mut texts = Vec::with_capacity(n);
+    for len in lens {
+        texts.push(c.bytes(len)?);
+    }
+    Some(texts)
 }
 
 fn parse_ranges(mut c: Cursor<'_>, refs: &[BaseRef], file_len: u64) -> Result<Vec<BaseRange>, Broken> {

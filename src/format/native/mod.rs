@@ -28,4 +28,6 @@ pub const MAX_LITERALS: u64 = 1 << 20;
 pub const MAX_RAW_LEN: u64 = i64::MAX as u64;
 
 #[cfg(test)]
+mod bases_tests;
+#[cfg(test)]
 mod tests;

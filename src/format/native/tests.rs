@@ -8,7 +8,7 @@ use crate::source::MemorySource;
 use crate::tensor::ElemType;
 
 /// A literal of 5 bytes, a BF16 span of three chunks of at most 8, a zero-size tensor, and a tail of 3 bytes.
-fn sample() -> (Vec<u8>, Vec<u8>) {
+pub(super) fn sample() -> (Vec<u8>, Vec<u8>) {
     let raw: Vec<u8> = (0..5 + 20 + 3).collect();
     let mut w = Writer::new(Cursor::new(Vec::new())).unwrap();
     for (a, b) in [(5, 13), (13, 21), (21, 25), (25, 28)] {
@@ -42,12 +42,12 @@ fn sample() -> (Vec<u8>, Vec<u8>) {
     (raw, bytes)
 }
 
-fn open(bytes: &[u8]) -> crate::Result<Container> {
+pub(super) fn open(bytes: &[u8]) -> crate::Result<Container> {
     Container::open(&MemorySource::new("sample.bs", bytes.to_vec()))
 }
 
 /// The container with its index replaced by what `edit` makes of it, and all checksums right.
-fn with_index(bytes: &[u8], edit: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+pub(super) fn with_index(bytes: &[u8], edit: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     let head: [u8; HEADER_LEN] = bytes[..HEADER_LEN].try_into().unwrap();
     let mut header = Header::parse(&head, bytes.len() as u64, "x".as_ref()).unwrap();
     let at = header.index_offset as usize;

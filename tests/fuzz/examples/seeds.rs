@@ -8,11 +8,16 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use bsfs::codec::bigsmall::Coding;
-use bsfs::codec::{Codec, Mode, Numbers, Scratch, encode};
+use bsfs::codec::{Codec, Mode, Numbers, Scratch, encode, encode_against};
 use bsfs::compress::{Options, compress};
 use bsfs::format::bigsmall::{Container, Content};
+use bsfs::format::checksum::checksum;
+use bsfs::format::native::{
+    BaseId, BaseRange, BaseRef, Bases, FileInfo, Finish, Kind, SpanSpec, TensorSpec, Writer,
+};
 use bsfs::source::MemorySource;
-use bsfs_fuzz::{KINDS, MODES, take_apart};
+use bsfs::tensor::ElemType;
+use bsfs_fuzz::{KINDS, MODES, base, take_apart};
 
 /// Longer inputs make every execution slow.
 const LONGEST: usize = 8000;
@@ -101,6 +106,85 @@ fn decoders() {
     }
 }
 
+/// Chunks that are near the base which the fuzzer decodes against, and pairs for the round trip.
+fn against() {
+    let scratch = &mut Scratch::default();
+    for (kind, numbers) in KINDS.into_iter().enumerate() {
+        let mut random = random(kind as u64 + 5);
+        for (shape, len) in [("near", 1500), ("seldom", 2501), ("shifted", 403), ("long", 7000)] {
+            let base = base(len);
+            let raw: Vec<u8> = base
+                .iter()
+                .enumerate()
+                .map(|(i, &y)| match shape {
+                    "near" | "long" if i % 2 == 0 => y.wrapping_add((random() % 7) as u8).wrapping_sub(3),
+                    "seldom" if random() % 200 == 0 => y ^ 0x55,
+                    "shifted" => y.wrapping_add(1),
+                    _ => y,
+                })
+                .collect();
+            let mut packed = Vec::new();
+            let Some(codec) = encode_against(numbers, (&raw, &base), usize::MAX, &mut packed, scratch) else { continue };
+            let bytes = [&((len - 1) as u16).to_le_bytes(), &packed[..]].concat();
+            let at = dir(codec.name());
+            let known = fs::read_dir(&at).unwrap().any(|other| fs::read(other.unwrap().path()).unwrap() == bytes);
+            if bytes.len() <= LONGEST && !known {
+                fs::write(at.join(format!("{kind}-{shape}")), &bytes).unwrap();
+            }
+            if shape != "long" {
+                let pair = [&[kind as u8], &raw[..], &base[..]].concat();
+                fs::write(dir("against").join(format!("{kind}-{shape}")), &pair).unwrap();
+            }
+        }
+    }
+}
+
+/// A container that refers to a tensor of another file, and to itself.
+fn bases() -> Vec<u8> {
+    let raw = weights(Numbers::Bf16 { row: 0 }, 600);
+    let (first, second) = raw.split_at(400);
+    let mut writer = Writer::new(std::io::Cursor::new(Vec::new())).unwrap();
+    for (codec, bytes, packed) in
+        [(Codec::Raw, first, first), (Codec::Base, first, &[0]), (Codec::Difference, second, &[4, 1, 0, 0]), (Codec::Raw, second, second)]
+    {
+        writer.chunk(packed, codec, checksum(bytes)).unwrap();
+    }
+    let span = |raw_len, chunk_len| SpanSpec { raw_len, elem: ElemType::BF16, row_elems: 0, chunk_len };
+    let (a, b) = (first.len() as u64, second.len() as u64);
+    let tensor = |name: &str, raw_offset, raw_len| TensorSpec {
+        name: name.into(),
+        dtype: "BF16".into(),
+        shape: vec![raw_len / 2],
+        raw_offset,
+        raw_len,
+        digest: [1; 32],
+    };
+    let bases = Bases {
+        refs: vec![
+            BaseRef { id: BaseId::Itself, raw_len: 2 * (a + b), name: String::new(), hint: "".into() },
+            BaseRef { id: BaseId::Tensor([2; 32]), raw_len: b + 10, name: "t".into(), hint: "org/m.safetensors".into() },
+        ],
+        ranges: vec![
+            BaseRange { raw_offset: a, len: a, base: 0, offset: 0 },
+            BaseRange { raw_offset: 2 * a, len: b, base: 1, offset: 10 },
+        ],
+        standalone_bytes: 2 * (a + b),
+    };
+    let file = FileInfo {
+        kind: Kind::SAFETENSORS,
+        mode: 0,
+        chunk_len: 400,
+        mtime: (0, 0),
+        sha256: [0; 32],
+        name: b"m".to_vec(),
+        writer: "seed".into(),
+    };
+    let spans = [span(2 * a, a as u32), span(2 * b, b as u32)];
+    let tensors = [tensor("a", 0, a), tensor("b", a, a), tensor("c", 2 * a, 2 * b)];
+    let finish = Finish { file: &file, spans: &spans, literals: &[], tensors: &tensors, bases: &bases };
+    writer.finish(&finish).unwrap().0.into_inner()
+}
+
 fn round_trips() {
     for (kind, numbers) in KINDS.into_iter().enumerate() {
         // One mode each; the fuzzer finds the others.
@@ -130,6 +214,9 @@ fn containers() {
     }
     header.pop();
     header += "}";
+    let referring = bases();
+    fs::write(dir("container").join("bases-file"), [&[0], &referring[..]].concat()).unwrap();
+    fs::write(dir("container").join("bases-parts"), [&[1], &take_apart(&referring).unwrap()[..]].concat()).unwrap();
     let safetensors = [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &data].concat();
     let work = tempfile::tempdir().unwrap();
     let (input, output) = (work.path().join("m"), work.path().join("m.bs"));
@@ -184,6 +271,7 @@ fn bigsmall() {
 fn main() {
     let _ = fs::remove_dir_all(Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds"));
     decoders();
+    against();
     round_trips();
     containers();
     bigsmall();

@@ -47,17 +47,45 @@ fn kernels() -> Vec<Scratch> {
 }
 
 /// One decode; `fill` is what lies behind the packed bytes and in the output before.
-fn unpack(codec: Codec, packed: &[u8], raw_len: usize, fill: u8, scratch: &mut Scratch) -> Result<Box<[u8]>, Damage> {
+fn unpack(
+    codec: Codec,
+    packed: &[u8],
+    (raw_len, base): (usize, &[u8]),
+    fill: u8,
+    scratch: &mut Scratch,
+) -> Result<Box<[u8]>, Damage> {
     let padded = [packed, &[fill; PAD]].concat().into_boxed_slice();
     let mut out = vec![fill; raw_len].into_boxed_slice();
     let packed = Packed::new(&padded, packed.len()).expect("padding was added");
-    codec::decode(codec, packed, &mut out, scratch).map(|()| out)
+    codec::decode_against(codec, packed, base, &mut out, scratch).map(|()| out)
 }
 
 /// Raw length less one (u16), then packed bytes: every kernel must give the same bytes or the same error.
 pub fn decode(codec: Codec, data: &[u8]) {
+    decode_with(codec, data, |_| Box::default());
+}
+
+/// The same for a codec that needs a base: [`base`].
+pub fn decode_against(codec: Codec, data: &[u8]) {
+    decode_with(codec, data, base);
+}
+
+/// Something like weights of two bytes, and as good for other widths: what fuzzed chunks are decoded against.
+pub fn base(len: usize) -> Box<[u8]> {
+    let mut state = 1_u64;
+    let byte = |i: usize| {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        let noise = (state >> 56) as u8;
+        if i % 2 == 1 { 0x3a + (state >> 40 & 3) as u8 | noise & 0x80 } else { noise }
+    };
+    (0..len).map(byte).collect()
+}
+
+fn decode_with(codec: Codec, data: &[u8], base: impl Fn(usize) -> Box<[u8]>) {
     let Some((len, packed)) = data.split_first_chunk() else { return };
     let raw_len = usize::from(u16::from_le_bytes(*len)) + 1;
+    let base = base(raw_len);
+    let raw_len = (raw_len, &*base);
     KERNELS.with_borrow_mut(|kernels| {
         let mut first = None;
         for scratch in kernels {
@@ -92,12 +120,38 @@ pub fn round_trip(data: &[u8]) {
             let mut packed = Vec::new();
             let codec = codec::encode(numbers, mode, raw, &mut packed, scratch);
             assert!(packed.len() <= raw.len(), "{} bytes became {}", raw.len(), packed.len());
-            let back = unpack(codec, &packed, raw.len(), 0xa5, scratch);
+            let back = unpack(codec, &packed, (raw.len(), &[]), 0xa5, scratch);
             assert!(back.as_deref() == Ok(raw), "{kernel:?}: {codec:?} does not come back");
             let first = first.get_or_insert_with(|| (codec, packed.clone()));
             assert!((codec, packed) == *first, "{kernel:?} packs otherwise, as {codec:?}");
         }
     });
+}
+
+/// Kind of numbers (u8), then the raw bytes, then as many of a base: as [`round_trip`], and never as many bytes as the limit.
+pub fn against(data: &[u8]) {
+    let Some((&choice, rest)) = data.split_first() else { return };
+    let numbers = KINDS[usize::from(choice) % KINDS.len()];
+    let (raw, base) = rest.split_at(rest.len() / 2);
+    let base = base.get(..raw.len()).expect("the longer half").to_vec().into_boxed_slice();
+    for limit in [usize::MAX, raw.len(), usize::from(choice) * 4] {
+        KERNELS.with_borrow_mut(|kernels| {
+            let mut first = None;
+            for scratch in kernels {
+                let kernel = scratch.kernel();
+                let mut packed = Vec::new();
+                let found = codec::encode_against(numbers, (raw, &base), limit, &mut packed, scratch);
+                if let Some(codec) = found {
+                    assert!(packed.len() < limit, "{codec:?}: {} bytes, limit {limit}", packed.len());
+                    let back = unpack(codec, &packed, (raw.len(), &base), 0xa5, scratch);
+                    assert!(back.as_deref() == Ok(raw), "{kernel:?}: {codec:?} does not come back");
+                }
+                let made = found.map(|codec| (codec, packed));
+                let first = first.get_or_insert_with(|| made.clone());
+                assert!(made == *first, "{kernel:?} packs otherwise");
+            }
+        });
+    }
 }
 
 /// Opens a container and reads what it shows. Behind a byte 0 lies a file as it is. Behind another byte lies what
@@ -133,6 +187,15 @@ pub fn container(data: &[u8]) {
     assert!(covered == container.raw_len() || pieces == 1000, "{covered} of {} bytes", container.raw_len());
     for tensor in container.tensors().iter().take(1000) {
         let _ = container.tensor_at(tensor.raw_offset);
+    }
+    let bases = container.bases();
+    let whole: u64 = bases.within(0, container.raw_len()).map(|range| range.len).sum();
+    let half = container.raw_len() / 2;
+    let parts = bases.within(0, half).chain(bases.within(half, container.raw_len()));
+    assert_eq!(parts.map(|range| range.len).sum::<u64>(), whole);
+    for range in bases.ranges.iter().take(1000) {
+        assert!(range.raw_end() <= container.raw_len());
+        assert!(range.offset + range.len <= bases.refs[range.base as usize].raw_len);
     }
     let image = Engine::new(EngineConfig { memory: MOST_READ, ..EngineConfig::default() })
         .image(Arc::clone(&container), source);
