@@ -45,7 +45,14 @@ type Resolve = dyn Fn(&Arc<Engine>) -> Option<Arc<References>> + Send + Sync;
 /// References that are looked for when they are needed, and again a while later if something was missing.
 pub(super) struct Later {
     resolve: Box<Resolve>,
-    found: Mutex<Option<(Instant, Arc<References>)>>,
+    found: Mutex<Option<Found>>,
+}
+
+struct Found {
+    at: Instant,
+    references: Arc<References>,
+    /// They are there because those before were doubtful.
+    again: bool,
 }
 
 impl Later {
@@ -57,14 +64,18 @@ impl Later {
     /// nothing.
     pub(super) fn get(&self, engine: &Arc<Engine>) -> Option<Arc<References>> {
         let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((at, references)) = &*found
-            && !references.doubtful.swap(false, Ordering::Relaxed)
-            && (references.whole || at.elapsed() < LOOK_AGAIN)
-        {
-            return Some(Arc::clone(references));
+        let mut again = false;
+        if let Some(found) = &*found {
+            // What is doubtful is looked for at once, but not at once again.
+            let doubtful = found.references.are_doubtful();
+            again = doubtful && !found.again;
+            let settled = found.references.whole && !doubtful;
+            if !again && (settled || found.at.elapsed() < LOOK_AGAIN) {
+                return Some(Arc::clone(&found.references));
+            }
         }
         let references = (self.resolve)(engine)?;
-        *found = Some((Instant::now(), Arc::clone(&references)));
+        *found = Some(Found { at: Instant::now(), references: Arc::clone(&references), again });
         Some(references)
     }
 }
