@@ -304,7 +304,7 @@ fn a_base_is_neither_what_is_compressed_nor_what_is_replaced() {
     let said = fails(&bench, &["compress", text(&tuned), "-n", "--base", text(&bench.dir.join("none"))], 2);
     assert!(said.contains("none: no such file or directory, named with --base"), "{said}");
     let said = fails(&bench, &["compress", text(&tuned), "-n", "--base", text(&put(&dir.join("x.txt"), b"text"))], 2);
-    assert!(said.contains("not a safetensors file, and so no base"), "{said}");
+    assert!(said.contains("neither a safetensors file nor an archive of stored numbers, and so no base"), "{said}");
 }
 
 #[test]
