@@ -69,7 +69,10 @@ fn what_a_pytorch_file_repeats_is_stored_once() {
     let mount = Mount::new(&bench, &[]);
     for entry in fs::read_dir(&dir).unwrap() {
         let name = entry.unwrap().file_name();
-        assert!(fs::read(mount.path(name.to_str().unwrap())).unwrap() == fs::read(dir.join(&name)).unwrap(), "{name:?}");
+        assert!(
+            fs::read(mount.path(name.to_str().unwrap())).unwrap() == fs::read(dir.join(&name)).unwrap(),
+            "{name:?}"
+        );
     }
     drop(mount);
     run(&bench, &["verify", text(&out), "--source", text(&dir)]);

@@ -19,9 +19,9 @@ pub struct Bases {
     named: Vec<Arc<BaseSource>>,
     /// Files that are needed one for another by what refers to one of them.
     depth: usize,
+    /// The inputs.
     paths: Vec<PathBuf>,
-    /// The inputs that were compared with each other, and what they have in common, by number.
-    inputs: Vec<Arc<FileSource>>,
+    /// What the inputs have in common, by number.
     duplicates: Vec<Vec<Duplicate>>,
     /// Which inputs become containers: only those can be found when they are needed.
     packed: Vec<bool>,
@@ -31,14 +31,8 @@ impl Bases {
     /// Opens what the user named: files, and directories with all that lies below. `inputs` are compressed to `outputs`.
     pub fn open(engine: &Arc<Engine>, arg: &BaseArg, inputs: &[PathBuf], outputs: &[&Path]) -> Result<Self> {
         let finder = arg.finder(Path::new(""))?;
-        let mut bases = Self {
-            named: Vec::new(),
-            depth: 0,
-            paths: inputs.to_vec(),
-            inputs: Vec::new(),
-            duplicates: Vec::new(),
-            packed: Vec::new(),
-        };
+        let mut bases =
+            Self { named: Vec::new(), depth: 0, paths: inputs.to_vec(), duplicates: Vec::new(), packed: Vec::new() };
         let open = |path: &Path| base(engine, &finder, path, outputs);
         for path in &arg.base {
             if !path.is_dir() {
@@ -74,8 +68,7 @@ impl Bases {
     pub fn compare(&mut self, pool: &rayon::ThreadPool, archives: usize) -> Result<()> {
         let sure = self.paths.len().saturating_sub(archives);
         self.packed = (0..self.paths.len()).map(|at| at < sure).collect();
-        self.inputs = self.paths.iter().map(|path| FileSource::open(path).map(Arc::new)).collect::<Result<_>>()?;
-        self.duplicates = compress::duplicates(pool, &self.inputs, MAX_DEPTH.saturating_sub(self.depth))?;
+        self.duplicates = compress::duplicates(pool, &self.paths, MAX_DEPTH.saturating_sub(self.depth))?;
         Ok(())
     }
 
@@ -109,8 +102,8 @@ impl Bases {
         let duplicates: Vec<Duplicate> = self.found(of).copied().collect();
         named.with_duplicates(of, &duplicates, |home| {
             let no = || Error::invalid("no such input; this is a defect in bsfs");
-            let source = self.inputs.get(home).ok_or_else(no)?;
-            BaseSource::plain(Arc::clone(source)).map(Arc::new)
+            let path = self.paths.get(home).ok_or_else(no)?;
+            BaseSource::plain(Arc::new(FileSource::open(path)?)).map(Arc::new)
         })
     }
 }

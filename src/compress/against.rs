@@ -1,7 +1,7 @@
 //! What a file is compressed against: tensors of other files, and of the file itself where it repeats itself.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rayon::prelude::*;
@@ -10,7 +10,7 @@ use super::plan::{OWN_SPAN, Plan};
 use super::{matching, plan};
 use crate::error::{Error, Result};
 use crate::format::{BaseId, BaseRange, BaseRef, Bases};
-use crate::source::{FileSource, ReadAt};
+use crate::source::{FileSource, Identity, ReadAt};
 use crate::tensor::TensorInfo;
 
 /// Shorter tensors are not referred to: the reference would cost as much.
@@ -90,6 +90,17 @@ impl BaseSource {
         Ok(digest)
     }
 
+    /// Takes the digest of a tensor from who has read it.
+    fn told(&self, tensor: usize, duplicate: &Duplicate) -> Result<()> {
+        if self.source.identity() != Some(duplicate.version) {
+            return Err(Error::Changed { path: self.path().into() });
+        }
+        if let Some(slot) = self.digests.lock().unwrap_or_else(PoisonError::into_inner).get_mut(tensor) {
+            *slot = Some(duplicate.digest);
+        }
+        Ok(())
+    }
+
     fn check(&self) -> Result<()> {
         match &self.plain {
             Some(plain) if !plain.unchanged()? => Err(Error::Changed { path: self.path().into() }),
@@ -140,6 +151,8 @@ pub struct Duplicate {
     pub home_offset: u64,
     /// BLAKE3 of it.
     pub digest: [u8; 32],
+    /// The version of that file which was read.
+    pub version: Identity,
 }
 
 /// What a file is compressed against.
@@ -191,6 +204,7 @@ impl Against {
             let Some(source) = against.files.get(file) else { continue };
             let is_it = |t: &TensorInfo| (t.offset, t.len) == (duplicate.home_offset, duplicate.len);
             let Some(tensor) = source.tensors.iter().position(is_it) else { continue };
+            source.told(tensor, duplicate)?;
             against.same.insert(duplicate.raw_offset, Home::In { file, tensor });
         }
         Ok(against)
@@ -346,20 +360,24 @@ impl Run {
 ///
 /// # Errors
 /// Those of reading the files. Other files have no duplicates.
-pub fn duplicates(pool: &rayon::ThreadPool, files: &[Arc<FileSource>], depth: usize) -> Result<Vec<Vec<Duplicate>>> {
+pub fn duplicates(pool: &rayon::ThreadPool, files: &[PathBuf], depth: usize) -> Result<Vec<Vec<Duplicate>>> {
     struct Seen {
         file: usize,
+        version: Identity,
         offset: u64,
         len: u64,
         look: u64,
     }
     let looks = |file: usize| -> Result<Vec<Seen>> {
-        let Some(source) = files.get(file) else { return Ok(Vec::new()) };
-        let tensors = plan::tensors(&**source)?;
+        let Some(path) = files.get(file) else { return Ok(Vec::new()) };
+        // Opened for each look: there may be more files than a process may have open.
+        let source = FileSource::open(path)?;
+        let version = source.identity();
+        let tensors = plan::tensors(&source)?;
         let seen = tensors
             .iter()
             .filter(|t| t.len >= LEAST)
-            .map(|t| Ok(Seen { file, offset: t.offset, len: t.len, look: look(&**source, t.offset, t.len)? }));
+            .map(|t| Ok(Seen { file, version, offset: t.offset, len: t.len, look: look(&source, t.offset, t.len)? }));
         seen.collect()
     };
     let seen = pool.install(|| (0..files.len()).into_par_iter().map(looks).collect::<Result<Vec<_>>>())?;
@@ -373,8 +391,12 @@ pub fn duplicates(pool: &rayon::ThreadPool, files: &[Arc<FileSource>], depth: us
     let digests = pool.install(|| {
         let digest = |&at: &usize| -> Result<Option<(usize, [u8; 32])>> {
             let Some(tensor) = seen.get(at) else { return Ok(None) };
-            let Some(source) = files.get(tensor.file) else { return Ok(None) };
-            Ok(Some((at, digest_of(&**source, tensor.offset, tensor.len)?)))
+            let Some(path) = files.get(tensor.file) else { return Ok(None) };
+            let source = FileSource::open(path)?;
+            if source.identity() != tensor.version {
+                return Err(Error::Changed { path: path.clone() });
+            }
+            Ok(Some((at, digest_of(&source, tensor.offset, tensor.len)?)))
         };
         doubtful.par_iter().map(digest).collect::<Result<Vec<_>>>()
     })?;
@@ -397,7 +419,8 @@ pub fn duplicates(pool: &rayon::ThreadPool, files: &[Arc<FileSource>], depth: us
         let within = home.file == tensor.file && tensor.len < OWN_SPAN;
         if let Some(list) = found.get_mut(tensor.file).filter(|_| !itself && !within) {
             let (raw_offset, len) = (tensor.offset, tensor.len);
-            list.push(Duplicate { raw_offset, len, home: home.file, home_offset: home.offset, digest });
+            let version = home.version;
+            list.push(Duplicate { raw_offset, len, home: home.file, home_offset: home.offset, digest, version });
             if let Some(needed) = needed.get_mut(tensor.file).filter(|_| home.file != tensor.file) {
                 *needed = need.max(*needed);
             }
