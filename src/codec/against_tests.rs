@@ -285,8 +285,11 @@ fn a_difference_is_what_the_format_says_and_leads_back() {
     }
 }
 
-/// Small chunks of every codec with a base, in every form: (codec, packed, base, raw).
-fn samples() -> Vec<(Codec, Vec<u8>, Vec<u8>, Vec<u8>)> {
+/// A chunk: codec, packed bytes, those of the base, raw ones.
+type Sample = (Codec, Vec<u8>, Vec<u8>, Vec<u8>);
+
+/// Small chunks of every codec with a base, in every form.
+fn samples() -> Vec<Sample> {
     let kernel = Chosen::best();
     let mut cases = vec![(Codec::Base, vec![0], random_bytes(300, 1), random_bytes(300, 1))];
     // As large as the base's exponent is odd or even, so that there are groups.
@@ -383,11 +386,11 @@ fn every_rule_of_a_delta_is_kept() {
     let scratch = &mut Scratch::default();
     let samples = samples();
     let of = |codec, at: usize| samples.iter().filter(|(c, ..)| *c == codec).nth(at).unwrap().clone();
-    let mut refused = |(codec, packed, base, raw): &(Codec, Vec<u8>, Vec<u8>, Vec<u8>), text: &str| {
+    let mut refused = |(codec, packed, base, raw): &Sample, text: &str| {
         let damage = unpack_with((*codec, packed), base, raw.len(), 0, scratch).unwrap_err();
         assert!(damage.rule.contains(text), "{text}: {}", damage.rule);
     };
-    let edited = |case: &(Codec, Vec<u8>, Vec<u8>, Vec<u8>), edit: &dyn Fn(&mut Vec<u8>)| {
+    let edited = |case: &Sample, edit: &dyn Fn(&mut Vec<u8>)| {
         let mut case = case.clone();
         edit(&mut case.1);
         case
