@@ -37,21 +37,21 @@ fn all_pairs() -> Vec<Pair> {
         seed += 1;
         model(seed, dtype)
     };
-    for (dtype, few, merge) in [("BF16", 0.4, 0.7), ("F16", 0.4, 0.7), ("F32", 0.3, 0.9)] {
+    for (dtype, few, merge) in [("BF16", 0.17, 0.5), ("F16", 0.14, 0.62), ("F32", 0.08, 0.84)] {
         let base = next(dtype);
         all.push(pair(&format!("moved-{dtype}"), &[&base], &[&moved(&base, 5)], few));
         let base = next(dtype);
         all.push(pair(&format!("merged-{dtype}"), &[&base], &[&merged(&base, 6)], merge));
     }
     let base = next("BF16");
-    all.push(pair("more-rows", &[&base], &[&moved(&with_rows(&base, 540, 77), 7)], 0.45));
+    all.push(pair("more-rows", &[&base], &[&moved(&with_rows(&base, 540, 77), 7)], 0.21));
     let base = next("F16");
-    all.push(pair("fewer-rows", &[&base], &[&moved(&with_rows(&base, 333, 78), 8)], 0.42));
+    all.push(pair("fewer-rows", &[&base], &[&moved(&with_rows(&base, 333, 78), 8)], 0.15));
     let base = next("BF16");
-    all.push(pair("renamed", &[&base], &[&renamed(&moved(&base, 9))], 0.5));
+    all.push(pair("renamed", &[&base], &[&renamed(&moved(&base, 9))], 0.17));
     let base = next("BF16");
     let tuned = moved(&base, 10);
-    all.push(pair("two-to-three", &[&base[..3], &base[3..]], &[&tuned[..1], &tuned[1..4], &tuned[4..]], 0.5));
+    all.push(pair("two-to-three", &[&base[..3], &base[3..]], &[&tuned[..1], &tuned[1..4], &tuned[4..]], 0.17));
     let base = next("F32");
     let tuned = moved(&base, 11);
     let other_order: Model = [&tuned[3..], &tuned[..3]].concat();
@@ -59,7 +59,7 @@ fn all_pairs() -> Vec<Pair> {
         "three-to-two",
         &[&base[..1], &base[1..4], &base[4..]],
         &[&other_order[..2], &other_order[2..]],
-        0.5,
+        0.08,
     ));
     let base = next("BF16");
     all.push(pair("unrelated", &[&base], &[&next("BF16")], 1.0));
