@@ -21,6 +21,9 @@ pub struct Bases {
     depth: usize,
     /// The inputs.
     paths: Vec<PathBuf>,
+    /// What the inputs become, and whether that all lies in one tree, which is searched for what is needed.
+    outputs: Vec<PathBuf>,
+    one_tree: bool,
     /// What the inputs have in common, by number.
     duplicates: Vec<Vec<Duplicate>>,
     /// Which inputs become containers: only those can be found when they are needed.
@@ -28,12 +31,27 @@ pub struct Bases {
 }
 
 impl Bases {
-    /// Opens what the user named: files, and directories with all that lies below. `inputs` are compressed to `outputs`.
-    pub fn open(engine: &Arc<Engine>, arg: &BaseArg, inputs: &[PathBuf], outputs: &[&Path]) -> Result<Self> {
+    /// Opens what the user named: files, and directories with all that lies below. `inputs` are compressed to `outputs`, which lie
+    /// in `one_tree` or each beside its input.
+    pub fn open(
+        engine: &Arc<Engine>,
+        arg: &BaseArg,
+        inputs: &[PathBuf],
+        outputs: Vec<PathBuf>,
+        one_tree: bool,
+    ) -> Result<Self> {
         let finder = arg.finder(Path::new(""))?;
-        let mut bases =
-            Self { named: Vec::new(), depth: 0, paths: inputs.to_vec(), duplicates: Vec::new(), packed: Vec::new() };
-        let open = |path: &Path| base(engine, &finder, path, outputs);
+        let mut bases = Self {
+            named: Vec::new(),
+            depth: 0,
+            paths: inputs.to_vec(),
+            outputs,
+            one_tree,
+            duplicates: Vec::new(),
+            packed: Vec::new(),
+        };
+        let outputs = bases.outputs.clone();
+        let open = |path: &Path| base(engine, &finder, path, &outputs);
         for path in &arg.base {
             if !path.is_dir() {
                 bases.add(open(path)?);
@@ -87,10 +105,20 @@ impl Bases {
         packed
     }
 
-    /// What input number `of` has in common with files that are packed.
+    /// Says that an input did not become a container: nobody may need it.
+    pub fn failed(&mut self, input: &Path) {
+        if let Some(packed) = self.number(input).and_then(|at| self.packed.get_mut(at)) {
+            *packed = false;
+        }
+    }
+
+    /// What input number `of` has in common with files that are packed, and found from where it goes.
     fn found(&self, of: usize) -> impl Iterator<Item = &Duplicate> {
-        let packed = move |d: &&Duplicate| d.home == of || self.packed.get(d.home).copied().unwrap_or(false);
-        self.duplicates.get(of).into_iter().flatten().filter(packed)
+        let dir = move |at: usize| self.outputs.get(at).and_then(|output| output.parent());
+        let near = move |home: usize| self.one_tree || dir(home) == dir(of);
+        let packed = move |home: usize| self.packed.get(home).copied().unwrap_or(false);
+        let duplicates = self.duplicates.get(of).into_iter().flatten();
+        duplicates.filter(move |d| d.home == of || packed(d.home) && near(d.home))
     }
 
     /// What an input is compressed against. A base that is an input itself is stored whole: nobody else has its bytes when the
@@ -129,7 +157,7 @@ fn below(dir: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// A base, and how many files it needs itself, one for another.
-fn base(engine: &Arc<Engine>, finder: &Arc<Finder>, path: &Path, outputs: &[&Path]) -> Result<(BaseSource, usize)> {
+fn base(engine: &Arc<Engine>, finder: &Arc<Finder>, path: &Path, outputs: &[PathBuf]) -> Result<(BaseSource, usize)> {
     let replaced = |path: &Path| outputs.iter().any(|output| same_file(output, path));
     if replaced(path) {
         let text = "is named with --base, and would be replaced: what refers to it could not be read";

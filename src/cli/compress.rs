@@ -107,6 +107,14 @@ impl Task {
         }
     }
 
+    /// Whether it is made of this file.
+    fn reads(&self, path: &Path) -> bool {
+        match self {
+            Self::Compress { input, .. } | Self::Copy { input, .. } => input == path,
+            Self::Link { .. } => false,
+        }
+    }
+
     /// What is compressed.
     fn compressed(&self) -> Option<&Path> {
         match self {
@@ -129,16 +137,22 @@ pub fn run(args: &CompressArgs) -> Result<ExitCode> {
     let stop = out::stop_flag();
     let (mode, chunk_len) = (args.optimise.mode(), args.optimise.chunk_len()?);
     let mut directories = Vec::new();
-    let tasks = plan(args, &mut directories)?;
+    let mut tasks = plan(args, &mut directories)?;
     let pool = parallel::pool(args.threads)?;
-    let mut tasks = tasks;
     let archives = if args.no_dedup { Vec::new() } else { archives(&tasks) };
     let mut inputs: Vec<PathBuf> = tasks.iter().filter_map(Task::compressed).map(Path::to_path_buf).collect();
     let sure = inputs.len();
     inputs.extend(archives);
     let engine = opened::engine(args.threads);
-    let outputs: Vec<&Path> = tasks.iter().filter(|task| task.compressed().is_some()).map(Task::output).collect();
-    let mut bases = Bases::open(&engine, &BaseArg { base: args.base.clone() }, &inputs, &outputs)?;
+    let output_of =
+        |input: &PathBuf| tasks.iter().find(|task| task.reads(input)).map(|task| task.output().to_path_buf());
+    let outputs: Vec<PathBuf> = inputs.iter().filter_map(output_of).collect();
+    let base = BaseArg { base: args.base.clone() };
+    let mut bases = Bases::open(&engine, &base, &inputs, outputs, args.output.is_some())?;
+    if !args.dry_run {
+        // Before the inputs are compared, which may take a while.
+        check_outputs(&tasks, args.force)?;
+    }
     if !args.no_dedup {
         bases.compare(&pool, inputs.len() - sure)?;
         pack_repeated(&mut tasks, &mut bases);
@@ -207,6 +221,9 @@ pub fn run(args: &CompressArgs) -> Result<ExitCode> {
                 }
                 bar.say(&error.to_string());
                 failed = Some(Exit::of(&error));
+                if let Some(input) = task.compressed() {
+                    bases.failed(input);
+                }
             }
         }
     }

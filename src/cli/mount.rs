@@ -32,8 +32,8 @@ pub struct MountArgs {
     /// Serve in this process, log to standard error, end with Ctrl-C
     #[arg(short, long)]
     pub foreground: bool,
-    /// File that bigsmall deltas refer to (safetensors or .bs), or directory in which it is [default: a file of that name beside
-    /// the delta]. May be given several times
+    /// Where what fine-tunes and deltas refer to is looked for, beside SOURCE itself and the cache of the Hugging Face Hub: a file
+    /// (safetensors or .bs), or a directory. May be given several times
     #[arg(long, value_name = "PATH")]
     pub base: Vec<PathBuf>,
     /// Let other users read too (for users other than root it must be allowed in /etc/fuse.conf)

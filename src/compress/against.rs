@@ -359,7 +359,7 @@ impl Run {
 /// `depth` files are needed one for another; another one keeps it then as well. For each file its duplicates, in order of offset.
 ///
 /// # Errors
-/// Those of reading the files. Other files have no duplicates.
+/// Those of reading the files that could be opened. Other files have no duplicates.
 pub fn duplicates(pool: &rayon::ThreadPool, files: &[PathBuf], depth: usize) -> Result<Vec<Vec<Duplicate>>> {
     struct Seen {
         file: usize,
@@ -370,8 +370,9 @@ pub fn duplicates(pool: &rayon::ThreadPool, files: &[PathBuf], depth: usize) -> 
     }
     let looks = |file: usize| -> Result<Vec<Seen>> {
         let Some(path) = files.get(file) else { return Ok(Vec::new()) };
-        // Opened for each look: there may be more files than a process may have open.
-        let source = FileSource::open(path)?;
+        // Opened for each look: there may be more files than a process may have open. One that cannot be read has nothing in common
+        // with others; who compresses it will say why.
+        let Ok(source) = FileSource::open(path) else { return Ok(Vec::new()) };
         let version = source.identity();
         let tensors = plan::tensors(&source)?;
         let seen = tensors
