@@ -4,6 +4,8 @@
 
 mod file;
 mod memory;
+#[cfg(feature = "remote")]
+pub mod remote;
 
 pub use file::{FileSource, Identity};
 pub use memory::MemorySource;
