@@ -48,6 +48,7 @@ pub fn chunk(
         Ok(()) => Ok(()),
         Err(first) => {
             log::warn!("{}: chunk at {}: {first}; reading it again", source.path().display(), chunk.raw_offset);
+            source.doubt(chunk.packed_offset, chunk.packed_len.into());
             attempt()?
         }
     };
