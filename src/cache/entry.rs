@@ -122,6 +122,14 @@ impl Entry {
         let _ = rustix::fs::fadvise(&self.data, 0, None, advice);
     }
 
+    /// Says that a chunk, as it was read, turned out to be wrong by another check than ours: it is forgotten.
+    pub fn doubt(&self, chunk: u32) {
+        if chunk < self.chunks() && self.present.get(chunk) {
+            count(&self.shared.counts.damaged_chunks);
+            self.forget(chunk);
+        }
+    }
+
     /// Gives a chunk to be written, which happens later, or not: when it is there, when the queue is full, when the disk is.
     /// Never waits. `bytes` must be right, and are held until they are written.
     pub fn offer(self: &Arc<Self>, chunk: u32, bytes: impl Deref<Target = [u8]> + Send + 'static) {

@@ -10,7 +10,7 @@ use fuser::Errno;
 use log::{Level, error, log};
 
 use super::errno;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// What went wrong since the start.
 #[derive(Debug, Default)]
@@ -48,7 +48,7 @@ impl Guard {
     pub(super) fn answer<T>(&self, op: &str, result: Result<T>) -> Result<T, Errno> {
         result.map_err(|error| {
             let level = errno::level(&error);
-            if level == Level::Error {
+            if level == Level::Error || matches!(error, Error::Remote { .. }) {
                 self.errors.fetch_add(1, Ordering::Relaxed);
             }
             log!(level, "{op}: {error}");
@@ -74,7 +74,6 @@ fn text(payload: &(dyn Any + Send)) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Error;
 
     #[test]
     fn a_panic_is_eio_and_counted() {

@@ -12,7 +12,7 @@ mod tree;
 pub use ahead::Streams;
 pub use file::{FileSource, Identity};
 pub use memory::MemorySource;
-pub use tree::{LocalTree, Stat, Timestamp, Tree};
+pub use tree::{LocalTree, Stat, Timestamp, Traffic, Tree};
 
 use std::path::Path;
 

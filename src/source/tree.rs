@@ -7,6 +7,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::{FileSource, Identity, ReadAt};
 use crate::error::{Error, Result};
 
@@ -47,6 +49,27 @@ impl Stat {
     }
 }
 
+/// What was asked of servers so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Traffic {
+    /// Requests for bytes, those for a second time included.
+    pub requests: u64,
+    /// Bytes that came.
+    pub bytes: u64,
+    /// Requests made again after a failure.
+    pub retries: u64,
+    /// Second requests for bytes that were late.
+    pub hedges: u64,
+    /// Answers that asked to slow down.
+    pub throttled: u64,
+    /// Reads that failed.
+    pub failures: u64,
+    /// Requests ahead of readers that may run at once, now.
+    pub window: u64,
+    /// The last requests failed for all their patience.
+    pub down: bool,
+}
+
 /// A tree of directories and files that is only read. Called from many threads at once.
 pub trait Tree: Debug + Send + Sync {
     /// What `path` leads to.
@@ -69,6 +92,11 @@ pub trait Tree: Debug + Send + Sync {
 
     /// Whether paths are those of the system, so that links and the mount point may be met on the way.
     fn is_local(&self) -> bool;
+
+    /// What was asked of servers for it; `None` without any.
+    fn traffic(&self) -> Option<Traffic> {
+        None
+    }
 }
 
 /// The files of this machine.
