@@ -137,7 +137,8 @@ impl Backoff {
         let Failure::Again { after, .. } = &failure else { return Err(failure) };
         let asked = after.map(Duration::from_secs);
         if asked.is_some() {
-            shared.pace.throttle(asked);
+            // Nobody waits longer than patience lasts, and others may be luckier by then.
+            shared.pace.throttle(asked.filter(|asked| *asked < self.patience));
         }
         let step = Duration::from_millis(100u64.saturating_mul(1 << self.attempt.min(6))).min(Duration::from_secs(5));
         self.attempt = self.attempt.saturating_add(1);
@@ -171,6 +172,10 @@ pub(super) async fn fetch(
     let mut backoff = Backoff::new(shared.config.patience);
     while at < range.end {
         let before = at;
+        let wait = shared.pace.wait();
+        if !wait.is_zero() {
+            tokio::time::sleep(wait).await;
+        }
         let failure = match ask(shared, fetch, at..range.end, urgent).await {
             Ok(answer) => match wrong(&answer, &(at..range.end), len) {
                 Some(failure) => failure,

@@ -464,7 +464,8 @@ impl ReadAt for RemoteFile {
         let span = |at: u64| u32::try_from(at / BLOCK).unwrap_or(u32::MAX);
         inner.demand(span(offset)..span(end - 1) + 1);
         let most = inner.shared.config.memory / AHEAD.1 * AHEAD.0;
-        let plan = inner.lock().streams.note(offset..end, None, most, 0);
+        // The first bytes are looked at to see what a file is, which begins nothing.
+        let plan = if end > BLOCK { inner.lock().streams.note(offset..end, None, most, 0) } else { None };
         if let Some(plan) = plan {
             inner.plan(plan);
         }
