@@ -13,9 +13,7 @@ use std::time::{Duration, Instant};
 use bsfs::Error;
 use bsfs::cache::{Config, Store};
 use bsfs::engine::{Engine, EngineConfig};
-use bsfs::source::remote::{
-    Failure, Location, RemoteConfig, RemoteTree, Resolve, Secret, Site, SiteEntry,
-};
+use bsfs::source::remote::{Failure, Location, RemoteConfig, RemoteTree, Resolve, Secret, Site, SiteEntry};
 use bsfs::source::{ReadAt, Tree};
 use bsfs::vfs::{Inode, Vfs, VfsConfig};
 use common::{Bench, noise, pack, safetensors};
@@ -24,11 +22,7 @@ use server::{Fault, Server};
 const MIB: usize = 1 << 20;
 
 fn config() -> RemoteConfig {
-    RemoteConfig {
-        patience: Duration::from_secs(8),
-        silence: Duration::from_millis(1500),
-        ..RemoteConfig::default()
-    }
+    RemoteConfig { patience: Duration::from_secs(8), silence: Duration::from_millis(1500), ..RemoteConfig::default() }
 }
 
 fn cached(bench: &Bench) -> RemoteConfig {
@@ -205,7 +199,9 @@ fn what_goes_wrong_on_the_way_is_asked_for_again_and_nothing_is_mixed_up() {
         assert!(read_all(&*f, 300_000).unwrap() == bytes, "{fault:?}");
         let traffic = tree.traffic().unwrap();
         assert!(traffic.retries + traffic.hedges > 0, "{fault:?}: {traffic:?}");
-        assert!(server.take_seen().iter().all(|seen| !seen.path.ends_with('f') || seen.headers.contains_key("if-match") || seen.range() == Some((0, 65535))));
+        assert!(server.take_seen().iter().all(|seen| !seen.path.ends_with('f')
+            || seen.headers.contains_key("if-match")
+            || seen.range() == Some((0, 65535))));
         if matches!(fault, Fault::Status(429, _)) {
             assert!(traffic.throttled > 0 && traffic.window < 8);
         }

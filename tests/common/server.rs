@@ -166,7 +166,8 @@ fn answer(stream: &mut TcpStream, mut seen: Seen, state: &Mutex<State>) -> Optio
         state.seen.push(seen.clone());
         (fault, state.files.get(&path).cloned(), index)
     };
-    let mut status = |text: &str| stream.write_all(format!("HTTP/1.1 {text}\r\nContent-Length: 0\r\n\r\n").as_bytes()).ok();
+    let mut status =
+        |text: &str| stream.write_all(format!("HTTP/1.1 {text}\r\nContent-Length: 0\r\n\r\n").as_bytes()).ok();
     match &fault {
         Some(Fault::Late(time)) => std::thread::sleep(*time),
         Some(Fault::Status(code, after)) => {
@@ -196,14 +197,15 @@ fn answer(stream: &mut TcpStream, mut seen: Seen, state: &Mutex<State>) -> Optio
     let mut body = bytes[first as usize..end as usize].to_vec();
     let lie = if let Some(Fault::Lie(by)) = fault { by } else { 0 };
     let mut head = match range {
-        Some(_) => format!(
-            "HTTP/1.1 206 Partial Content\r\nContent-Range: bytes {}-{}/{len}\r\n",
-            first + lie,
-            end - 1 + lie
-        ),
+        Some(_) => {
+            format!("HTTP/1.1 206 Partial Content\r\nContent-Range: bytes {}-{}/{len}\r\n", first + lie, end - 1 + lie)
+        }
         None => "HTTP/1.1 200 OK\r\n".to_owned(),
     };
-    head += &format!("ETag: {etag}\r\nLast-Modified: Sun, 06 Nov 1994 08:49:37 GMT\r\nContent-Length: {}\r\n\r\n", body.len());
+    head += &format!(
+        "ETag: {etag}\r\nLast-Modified: Sun, 06 Nov 1994 08:49:37 GMT\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
     if fault == Some(Fault::Flip) {
         body.iter_mut().for_each(|byte| *byte ^= 0x55);
     }

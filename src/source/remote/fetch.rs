@@ -179,10 +179,13 @@ pub(super) async fn fetch(
         let failure = match ask(shared, fetch, at..range.end, urgent).await {
             Ok(answer) => match wrong(&answer, &(at..range.end), len) {
                 Some(failure) => failure,
-                None => match receive(shared, answer, urgent, &mut at, &mut take).await {
-                    Ok(()) => continue,
-                    Err(failure) => failure,
-                },
+                None => {
+                    shared.pace.works(&shared.label);
+                    match receive(shared, answer, urgent, &mut at, &mut take).await {
+                        Ok(()) => continue,
+                        Err(failure) => failure,
+                    }
+                }
             },
             Err(failure) => failure,
         };
@@ -191,7 +194,6 @@ pub(super) async fn fetch(
         }
         tokio::time::sleep(backoff.next(shared, failure)?).await;
     }
-    shared.pace.works(&shared.label);
     Ok(())
 }
 

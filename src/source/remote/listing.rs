@@ -90,6 +90,14 @@ impl Kept {
         Self(cache.join(DIRECTORY))
     }
 
+    /// Removes all of them.
+    pub(super) fn clear(&self) -> std::io::Result<()> {
+        match fs::remove_dir_all(&self.0) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
+            _ => Ok(()),
+        }
+    }
+
     fn path(&self, of: &str) -> PathBuf {
         let digest = blake3::hash(of.as_bytes());
         self.0.join(format!("{}.json", digest.to_hex()))

@@ -61,6 +61,14 @@ impl Default for RemoteConfig {
     }
 }
 
+/// Removes the listings that are kept beside the cache in `cache`, the directory that users name.
+///
+/// # Errors
+/// [`Error::Io`] when they cannot be removed.
+pub fn forget_listings(cache: &Path) -> crate::Result<()> {
+    listing::Kept::beside(cache).clear().map_err(Error::io("remove the listings in", cache))
+}
+
 /// What all files of a place share.
 #[derive(Debug)]
 struct Shared {
