@@ -12,7 +12,7 @@ use std::fs;
 use std::path::Path;
 
 use common::{Bench, noise, pack, safetensors};
-use mounted::{Mount, bsfs, is_mounted, stderr};
+use mounted::{Mount, bsfs, command, is_mounted, status_of, stderr};
 use server::{Fault, Server};
 
 fn serve(bench: &Bench, server: &Server) -> (Vec<u8>, Vec<u8>) {
@@ -127,4 +127,76 @@ fn download_fetches_all_before_the_mount_is_there() {
     server.go();
     assert!(fs::read(mount.path("model.safetensors")).unwrap() == model);
     assert!(fs::read(mount.path("plain.bin")).unwrap() == plain);
+}
+
+/// A Hub whose files are at another host, to which it redirects with signed URLs.
+#[cfg(feature = "hub")]
+fn hub(hub: &Server, storage: &Server) {
+    const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+    let files = ["model.safetensors.bs", "plain.bin", "config.json", "sub/x.txt"];
+    let entries: Vec<String> = files
+        .iter()
+        .map(|file| {
+            let size = storage.bytes(&format!("/m/{file}")).unwrap().len();
+            format!(
+                r#"{{"type":"file","path":"{file}","size":9,"oid":"o","lfs":{{"oid":"sha-{size}","size":{size}}}}}"#
+            )
+        })
+        .collect();
+    hub.put("/api/models/org/name/revision/main", format!(r#"{{"sha":"{COMMIT}"}}"#).as_bytes());
+    hub.put(&format!("/api/models/org/name/tree/{COMMIT}"), format!("[{}]", entries.join(",")).as_bytes());
+    let sizes: Vec<_> = files.iter().map(|f| storage.bytes(&format!("/m/{f}")).unwrap().len()).collect();
+    let to = storage.url("/m/").replace("127.0.0.1", "localhost");
+    hub.plan(move |seen, number| {
+        if seen.headers.get("authorization").is_none_or(|token| token != "Bearer verysecret") {
+            return Some(Fault::Status(401, None));
+        }
+        let file = seen.path.strip_prefix(&format!("/org/name/resolve/{COMMIT}/"))?;
+        let size = sizes[files.iter().position(|f| *f == file)?];
+        let headers = [
+            ("X-Repo-Commit", COMMIT.to_owned()),
+            ("X-Linked-Etag", format!("\"sha-{size}\"")),
+            ("X-Linked-Size", size.to_string()),
+            ("Location", format!("{to}{file}?Signature=s{number}")),
+        ];
+        Some(Fault::Answer(302, headers.map(|(name, value)| (name.to_owned(), value)).to_vec()))
+    });
+}
+
+#[cfg(feature = "hub")]
+#[test]
+fn a_repository_of_the_hub_is_read_as_it_is_needed_and_its_token_stays_with_the_hub() {
+    let (bench, endpoint, storage) = (Bench::new(), Server::new(), Server::new());
+    let (model, plain) = serve(&bench, &storage);
+    storage.put("/m/sub/x.txt", b"x");
+    hub(&endpoint, &storage);
+    // The first signed URL expires after some requests.
+    storage.plan(|seen, number| (number > 2 && seen.path.ends_with("=s0")).then_some(Fault::Status(403, None)));
+    let mount = |token: &str| {
+        let mut command = command(&bench);
+        command.env("HF_ENDPOINT", endpoint.url("")).env("HF_TOKEN", token).env("HF_HOME", bench.dir.join("none"));
+        command.args(["mount", "hf://org/name", "--patience", "3"]).arg(bench.mount_point()).output().unwrap()
+    };
+    let refused = stderr(&mount("wrong"));
+    assert!(refused.contains("credentials") && !refused.contains("wrong;"), "{refused}");
+    for online in [true, false] {
+        let output = mount("verysecret");
+        assert!(output.status.success(), "{}", stderr(&output));
+        let status = status_of(&bench.mount_point()).unwrap();
+        let mount = Mount { point: bench.mount_point(), pid: status.pid };
+        assert_eq!(status.source, "hf://org/name@main");
+        assert!(fs::read(mount.path("model.safetensors")).unwrap() == model);
+        assert!(fs::read(mount.path("plain.bin")).unwrap() == plain);
+        assert_eq!(fs::read(mount.path("sub/x.txt")).unwrap(), b"x");
+        assert!(bsfs(&bench, ["unmount".as_ref(), bench.mount_point().as_os_str()]).status.success());
+        if online {
+            let resolved =
+                endpoint.take_seen().iter().filter(|seen| seen.path.ends_with("/model.safetensors.bs")).count();
+            assert!((1..=3).contains(&resolved), "resolved {resolved} times");
+            let seen = storage.take_seen();
+            assert!(!seen.is_empty() && seen.iter().all(|seen| !seen.headers.contains_key("authorization")));
+            endpoint.go();
+            storage.go();
+        }
+    }
 }

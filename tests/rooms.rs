@@ -17,7 +17,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("compress", &["error", "parallel", "sink", "source", "tensor", "codec", "format"]),
     ("engine", &["error", "parallel", "source", "cache", "tensor", "codec", "format"]),
     ("vfs", &["error", "source", "format", "engine"]),
-    ("mount", &["error", "source", "cache", "engine", "vfs"]),
+    ("mount", &["error", "source", "cache", "engine", "vfs", "hub"]),
     ("hub", &["error", "source"]),
 ];
 

@@ -19,8 +19,8 @@ const DOWNLOAD: Duration = Duration::from_secs(7 * 86_400);
 /// Show compressed files as the plain files that they came from
 ///
 /// SOURCE is a directory or one .bs file, or a remote place: s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX, or the
-/// https:// address of a directory with an index page, or of a file. Of a remote place what is read is fetched as it is read, and
-/// kept in the disk cache; credentials are those of the environment (AWS_..., GOOGLE_..., AZURE_...). MOUNTPOINT is an existing directory outside of SOURCE. Under it,
+/// https:// address of a directory with an index page, or of a file, or hf://ORG/NAME[@REVISION] of the Hub. Of a remote place what is read is fetched as it is read, and
+/// kept in the disk cache; credentials are those of the environment (AWS_..., GOOGLE_..., AZURE_..., HF_TOKEN). MOUNTPOINT is an existing directory outside of SOURCE. Under it,
 /// model.safetensors.bs is seen as model.safetensors, every other file as it is, all of it read-only.
 ///
 /// Files of the Python package bigsmall (.bs, .bsr) are seen as safetensors files too, and a model in several of them

@@ -61,9 +61,28 @@ impl Place {
             patience: options.patience,
             ..RemoteConfig::default()
         };
+        #[cfg(feature = "hub")]
+        if text.starts_with("hf://") {
+            return Self::hub(text, config);
+        }
         let (tree, source) = RemoteTree::open(text, config)?;
+        Ok(Self::of(tree, source))
+    }
+
+    /// A repository of the Hub, at one commit.
+    #[cfg(feature = "hub")]
+    fn hub(text: &str, config: crate::source::remote::RemoteConfig) -> Result<Self> {
+        use crate::hub::{lazy, lazy_client};
+        let named = lazy::Named::parse(text)?;
+        let hub = lazy_client::Hub::new(named.clone()).map_err(|failure| Error::invalid(failure.to_string()))?;
+        let (tree, source) = lazy::open(&named, Arc::new(hub), config)?;
+        Ok(Self::of(tree, source))
+    }
+
+    #[cfg(feature = "remote")]
+    fn of(tree: Arc<crate::source::remote::RemoteTree>, source: PathBuf) -> Self {
         let label = tree.label().to_path_buf();
-        Ok(Self { tree: Arc::clone(&tree) as Arc<dyn Tree>, source, label, remote: Some(tree) })
+        Self { tree: Arc::clone(&tree) as Arc<dyn Tree>, source, label, remote: Some(tree) }
     }
 
     /// What there is without the feature.

@@ -30,6 +30,8 @@ pub enum Fault {
     Flip,
     /// The whole file, whatever was asked for.
     NoRanges,
+    /// This status with these headers, and no body.
+    Answer(u16, Vec<(String, String)>),
     /// A redirect to this URL.
     Redirect(String),
 }
@@ -98,6 +100,10 @@ impl Server {
     pub fn put(&self, path: &str, bytes: &[u8]) {
         let etag = format!("\"{}\"", &blake3_hex(bytes)[..16]);
         self.state.lock().unwrap().files.insert(path.to_owned(), (Arc::new(bytes.to_vec()), etag));
+    }
+
+    pub fn bytes(&self, path: &str) -> Option<Arc<Vec<u8>>> {
+        Some(self.state.lock().unwrap().files.get(path)?.0.clone())
     }
 
     pub fn plan(&self, plan: impl Fn(&Seen, usize) -> Option<Fault> + Send + 'static) {
@@ -173,6 +179,10 @@ fn answer(stream: &mut TcpStream, mut seen: Seen, state: &Mutex<State>) -> Optio
         Some(Fault::Status(code, after)) => {
             let after = after.map(|s| format!("\r\nRetry-After: {s}")).unwrap_or_default();
             return status(&format!("{code} Fault{after}"));
+        }
+        Some(Fault::Answer(code, headers)) => {
+            let headers: String = headers.iter().map(|(name, value)| format!("\r\n{name}: {value}")).collect();
+            return status(&format!("{code} Answer{headers}"));
         }
         Some(Fault::Redirect(to)) => return status(&format!("302 Found\r\nLocation: {to}")),
         _ => {}

@@ -41,7 +41,9 @@ impl Address {
             "gs" => Some("gs"),
             "az" | "azure" | "abfs" | "abfss" => Some("az"),
             "http" | "https" => None,
-            _ => return Err(format!("{scheme}:// is not known; known are s3, gs, az, https and http")),
+            _ => {
+                return Err(format!("{scheme}:// is not known; known are s3, gs, az, https, http and (of the Hub) hf"));
+            }
         };
         let url = Url::parse(text).map_err(|e| format!("{scheme}://…: {e}"))?;
         let host = url.host_str().filter(|host| !host.is_empty()).ok_or("there is no host or bucket in the address")?;
