@@ -163,7 +163,9 @@ s3() {
     target "s3: same bytes" "$same" = 1
     unmount_bsfs "$work/mnt"
     # Replaced behind a mount: the old bytes or an error, never the new ones under the old name.
-    mount_remote s3://bucket/models/x --cache off
+    MOUNT_CACHE=(--cache off)
+    mount_remote s3://bucket/models/x
+    MOUNT_CACHE=(--cache auto)
     run "$python" -c '
 import boto3, os
 boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"]).put_object(Bucket="bucket", Key="models/x/config.json", Body=b"{}")'

@@ -39,6 +39,8 @@ use crate::error::Error;
 /// Unit of what is asked for, kept and counted, bytes.
 const BLOCK: u64 = 64 << 10;
 
+/// A file that was read so lately shares the memory.
+const READING: Duration = Duration::from_secs(3);
 /// How long a request ahead of readers waits for the disk, for each piece of its body.
 const FOLLOW: Duration = Duration::from_millis(500);
 
@@ -78,6 +80,7 @@ struct Shared {
     runtime: runtime::Runtime,
     client: reqwest::Client,
     pace: pace::Pace,
+    began: Instant,
     held: AtomicU64,
     files: Mutex<Vec<Weak<file::Inner>>>,
 }
@@ -115,6 +118,18 @@ impl Shared {
         let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         files.retain(|file| file.strong_count() > 0);
         files.push(Arc::downgrade(file));
+    }
+
+    /// Notes that a file is read, and tells how many are, at least one.
+    fn reading(&self, file: &file::Inner) -> u64 {
+        let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        file.last_read.store(now.max(1), Ordering::Relaxed);
+        let files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        let lately = |file: &Arc<file::Inner>| {
+            let at = file.last_read.load(Ordering::Relaxed);
+            at > 0 && now.saturating_sub(at) < READING.as_millis() as u64
+        };
+        (files.iter().filter_map(Weak::upgrade).filter(lately).count() as u64).max(1)
     }
 
     fn open(&self) -> Vec<Arc<file::Inner>> {

@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -157,7 +157,7 @@ impl RemoteTree {
         let client = http::client().map_err(|why| error(label, Failure::Refused(why)))?;
         let (runtime, pace) = (Runtime::new(label)?, Pace::new());
         let (held, files, label) = (AtomicU64::new(0), Mutex::default(), label.to_path_buf());
-        Ok(Arc::new(Shared { label, config, runtime, client, pace, held, files }))
+        Ok(Arc::new(Shared { label, config, runtime, client, pace, began: Instant::now(), held, files }))
     }
 
     fn new(shared: Arc<Shared>, origin: Origin, root: PathBuf) -> Self {
