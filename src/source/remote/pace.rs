@@ -146,7 +146,7 @@ impl Pace {
         let now = Instant::now();
         let mut state = self.lock();
         // Once for all answers to what was asked for at once.
-        if !state.calm_until.is_some_and(|until| now + CALM < until + Duration::from_secs(1)) {
+        if state.calm_until.is_none_or(|until| now + CALM >= until + Duration::from_secs(1)) {
             state.window = (state.window / 2).max(LEAST);
             state.rate = 0.0;
         }

@@ -205,7 +205,8 @@ impl RemoteTree {
         }
         let segment = directory.path_segments().and_then(|mut all| all.next_back()).unwrap_or_default().to_owned();
         let name = web::decode(&segment).ok_or_else(|| Error::invalid("the address ends in no name of a file"))?;
-        directory.set_path(&directory.path().strip_suffix(&segment).unwrap_or("/").to_owned());
+        let above = directory.path().strip_suffix(&segment).unwrap_or("/").to_owned();
+        directory.set_path(&above);
         let root = label.parent().unwrap_or(&label).to_path_buf();
         let mut tree = Self::new(shared, Origin::Web(directory, Some(url)), root);
         tree.id = label.to_string_lossy().into_owned();
