@@ -40,20 +40,23 @@ pub struct Streams {
     wasted: u64,
     /// More is planned when this part of a window was used up: one in so many.
     part: u64,
+    /// Reads of one stream arrive out of order by so many bytes.
+    slack: u64,
 }
 
 impl Default for Streams {
     fn default() -> Self {
         // Many small plans would cost more than they bring.
-        Self::in_parts(2)
+        Self::in_parts(2, SLACK)
     }
 }
 
 impl Streams {
-    /// Streams of which more is planned each time a `part`th of the window was used up.
+    /// Streams of which more is planned each time a `part`th of the window was used up, and whose reads arrive out of order by
+    /// `slack` bytes.
     #[must_use]
-    pub fn in_parts(part: u64) -> Self {
-        Self { streams: Vec::new(), clock: 0, jumps: 0, wasted: 0, part: part.max(1) }
+    pub fn in_parts(part: u64, slack: u64) -> Self {
+        Self { streams: Vec::new(), clock: 0, jumps: 0, wasted: 0, part: part.max(1), slack }
     }
 
     /// How many streams went on lately.
@@ -79,7 +82,7 @@ impl Streams {
         let near = |s: &Stream| {
             // Unproven, only a neighbour: requests of the kernel's readahead may have changed places.
             let len = read.end - read.start;
-            let (forward, slack) = if s.window == 0 { (len, 2 * len) } else { (SLACK.max(s.window), SLACK) };
+            let (forward, slack) = if s.window == 0 { (len, 2 * len) } else { (self.slack.max(s.window), self.slack) };
             (read.start <= s.next + forward && read.start + slack >= s.next).then(|| read.start.abs_diff(s.next))
         };
         let found = self.streams.iter_mut().filter_map(|s| near(s).map(|d| (d, s))).min_by_key(|(d, _)| *d);

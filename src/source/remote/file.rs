@@ -24,6 +24,8 @@ const REQUEST: u64 = 8 << 20;
 /// More is asked for each time so much of that was read: late enough for requests to be long, early enough that the link is never
 /// idle while a reader takes what has come.
 const PARTS: u64 = 6;
+/// Bytes by which reads of one stream come out of order: those of chunks that are decoded ahead at once.
+const SLACK: u64 = 16 << 20;
 /// Of the memory for all files, what is asked for ahead of one stream.
 const AHEAD: (u64, u64) = (3, 4);
 /// A block that nobody read for so long may leave memory unread.
@@ -62,8 +64,8 @@ pub(super) struct Inner {
     len: u64,
     fetch: Box<dyn Fetch>,
     entry: Option<Arc<Entry>>,
-    /// When it was read last, in milliseconds on the clock of all files.
-    pub(super) last_read: AtomicU64,
+    /// When a stream of it was read last, in milliseconds on the clock of all files.
+    pub(super) last_streamed: AtomicU64,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -380,11 +382,12 @@ impl RemoteFile {
         entry: Option<Arc<Entry>>,
         head: Option<bytes::Bytes>,
     ) -> Arc<Self> {
-        let streams = Streams::in_parts(PARTS);
+        let streams = Streams::in_parts(PARTS, SLACK);
         let state = State { blocks: HashMap::new(), streams, queue: VecDeque::new(), closed: false };
         let (len, state) = (identity.len, Mutex::new(state));
         let (shared, changed) = (Arc::clone(shared), Condvar::new());
-        let inner = Arc::new(Inner { shared, path, len, fetch, entry, last_read: AtomicU64::new(0), state, changed });
+        let inner =
+            Arc::new(Inner { shared, path, len, fetch, entry, last_streamed: AtomicU64::new(0), state, changed });
         inner.shared.add(&inner);
         if let Some(head) = head.filter(|head| !head.is_empty() && head.len() as u64 == extent(0, len).1) {
             let request = Arc::default();
@@ -470,13 +473,13 @@ impl ReadAt for RemoteFile {
         }
         let span = |at: u64| u32::try_from(at / BLOCK).unwrap_or(u32::MAX);
         inner.demand(span(offset)..span(end - 1) + 1);
-        let files = inner.shared.reading(inner);
         // The first bytes are looked at to see what a file is, which begins nothing.
         let note = || {
-            let mut state = inner.lock();
+            let active = inner.lock().streams.active();
             // All streams of all files share the memory.
-            let most = inner.shared.config.memory / AHEAD.1 * AHEAD.0 / (files * state.streams.active().max(1));
-            state.streams.note(offset..end, None, most.max(BLOCK), 0)
+            let files = inner.shared.streaming(inner, active > 0);
+            let most = inner.shared.config.memory / AHEAD.1 * AHEAD.0 / (files * active.max(1));
+            inner.lock().streams.note(offset..end, None, most.max(BLOCK), 0)
         };
         let plan = if end > BLOCK { note() } else { None };
         if let Some(plan) = plan {

@@ -120,13 +120,15 @@ impl Shared {
         files.push(Arc::downgrade(file));
     }
 
-    /// Notes that a file is read, and tells how many are, at least one.
-    fn reading(&self, file: &file::Inner) -> u64 {
+    /// Notes that streams of a file are read, if so, and tells of how many files they are, at least one.
+    fn streaming(&self, file: &file::Inner, streams: bool) -> u64 {
         let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        file.last_read.store(now.max(1), Ordering::Relaxed);
+        if streams {
+            file.last_streamed.store(now.max(1), Ordering::Relaxed);
+        }
         let files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         let lately = |file: &Arc<file::Inner>| {
-            let at = file.last_read.load(Ordering::Relaxed);
+            let at = file.last_streamed.load(Ordering::Relaxed);
             at > 0 && now.saturating_sub(at) < READING.as_millis() as u64
         };
         (files.iter().filter_map(Weak::upgrade).filter(lately).count() as u64).max(1)
