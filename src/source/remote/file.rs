@@ -23,7 +23,7 @@ use crate::source::{Identity, ReadAt, Streams};
 const REQUEST: u64 = 8 << 20;
 /// More is asked for each time so much of that was read: late enough for requests to be long, early enough that the link is never
 /// idle while a reader takes what has come.
-const PARTS: u64 = 6;
+const PARTS: u64 = 3;
 /// Bytes by which reads of one stream come out of order: those of chunks that are decoded ahead at once.
 const SLACK: u64 = 16 << 20;
 /// Of the memory for all files, what is asked for ahead of one stream.
