@@ -121,6 +121,15 @@ pub enum Error {
         /// The codec's name.
         codec: &'static str,
     },
+    /// A server does not give what is asked for.
+    Remote {
+        /// The file or directory, without what may be secret in its address.
+        path: PathBuf,
+        /// What happened, and what to do.
+        message: String,
+        /// The server does not answer at all, which was logged when it began.
+        outage: bool,
+    },
     /// The request makes no sense as given: a wrong path, a wrong combination.
     Invalid {
         /// What is wrong and what to do.
@@ -258,6 +267,7 @@ impl fmt::Display for Error {
                  defect in bsfs, please report it",
                 path.display()
             ),
+            Self::Remote { path, message, .. } => write!(f, "{}: {message}", path.display()),
             Self::Invalid { message } => f.write_str(message),
             Self::Mount { mount_point, message } => write!(f, "{}: {message}", mount_point.display()),
             Self::Interrupted => f.write_str("interrupted"),

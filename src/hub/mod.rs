@@ -1,3 +1,4 @@
-//! Models on the Hugging Face Hub: repository and revision to local paths.
-//!
-//! The room is kept for that and is empty in this release; nothing else may import it.
+//! The Hugging Face Hub: a repository and a revision as files.
+
+pub mod lazy;
+pub mod lazy_client;

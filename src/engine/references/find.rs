@@ -17,7 +17,7 @@ use super::{BaseFile, Bound, Later, MAX_DEPTH, References};
 use crate::engine::{Engine, Image, Presented};
 use crate::error::{Error, Result};
 use crate::format::{BaseId, Container, SNIFF_LEN, Sniff, bigsmall, sniff};
-use crate::source::{FileSource, Identity};
+use crate::source::{FileSource, Identity, ReadAt};
 
 /// What a base's name may end in, beside the name that is hinted at.
 const ENDINGS: [&str; 3] = ["", ".bs", ".safetensors"];
@@ -119,9 +119,10 @@ impl Finder {
     /// A container of ours as the original's bytes. Its bases are looked for when something is read that needs one, so that
     /// opening it never takes long; reading what needs one that is not found is an error.
     #[must_use]
-    pub fn image(self: &Arc<Self>, engine: &Arc<Engine>, container: Arc<Container>, source: Arc<FileSource>) -> Image {
-        let later = container.bases().needs_others().then(|| {
-            let (finder, container, version) = (Arc::clone(self), Arc::clone(&container), source.identity());
+    pub fn image(self: &Arc<Self>, engine: &Arc<Engine>, container: Arc<Container>, source: Arc<dyn ReadAt>) -> Image {
+        let version = source.identity().filter(|_| container.bases().needs_others());
+        let later = version.map(|version| {
+            let (finder, container) = (Arc::clone(self), Arc::clone(&container));
             Later::new(move |engine| finder.resolve(engine, &container, version, (&[], &Lacking::default(), LOOK)))
         });
         engine.image_of(container, source, later)
