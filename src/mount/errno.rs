@@ -27,6 +27,7 @@ pub(super) fn of(error: &Error) -> Errno {
         | Error::NoBase { .. }
         | Error::TooLarge { .. }
         | Error::NotLossless { .. }
+        | Error::Server { .. }
         | Error::Mount { .. } => Errno::EIO,
     }
 }
