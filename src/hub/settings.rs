@@ -89,7 +89,9 @@ impl Settings {
             Some(text) => match text.trim().parse::<u64>() {
                 Ok(seconds @ 1..=86_400) => seconds,
                 _ => {
-                    return Err(Error::invalid(format!("HF_HUB_DOWNLOAD_TIMEOUT is '{text}', not a number of seconds")));
+                    return Err(Error::invalid(format!(
+                        "HF_HUB_DOWNLOAD_TIMEOUT is '{text}', not a number of seconds"
+                    )));
                 }
             },
         };
