@@ -20,6 +20,8 @@ mod opened;
 mod optimise;
 mod out;
 mod progress;
+#[cfg(feature = "hub")]
+mod pull;
 mod rounds;
 mod shards;
 mod size;
@@ -59,6 +61,8 @@ enum Verb {
     Migrate(migrate::MigrateArgs),
     Export(export::ExportArgs),
     Bench(bench::BenchArgs),
+    #[cfg(feature = "hub")]
+    Pull(pull::PullArgs),
     Cache(cache::CacheArgs),
     #[cfg(feature = "mount")]
     Mount(mount::MountArgs),
@@ -81,6 +85,8 @@ pub fn main() -> ExitCode {
         Verb::Migrate(args) => migrate::run(&args),
         Verb::Export(args) => export::run(&args),
         Verb::Bench(args) => bench::run(&args),
+        #[cfg(feature = "hub")]
+        Verb::Pull(args) => pull::run(&args),
         Verb::Cache(args) => cache::run(&args),
         #[cfg(feature = "mount")]
         Verb::Mount(args) => mount::run(&args),

@@ -139,11 +139,14 @@ impl Client {
 
     /// Refuses when no request may be made.
     pub(super) fn online(&self, what: &str) -> Result<()> {
-        if self.settings.offline {
-            let text = "no request is made, as HF_HUB_OFFLINE is set; unset it, or pull the repository while it is not";
-            return Err(Error::invalid(format!("{what}: {text}")));
-        }
-        Ok(())
+        if self.settings.offline { Err(self.offline(what)) } else { Ok(()) }
+    }
+
+    /// The error for what needs a request when none may be made.
+    pub(super) fn offline(&self, what: &str) -> Error {
+        let text =
+            "no request is made, as HF_HUB_OFFLINE (or TRANSFORMERS_OFFLINE) is set; unset it, or pull while it is not";
+        Error::invalid(format!("{what}: {text}"))
     }
 
     /// The commit, 40 hexadecimal digits, that a branch, tag or commit is now. One request; none for a whole commit id.

@@ -230,7 +230,7 @@ impl Tries {
             Some(after) => after + self.retry.pause(1) / 4,
             None => self.retry.pause(self.failed),
         };
-        log::info!("{what}: {why}; trying again in {:.1} s", pause.as_secs_f64());
+        log::warn!("{what}: {why}; trying again in {:.1} s", pause.as_secs_f64());
         wait(pause, stop)
     }
 }
@@ -322,7 +322,7 @@ pub fn etag(response: &Response, name: &str) -> Option<String> {
 }
 
 /// `Retry-After` in seconds, as the Hub gives it; a date is not understood.
-fn retry_after(response: &Response) -> Option<Duration> {
+pub fn retry_after(response: &Response) -> Option<Duration> {
     text(response, RETRY_AFTER.as_str())?.trim().parse().ok().map(Duration::from_secs)
 }
 
@@ -344,6 +344,15 @@ fn describe(error: reqwest::Error) -> String {
     let connect = error.is_connect();
     let text = chain(&error.without_url());
     if connect { format!("no connection: {text}") } else { text }
+}
+
+/// What broke off a body, without the address.
+pub fn broken(error: std::io::Error) -> String {
+    match error.downcast::<reqwest::Error>() {
+        Ok(error) => describe(error),
+        Err(error) if error.kind() == std::io::ErrorKind::TimedOut => "no more bytes in time".to_owned(),
+        Err(error) => chain(&error),
+    }
 }
 
 /// An error and what is behind it, in one line, each once.

@@ -1,18 +1,23 @@
 //! Models on the Hugging Face Hub: a repository and a revision become files here, and a directory becomes a commit there.
 //!
-//! [`Client`] speaks the Hub's HTTP interface, `pull` fills the cache that `huggingface_hub` and others share, `push`
+//! [`Client`] speaks the Hub's HTTP interface, [`pull`](fn@pull) fills the cache that `huggingface_hub` and others share, `push`
 //! sends a directory. All of it blocks the calling thread; nothing of it may be called from an asynchronous task.
 //!
 //! What holds everywhere: the token goes to the endpoint's own scheme, host and port and nowhere else; addresses appear in messages
 //! without their query, which may be a signature; a file gets its name only when its length and its hash are those of the listing.
 
 mod client;
+mod download;
+mod hash;
 mod http;
+mod layout;
+mod pull;
 mod repo;
 mod settings;
 
 pub use client::{Client, RepoFile, Resolved};
 pub use http::Retry;
+pub use pull::{Pull, Pulled, PulledFile, State, pull};
 pub use repo::{HubUri, Repo};
 pub use settings::{Settings, Token};
 

@@ -70,7 +70,7 @@ fn preupload(shared: &Shared, request: &Request, id: &str, revision: &str) -> Re
         let path = file["path"].as_str().unwrap_or_default();
         let mode = if is_lfs(path, file["size"].as_u64().unwrap_or(0)) { "lfs" } else { "regular" };
         let ignore = path.ends_with(".ignored");
-        files.push(json!({ "path": path, "uploadMode": mode, "shouldIgnore": ignore, "oid": there.get(path).map(|file| &file.oid) }));
+        files.push(json!({ "path": path, "uploadMode": mode, "shouldIgnore": ignore, "oid": there.get(path).map(|file| file.sha256.as_ref().unwrap_or(&file.oid)) }));
     }
     Reply::json(200, &json!({ "files": files }))
 }
