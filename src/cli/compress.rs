@@ -25,11 +25,12 @@ use super::size::show_size;
 /// Compress files of weights, without loss
 ///
 /// A file becomes NAME.bs beside it, or the file given with --output. A directory becomes a mirror under --output:
-/// every .safetensors file is compressed, every other file copied as it is, links are followed. The input is never
-/// changed. Every chunk is decoded back and compared before it is written.
+/// every .safetensors file is compressed, every other file copied as it is, links are followed. A model on the Hugging Face
+/// Hub, hf://ORG/NAME[@REVISION], is pulled into the hub cache first (see "bsfs pull"). The input is never changed. Every
+/// chunk is decoded back and compared before it is written.
 #[derive(Debug, Args)]
 pub struct CompressArgs {
-    /// Files or directories to compress
+    /// Files, directories or models on the Hub (hf://ORG/NAME) to compress
     #[arg(required = true, value_name = "INPUT")]
     pub inputs: Vec<PathBuf>,
     /// File to write, or directory; a directory as INPUT needs one
@@ -89,7 +90,7 @@ pub fn run(args: &CompressArgs) -> Result<ExitCode> {
     let options =
         Options { mode: args.optimise.mode(), chunk_len: args.optimise.chunk_len()?, force: args.force, stop: &stop };
     let mut directories = Vec::new();
-    let tasks = plan(args, &mut directories)?;
+    let tasks = plan(args, &inputs(args, &stop)?, &mut directories)?;
     check_outputs(&tasks, args.force)?;
     for dir in &directories {
         fs::create_dir_all(dir).map_err(Error::io("create directory", dir))?;
@@ -154,11 +155,40 @@ pub fn run(args: &CompressArgs) -> Result<ExitCode> {
     Ok(failed.unwrap_or(Exit::Done).into())
 }
 
+/// Where an input is, and its name below the output when that is not its own.
+type Input = (PathBuf, Option<PathBuf>);
+
+/// The inputs as paths; those on the Hub are downloaded first.
+#[cfg(feature = "hub")]
+fn inputs(args: &CompressArgs, stop: &AtomicBool) -> Result<Vec<Input>> {
+    let on_hub = |input: &&PathBuf| input.to_str().is_some_and(bsfs::hub::HubUri::is_one);
+    if let (Some(first), None) = (args.inputs.iter().find(on_hub), &args.output) {
+        return Err(Error::invalid(format!(
+            "{}: say with -o DIR where the compressed model should go",
+            first.display()
+        )));
+    }
+    let place = |input: &PathBuf| {
+        Ok(match super::pull::snapshot(input, stop, args.json)? {
+            Some((path, uri)) => (path, uri.repo.id().rsplit('/').next().map(PathBuf::from)),
+            None => (input.clone(), None),
+        })
+    };
+    args.inputs.iter().map(place).collect()
+}
+
+/// The inputs as paths.
+#[cfg(not(feature = "hub"))]
+fn inputs(args: &CompressArgs, _stop: &AtomicBool) -> Result<Vec<Input>> {
+    Ok(args.inputs.iter().map(|input| (input.clone(), None)).collect())
+}
+
 /// What to do, and which directories it needs.
-fn plan(args: &CompressArgs, directories: &mut Vec<PathBuf>) -> Result<Vec<Task>> {
+fn plan(args: &CompressArgs, inputs: &[Input], directories: &mut Vec<PathBuf>) -> Result<Vec<Task>> {
     let mut tasks = Vec::new();
-    let several = args.inputs.len() > 1;
-    for input in &args.inputs {
+    let several = inputs.len() > 1;
+    for (input, name) in inputs {
+        let name_of = |input: &Path| name.clone().map_or_else(|| name_of(input), Ok);
         let meta = fs::metadata(input).map_err(Error::io("open", input))?;
         if meta.is_dir() {
             let Some(out) = &args.output else {

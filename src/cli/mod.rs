@@ -22,6 +22,8 @@ mod out;
 mod progress;
 #[cfg(feature = "hub")]
 mod pull;
+#[cfg(feature = "hub")]
+mod push;
 mod rounds;
 mod shards;
 mod size;
@@ -63,6 +65,8 @@ enum Verb {
     Bench(bench::BenchArgs),
     #[cfg(feature = "hub")]
     Pull(pull::PullArgs),
+    #[cfg(feature = "hub")]
+    Push(push::PushArgs),
     Cache(cache::CacheArgs),
     #[cfg(feature = "mount")]
     Mount(mount::MountArgs),
@@ -87,6 +91,8 @@ pub fn main() -> ExitCode {
         Verb::Bench(args) => bench::run(&args),
         #[cfg(feature = "hub")]
         Verb::Pull(args) => pull::run(&args),
+        #[cfg(feature = "hub")]
+        Verb::Push(args) => push::run(&args),
         Verb::Cache(args) => cache::run(&args),
         #[cfg(feature = "mount")]
         Verb::Mount(args) => mount::run(&args),

@@ -94,10 +94,6 @@ impl Http {
         self.retry
     }
 
-    pub fn has_token(&self) -> bool {
-        self.token.is_some()
-    }
-
     /// An address below the endpoint; `path` begins with a slash and is encoded already.
     pub fn at(&self, path: &str) -> Result<Url> {
         let whole = format!("{}{path}", self.endpoint.as_str().trim_end_matches('/'));

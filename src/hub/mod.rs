@@ -1,6 +1,6 @@
 //! Models on the Hugging Face Hub: a repository and a revision become files here, and a directory becomes a commit there.
 //!
-//! [`Client`] speaks the Hub's HTTP interface, [`pull`](fn@pull) fills the cache that `huggingface_hub` and others share, `push`
+//! [`Client`] speaks the Hub's HTTP interface, [`pull`](fn@pull) fills the cache that `huggingface_hub` and others share, [`push`](fn@push)
 //! sends a directory. All of it blocks the calling thread; nothing of it may be called from an asynchronous task.
 //!
 //! What holds everywhere: the token goes to the endpoint's own scheme, host and port and nowhere else; addresses appear in messages
@@ -12,12 +12,15 @@ mod hash;
 mod http;
 mod layout;
 mod pull;
+mod push;
 mod repo;
 mod settings;
+mod upload;
 
 pub use client::{Client, RepoFile, Resolved};
 pub use http::Retry;
 pub use pull::{Pull, Pulled, PulledFile, State, pull};
+pub use push::{Push, Pushed, PushedFile, Sent, push};
 pub use repo::{HubUri, Repo};
 pub use settings::{Settings, Token};
 

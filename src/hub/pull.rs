@@ -152,13 +152,13 @@ pub fn pull(
 /// The commit and its files: from the server, or offline from the cache.
 fn listing(client: &Client, uri: &HubUri, layout: &Layout, stop: &AtomicBool) -> Result<(String, Vec<RepoFile>)> {
     if client.settings().offline {
-        let commit = layout.get_ref(uri.revision());
-        let Some((commit, files)) = commit.and_then(|commit| layout.read_tree(&commit).map(|files| (commit, files)))
-        else {
-            client.online(&format!("{uri}: not in the cache at {}", layout.directory().display()))?;
-            return Err(Error::Interrupted);
-        };
-        return Ok((commit, files));
+        let known = layout.get_ref(uri.revision()).and_then(|commit| {
+            // Programs that keep no listing leave what they fetched, which may be all there is to know.
+            let files = layout.read_tree(&commit).or_else(|| layout.walk_snapshot(&commit))?;
+            Some((commit, files))
+        });
+        let missing = || client.offline(&format!("{uri}: not in the cache at {}", layout.directory().display()));
+        return known.ok_or_else(missing);
     }
     let commit = client.commit(&uri.repo, uri.revision(), stop)?;
     if let Some(files) = layout.read_tree(&commit) {
