@@ -6,10 +6,10 @@ use std::fmt;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime};
 
+use reqwest::Method;
 use reqwest::Url;
 use reqwest::blocking::Response;
-use reqwest::header::{IF_RANGE, LINK, LOCATION, RANGE};
-use reqwest::{Method, header::HeaderValue};
+use reqwest::header::{HeaderMap, HeaderValue, IF_RANGE, LINK, LOCATION, RANGE};
 use serde::Deserialize;
 
 use super::http::{self, Http};
@@ -19,6 +19,8 @@ use crate::error::{Error, Result};
 
 /// Most files that a repository may list.
 const MAX_FILES: usize = 1_000_000;
+/// Most pages that a listing may have.
+const MAX_PAGES: usize = 10_000;
 
 /// A connection to a Hub. Cheap to share between threads; blocking, and not for use inside an asynchronous runtime.
 pub struct Client {
@@ -161,8 +163,8 @@ impl Client {
         let what = format!("{repo}@{revision}");
         self.online(&what)?;
         let url = self.http.at(&format!("/api/models/{}/revision/{}", repo.id(), quote(revision, false)))?;
-        let (_, response) = self.http.send(&what, &url, stop, |url| Ok(self.http.request(Method::GET, url)))?;
-        let info: Info = self.http.json(&what, response)?;
+        let (_, _, info): (_, _, Info) =
+            self.http.fetch(&what, &url, stop, |url| Ok(self.http.request(Method::GET, url)))?;
         match info.sha {
             Some(sha) if is_commit(&sha) => Ok(sha),
             _ => Err(http::server(&what, None, "the server tells no commit; is HF_ENDPOINT a Hub?")),
@@ -181,19 +183,38 @@ impl Client {
             repo.id(),
             quote(commit, false)
         ))?);
-        let mut files = Vec::new();
+        let (mut files, mut pages) = (Vec::new(), 0);
         while let Some(url) = next {
-            let (at, response) = self.http.send(&what, &url, stop, |url| Ok(self.http.request(Method::GET, url)))?;
-            next = next_page(&response)
-                .and_then(|link| at.join(&link).ok())
-                .filter(|link| self.http.is_ours(link) && *link != url);
-            let page: Vec<TreeEntry> = self.http.json(&what, response)?;
+            let (at, headers, page): (_, _, Vec<TreeEntry>) =
+                self.http.fetch(&what, &url, stop, |url| Ok(self.http.request(Method::GET, url)))?;
             for entry in page.into_iter().filter(|entry| entry.kind == "file") {
                 files.push(file(&what, entry)?);
             }
-            if files.len() > MAX_FILES {
-                return Err(http::server(&what, None, format!("the listing has more than {MAX_FILES} files")));
+            pages += 1;
+            if files.len() > MAX_FILES || pages > MAX_PAGES {
+                return Err(http::server(
+                    &what,
+                    None,
+                    format!("the listing has more than {MAX_FILES} files or {MAX_PAGES} pages"),
+                ));
             }
+            next = match next_page(&headers) {
+                None => None,
+                // A listing that ends too early would be a snapshot that is not whole.
+                Some(link) => {
+                    match self.http.named(&link).or_else(|| at.join(&link).ok()).filter(|link| self.http.is_ours(link))
+                    {
+                        Some(link) => Some(link),
+                        None => {
+                            return Err(http::server(
+                                &what,
+                                None,
+                                "the listing goes on at another server, which is not asked",
+                            ));
+                        }
+                    }
+                }
+            };
         }
         files.sort_by(|a, b| a.path.cmp(&b.path));
         Ok(files)
@@ -269,8 +290,8 @@ fn file(what: &str, entry: TreeEntry) -> Result<RepoFile> {
 }
 
 /// The address of the next page in a header `Link: <address>; rel="next"`.
-fn next_page(response: &Response) -> Option<String> {
-    let links = response.headers().get(LINK)?.to_str().ok()?;
+fn next_page(headers: &HeaderMap) -> Option<String> {
+    let links = headers.get(LINK)?.to_str().ok()?;
     let next = links.split(',').find(|link| link.contains("rel=\"next\""))?;
     let (_, behind) = next.split_once('<')?;
     Some(behind.split_once('>')?.0.to_owned())

@@ -19,6 +19,8 @@ use crate::error::{Error, Result};
 const MAX_JSON: u64 = 64 << 20;
 /// Longest body of a refusal that is looked at, bytes.
 const MAX_REFUSAL: u64 = 64 << 10;
+/// The Hub's own name.
+const HUB: &str = "https://huggingface.co/";
 /// Redirects that stay on the endpoint and are followed: a repository that was renamed, the Hub's own cache.
 const MAX_HOPS: usize = 5;
 
@@ -170,17 +172,50 @@ impl Http {
         request.send().map_err(describe)
     }
 
-    /// The JSON of a successful answer.
-    pub fn json<T: DeserializeOwned>(&self, what: &str, response: Response) -> Result<T> {
-        let response = accept(what, response)?;
-        let mut bytes = Vec::new();
-        let failed = |why: String| server(what, None, format!("the answer cannot be read: {why}"));
-        response.take(MAX_JSON + 1).read_to_end(&mut bytes).map_err(|e| failed(chain(&e)))?;
-        if bytes.len() as u64 > MAX_JSON {
-            return Err(failed(format!("it is longer than {MAX_JSON} bytes")));
+    /// Makes a request as [`Http::send`] does, and again when its answer breaks off; gives where it came from, its headers and its JSON.
+    ///
+    /// # Errors
+    /// As [`Http::send`]; [`Error::Server`] also for a refusal, and for what is not the JSON expected.
+    pub fn fetch<T: DeserializeOwned>(
+        &self,
+        what: &str,
+        url: &Url,
+        stop: &AtomicBool,
+        make: impl Fn(&Url) -> Result<RequestBuilder>,
+    ) -> Result<(Url, HeaderMap, T)> {
+        let mut tries = Tries::new(self.retry);
+        loop {
+            let (at, response) = self.send(what, url, stop, &make)?;
+            let response = accept(what, response)?;
+            let headers = response.headers().clone();
+            match body(response) {
+                Ok(bytes) => return Ok((at, headers, parse(what, &bytes)?)),
+                Err(why) => tries.again(what, None, &why, None, stop)?,
+            }
         }
-        serde_json::from_slice(&bytes).map_err(|e| failed(format!("it is not the JSON expected ({e})")))
     }
+
+    /// An address that an answer names. A Hub behind another name gives its own name in answers: that one is put right.
+    pub fn named(&self, href: &str) -> Option<Url> {
+        let url = match href.strip_prefix(HUB) {
+            Some(path) => self.at(&format!("/{path}")).ok(),
+            None => Url::parse(href).ok(),
+        };
+        url.filter(|url| matches!(url.scheme(), "http" | "https"))
+    }
+}
+
+/// The body of an answer, or why it did not come whole.
+pub fn body(response: Response) -> std::result::Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    response.take(MAX_JSON + 1).read_to_end(&mut bytes).map_err(|e| format!("the answer broke off ({})", broken(e)))?;
+    if bytes.len() as u64 > MAX_JSON { Err(format!("the answer is longer than {MAX_JSON} bytes")) } else { Ok(bytes) }
+}
+
+/// JSON as a value.
+pub fn parse<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T> {
+    serde_json::from_slice(bytes)
+        .map_err(|e| server(what, None, format!("the answer is not the JSON expected ({e}); is HF_ENDPOINT a Hub?")))
 }
 
 /// Counts failures, pauses between them, and gives up.

@@ -301,17 +301,15 @@ fn ask_modes(client: &Client, repo: &Repo, revision: &str, items: &mut [Item], s
     let url = client.http.at(&format!("/api/models/{}/preupload/{}", repo.id(), quote(revision, false)))?;
     let file = |item: &Item| json!({ "path": item.path, "sample": STANDARD.encode(&item.sample), "size": item.size });
     let body = json!({ "files": items.iter().map(file).collect::<Vec<_>>() });
-    let (_, response) =
-        client.http.send(&what, &url, stop, |url| Ok(json_body(client.http.request(Method::POST, url), &body)))?;
-    if response.status().as_u16() == 404 {
-        let error = http::accept(&what, response).err().unwrap_or(Error::Interrupted);
-        let text = "; if the repository is not there yet, --create makes it";
-        return Err(match error {
-            Error::Server { what, status, message } => Error::Server { what, status, message: message + text },
-            other => other,
-        });
-    }
-    let answer: Preupload = client.http.json(&what, response)?;
+    let asked =
+        client.http.fetch(&what, &url, stop, |url| Ok(json_body(client.http.request(Method::POST, url), &body)));
+    let (_, _, answer): (_, _, Preupload) = asked.map_err(|error| match error {
+        Error::Server { what, status: Some(404), message } => {
+            let message = message + "; if the repository is not there yet, --create makes it";
+            Error::Server { what, status: Some(404), message }
+        }
+        other => other,
+    })?;
     for item in items {
         let Some(mode) = answer.files.iter().find(|mode| mode.path == item.path) else {
             return Err(http::server(&what, None, format!("the server does not say what to do with {}", item.path)));
@@ -383,18 +381,20 @@ fn send_commit(
     let url = client.http.at(&format!("/api/models/{}/commit/{}", repo.id(), quote(revision, false)))?;
     let time = COMMIT_TIME.max(client.settings().timeout);
     let mut tries = Tries::new(client.http.retry());
+    let lost = |why: String| {
+        let text = "whether the commit was made is not known; push again, what is there is not sent twice";
+        http::server(&what, None, format!("{why}; {text}"))
+    };
     loop {
+        check(stop)?;
         let request = client.http.request(Method::POST, &url).header(CONTENT_TYPE, "application/x-ndjson");
-        let response = client.http.once(request.timeout(time).body(body.clone())).map_err(|why| {
-            let text = "whether the commit was made is not known; push again, what is there is not sent twice";
-            http::server(&what, None, format!("{why}; {text}"))
-        })?;
+        let response = client.http.once(request.timeout(time).body(body.clone())).map_err(lost)?;
         let status = response.status().as_u16();
         if matches!(status, 429 | 503) {
             tries.again(&what, Some(status), &format!("HTTP status {status}"), http::retry_after(&response), stop)?;
             continue;
         }
-        let done: Committed = client.http.json(&what, response)?;
+        let done: Committed = http::parse(&what, &http::body(http::accept(&what, response)?).map_err(lost)?)?;
         return Ok((done.commit_oid, done.commit_url));
     }
 }

@@ -31,8 +31,6 @@ const MAX_THREADS: usize = 32;
 const MAX_PARTS: u64 = 10_000;
 /// A transfer that is slower than this is given up, bytes per second.
 const SLOWEST: u64 = 50_000;
-/// The Hub's own name.
-const HUB: &str = "https://huggingface.co/";
 const LFS_JSON: &str = "application/vnd.git-lfs+json";
 
 #[derive(Deserialize)]
@@ -117,12 +115,11 @@ impl Job<'_> {
             "operation": "upload", "transfers": ["basic", "multipart"], "hash_algo": "sha256", "objects": objects,
             "ref": { "name": revision },
         });
-        let (_, response) = self.client.http.send(&what, &url, self.stop, |url| {
+        let (_, _, batch): (_, _, Batch) = self.client.http.fetch(&what, &url, self.stop, |url| {
             let request =
                 self.client.http.request(Method::POST, url).header(ACCEPT, LFS_JSON).header(CONTENT_TYPE, LFS_JSON);
             Ok(request.body(body.to_string()))
         })?;
-        let batch: Batch = self.client.http.json(&what, response)?;
         let mut wanted = BTreeMap::new();
         for item in items {
             let Some(object) = batch.objects.iter().find(|object| object.oid == item.hash) else {
@@ -174,9 +171,7 @@ impl Job<'_> {
         let Some(upload) = &actions.upload else { return Ok(()) };
         self.progress.name(&item.path);
         let address = |href: &str| {
-            // A Hub behind another name gives its own name in answers.
-            let at = href.strip_prefix(HUB).map(|path| self.client.http.at(&format!("/{path}")).ok());
-            let url = at.unwrap_or_else(|| Url::parse(href).ok()).filter(|url| matches!(url.scheme(), "http" | "https"));
+            let url = self.client.http.named(href);
             url.ok_or_else(|| http::server(&what, None, "the server gives no address to send it to"))
         };
         let url = address(&upload.href)?;

@@ -16,7 +16,7 @@
 //! from which uploads come in parts of that length. What is pushed is kept in memory until the process ends. `GET /_requests` gives the log
 //! of both servers, a line each, and empties it; `POST /_faults` with lines "SIDE METHOD PATH TIMES FAULT" (see [`Fault::parse`]) adds faults.
 
-#![allow(dead_code, unreachable_pub, reason = "each test program uses a part of it")]
+#![allow(dead_code, unreachable_pub, unused_imports, reason = "each test program uses a part of it")]
 
 mod answer;
 mod content;
@@ -32,7 +32,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::Duration;
 
-pub use content::Content;
+pub use content::{Content, git_oid};
 pub use fault::{Fault, Rule, Side};
 use wire::Request;
 
