@@ -1,7 +1,7 @@
 //! One content into the cache: by ranges, from where an earlier attempt ended, proven by its hash before it gets its name.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Write};
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -263,11 +263,14 @@ impl Part {
         self.at += bytes.len() as u64;
     }
 
+    /// Begins anew in another file: where locks do not work, somebody may have given this one its name meanwhile.
     fn restart(&mut self, file: &RepoFile) -> Result<()> {
-        self.file
-            .set_len(0)
-            .and_then(|()| self.file.seek(SeekFrom::Start(0)))
-            .map_err(Error::io("write", &self.path))?;
+        match fs::remove_file(&self.path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(Error::io("remove", &self.path)(e)),
+            _ => {}
+        }
+        let open = File::options().read(true).write(true).create_new(true).open(&self.path);
+        self.file = open.map_err(Error::io("create", &self.path))?;
         (self.sum, self.at) = (Sum::of(file), 0);
         Ok(())
     }

@@ -120,6 +120,7 @@ impl Layout {
 
     /// Waits for the lock on a blob, that `huggingface_hub` takes as well.
     pub fn lock(&self, etag: &str, stop: &AtomicBool) -> Result<Lock> {
+        let mut told = false;
         let path = self.locks.join(format!("{etag}.lock"));
         loop {
             let open = File::options().read(true).write(true).create(true).truncate(false).mode(0o664).open(&path);
@@ -129,7 +130,14 @@ impl Layout {
                 match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
                     Ok(()) => break,
                     Err(rustix::io::Errno::WOULDBLOCK | rustix::io::Errno::INTR) => {
-                        thread::sleep(Duration::from_millis(100))
+                        if !told {
+                            log::warn!(
+                                "{}: another program fetches this file; waiting for it",
+                                self.blob(etag).display()
+                            );
+                            told = true;
+                        }
+                        thread::sleep(Duration::from_millis(100));
                     }
                     Err(e) => return Err(Error::io("lock", &path)(e.into())),
                 }

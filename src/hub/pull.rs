@@ -126,7 +126,10 @@ pub fn pull(
         came = fetch_all(&job, &missing, options.threads)?;
     }
     if !client.settings().offline {
-        layout.set_ref(uri.revision(), &commit)?;
+        match layout.set_ref(uri.revision(), &commit) {
+            Err(error) if came.is_empty() => log::warn!("the revision is not noted: {error}"),
+            noted => noted?,
+        }
     }
     let state = |file: &RepoFile| match came.iter().find(|(path, _)| *path == file.path) {
         None => State::Cached,
@@ -165,7 +168,10 @@ fn listing(client: &Client, uri: &HubUri, layout: &Layout, stop: &AtomicBool) ->
         return Ok((commit, files));
     }
     let files = client.files(&uri.repo, &commit, stop)?;
-    layout.write_tree(&commit, &files)?;
+    if let Err(error) = layout.write_tree(&commit, &files) {
+        // All that is wanted may be there, in a cache that can only be read.
+        log::warn!("the listing is not kept: {error}");
+    }
     Ok((commit, files))
 }
 

@@ -10,7 +10,7 @@ use sha2::Digest;
 use super::answer::{is_signed, may_write, signed};
 use super::content::{self, Content, git_oid, hex, is_lfs, pointer};
 use super::wire::{Reply, Request};
-use super::{File, Repo, Shared, Side, State};
+use super::{File, Shared, Side, State};
 
 pub fn answer(shared: &Shared, side: Side, request: &Request, segments: &[&str]) -> Reply {
     let refused = || Reply::error(401, "", "Invalid credentials in Authorization header");
@@ -196,7 +196,7 @@ impl State {
         deleted: &[String],
         message: &str,
     ) -> String {
-        let repo = self.repos.entry(id.to_owned()).or_insert_with(Repo::default);
+        let repo = self.repos.entry(id.to_owned()).or_default();
         let head = repo.refs.get(branch).and_then(|head| repo.commits.get(head));
         let mut tree: BTreeMap<String, File> = head.cloned().unwrap_or_default();
         tree.retain(|path, _| !deleted.iter().any(|gone| path == gone || path.starts_with(&format!("{gone}/"))));
