@@ -187,6 +187,9 @@ for target in pulled fetched halves together pushed packed; do
     fi
     say "$target took $(since "$start") s"
 done
+kill -KILL -- "-$hub"
+wait "$hub" 2>/dev/null || true
+_servers=()
 if grep -rqF "$HF_TOKEN" "$work" --include='*' --exclude-dir=served; then
     failed=$((failed + 1)) results+=("FAIL token: it is in a file: $(grep -rlF "$HF_TOKEN" "$work" | head -n 1)")
 else

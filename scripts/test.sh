@@ -3,7 +3,7 @@
 #
 #   scripts/test.sh [--fast]
 #
-#   --fast   leave out the readers (scripts/e2e.sh light)
+#   --fast   leave out the readers (scripts/e2e.sh light) and the second client of the hub (scripts/hub.sh)
 #
 # Wants Debian 12 or newer (or Ubuntu) and a Rust toolchain; runs as root or with sudo, without a terminal and without
 # standard input. Exit code 0 if everything passed.
@@ -43,6 +43,7 @@ step cargo test --release --no-fail-fast
 step cargo test --release --no-default-features --lib
 if [[ -z $fast ]]; then
     step "$SCRIPTS/e2e.sh" light
+    step "$SCRIPTS/hub.sh"
 fi
 
 while IFS= read -r at; do

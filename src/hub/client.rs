@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use reqwest::Method;
 use reqwest::Url;
 use reqwest::blocking::Response;
-use reqwest::header::{HeaderMap, HeaderValue, IF_RANGE, LINK, LOCATION, RANGE};
+use reqwest::header::{HeaderMap, HeaderValue, IF_RANGE, LINK, RANGE};
 use serde::Deserialize;
 
 use super::http::{self, Http};
@@ -231,8 +231,7 @@ impl Client {
         let url = self.http.at(&format!("/{}/resolve/{}/{}", repo.id(), quote(commit, false), quote(path, true)))?;
         // The commit is told by the first answer, which may be a redirect to the Hub's own cache.
         let (url, response) = self.http.send(&what, &url, stop, |url| Ok(self.http.request(Method::HEAD, url)))?;
-        let target = response.headers().get(LOCATION).and_then(|to| to.to_str().ok()).and_then(|to| url.join(to).ok());
-        let elsewhere = target.filter(|_| response.status().is_redirection());
+        let elsewhere = http::redirect_target(&url, &response);
         let response = if elsewhere.is_some() { response } else { http::accept(&what, response)? };
         if let Some(other) = http::text(&response, "x-repo-commit").filter(|other| is_commit(commit) && other != commit)
         {

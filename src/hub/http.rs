@@ -83,7 +83,10 @@ impl Http {
             .connect_timeout(settings.timeout)
             .timeout(settings.timeout)
             .build()
-            .map_err(|e| Error::invalid(format!("no HTTPS client could be made: {}", describe(e))))?;
+            .map_err(|e| {
+                let text = "are the system's certificates there? Install ca-certificates, or set SSL_CERT_FILE";
+                Error::invalid(format!("no HTTPS client could be made: {}; {text}", describe(e)))
+            })?;
         Ok(Self { client, endpoint, token: settings.token.clone(), retry: settings.retry, requests: AtomicU64::new(0) })
     }
 
@@ -155,8 +158,7 @@ impl Http {
                 tries.again(what, Some(status.as_u16()), &told(response), after, stop)?;
                 continue;
             }
-            let target = response.headers().get(LOCATION).filter(|_| status.is_redirection());
-            match target.and_then(|to| to.to_str().ok()).and_then(|to| url.join(to).ok()) {
+            match redirect_target(&url, &response) {
                 Some(target) if self.is_ours(&url) && self.is_ours(&target) && hops < MAX_HOPS => {
                     hops += 1;
                     url = target;
@@ -337,6 +339,12 @@ fn told(response: Response) -> String {
         "" => format!("HTTP status {status}"),
         message => format!("HTTP status {status}: {message}"),
     }
+}
+
+/// Where an answer leads, if it is a redirect. Names that are not encoded, as some servers have them, are taken as UTF-8.
+pub fn redirect_target(url: &Url, response: &Response) -> Option<Url> {
+    let to = response.headers().get(LOCATION).filter(|_| response.status().is_redirection())?;
+    url.join(std::str::from_utf8(to.as_bytes()).ok()?).ok()
 }
 
 /// A header as text.

@@ -152,9 +152,14 @@ fn resolve(
         Some(sha256) => linked(302, &signed(shared, &format!("/lfs/{sha256}")), &sha256),
         // As the Hub does it: small files come from a cache of its own, by a relative redirect.
         None if first => {
-            let quoted: Vec<String> =
-                path.split('/').map(|part| part.replace('%', "%25").replace(' ', "%20")).collect();
-            linked(307, &format!("/api/resolve-cache/models/{org}/{name}/{commit}/{}", quoted.join("/")), &oid)
+            let encoded = |byte: u8| match byte {
+                b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' | b'/' => {
+                    char::from(byte).to_string()
+                }
+                _ => format!("%{byte:02X}"),
+            };
+            let quoted: String = path.bytes().map(encoded).collect();
+            linked(307, &format!("/api/resolve-cache/models/{org}/{name}/{commit}/{}", quoted), &oid)
         }
         None => ranged(request, content, &format!("\"{oid}\""), fault).with("X-Repo-Commit", &commit),
     }
