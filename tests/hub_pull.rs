@@ -196,6 +196,7 @@ fn busy_servers_are_asked_again_when_they_say() {
     bench.hub.fail(Side::Hub, "GET", "/tree/", 2, Fault::Status(503, None));
     bench.hub.fail(Side::Hub, "HEAD", "model.safetensors", 1, Fault::Status(500, None));
     bench.hub.fail(Side::Cdn, "GET", "/lfs/", 1, Fault::Status(429, Some(1)));
+    bench.hub.fail(Side::Cdn, "GET", "/lfs/", 1, Fault::Drop);
     let started = Instant::now();
     bench.pull_right();
     assert!(started.elapsed() >= Duration::from_secs(2), "Retry-After was not kept");
@@ -363,7 +364,7 @@ fn the_token_goes_to_the_hub_and_nowhere_else() {
             }
         }
         let seen = other.seen();
-        // Where a file is, is followed; what the hub itself should answer is not.
+        // Where the bytes of a file are, is followed; what the hub itself should answer is not.
         assert!(!seen.is_empty() && seen.iter().all(|seen| seen.path == "/catch"));
         for seen in seen {
             assert_eq!(seen.authorization, None, "{seen:?}");
@@ -393,6 +394,8 @@ fn neither_token_nor_signature_is_ever_told() {
         (Side::Cdn, "/lfs/", Fault::Status(404, None)),
         (Side::Cdn, "/lfs/", Fault::Status(403, None)),
         (Side::Cdn, "/lfs/", Fault::Close(100)),
+        (Side::Cdn, "/lfs/", Fault::Drop),
+        (Side::Hub, "/resolve/", Fault::Drop),
         (Side::Cdn, "/lfs/", Fault::Flip),
     ] {
         bench.hub.fail(side, "", path, 99, fault.clone());

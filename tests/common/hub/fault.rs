@@ -38,7 +38,9 @@ pub enum Fault {
     LyingTotal,
     /// Sends another range than was asked for, and says so.
     OtherRange,
-    /// Redirects to this address.
+    /// Closes the connection without an answer.
+    Drop,
+    /// Redirects to this address; with the right headers, if the right answer is a redirect.
     Redirect(String),
     /// All addresses given out so far cease to work, this one included.
     Expire,
@@ -59,7 +61,7 @@ pub struct Rule {
 
 impl Fault {
     /// `status CODE [RETRY-AFTER]`, `delay MS`, `cut BYTES`, `close BYTES`, `stall BYTES MS`, `truncate BYTES`, `wrong-etag`, `flip`,
-    /// `no-range`, `lying-range`, `lying-total`, `other-range`, `redirect URL`, `expire`.
+    /// `no-range`, `lying-range`, `lying-total`, `other-range`, `drop`, `redirect URL`, `expire`.
     pub fn parse(text: &str) -> Option<Self> {
         let words: Vec<&str> = text.split_whitespace().collect();
         let number = |at: usize| words.get(at).and_then(|word| word.parse::<u64>().ok());
@@ -77,6 +79,7 @@ impl Fault {
             "lying-total" => Self::LyingTotal,
             "other-range" => Self::OtherRange,
             "redirect" => Self::Redirect((*words.get(1)?).to_owned()),
+            "drop" => Self::Drop,
             "expire" => Self::Expire,
             _ => return None,
         })
@@ -127,7 +130,6 @@ pub fn before(fault: Option<&Fault>) -> Option<Reply> {
                 None => reply,
             })
         }
-        Fault::Redirect(to) => Some(Reply::new(302, "").with("Location", to)),
         Fault::Delay(millis) => {
             std::thread::sleep(Duration::from_millis(*millis));
             None
@@ -139,6 +141,10 @@ pub fn before(fault: Option<&Fault>) -> Option<Reply> {
 /// Makes the right answer a wrong one.
 pub fn distort(fault: Option<&Fault>, reply: &mut Reply) {
     match fault {
+        Some(Fault::Redirect(to)) => {
+            reply.status = 302;
+            reply.set("Location", to);
+        }
         Some(Fault::Truncate(len)) => reply.len = reply.len.min(*len),
         Some(Fault::WrongEtag) => {
             for name in ["ETag", "X-Linked-Etag"] {

@@ -253,7 +253,7 @@ fn connection(shared: &Shared, side: Side, stream: TcpStream) {
         let fault = shared.state().fault(side, &request);
         let reply =
             fault::before(fault.as_ref()).or_else(|| Some(answer::answer(shared, side, &request, fault.as_ref())));
-        let Some(mut reply) = reply else { return };
+        let Some(mut reply) = reply.filter(|_| fault != Some(Fault::Drop)) else { return };
         seen.status = reply.status;
         if !request.path.starts_with("/_") {
             shared.state().seen.push(seen);
