@@ -135,6 +135,15 @@ pub enum Error {
         /// What is wrong and what to do.
         message: String,
     },
+    /// A server could not be reached, refused, or answered with what makes no sense.
+    Server {
+        /// What was asked for, without secrets: "hf://org/name@main/config.json".
+        what: String,
+        /// The HTTP status; `None` when there was no answer, or when the answer was the problem.
+        status: Option<u16>,
+        /// What is wrong and what to do.
+        message: String,
+    },
     /// A mount could not be made, found or ended.
     Mount {
         /// The mount point.
@@ -269,6 +278,7 @@ impl fmt::Display for Error {
             ),
             Self::Remote { path, message, .. } => write!(f, "{}: {message}", path.display()),
             Self::Invalid { message } => f.write_str(message),
+            Self::Server { what, message, .. } => write!(f, "{what}: {message}"),
             Self::Mount { mount_point, message } => write!(f, "{}: {message}", mount_point.display()),
             Self::Interrupted => f.write_str("interrupted"),
         }

@@ -18,7 +18,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("engine", &["error", "parallel", "source", "cache", "tensor", "codec", "format"]),
     ("vfs", &["error", "source", "format", "engine"]),
     ("mount", &["error", "source", "cache", "engine", "vfs", "hub"]),
-    ("hub", &["error", "source"]),
+    ("hub", &["error", "source", "sink"]),
 ];
 
 /// Packages that only one room may name.
@@ -30,6 +30,7 @@ const ONLY_IN: &[(&str, &str)] = &[
     ("constriction", "codec"),
     ("clap", "cli"),
     ("indicatif", "cli"),
+    ("globset", "hub"),
 ];
 
 fn sources(dir: &Path, found: &mut Vec<PathBuf>) {

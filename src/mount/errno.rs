@@ -28,6 +28,7 @@ pub(super) fn of(error: &Error) -> Errno {
         | Error::TooLarge { .. }
         | Error::NotLossless { .. }
         | Error::Remote { .. }
+        | Error::Server { .. }
         | Error::Mount { .. } => Errno::EIO,
     }
 }
