@@ -141,6 +141,10 @@ pub enum Error {
         what: String,
         /// The HTTP status; `None` when there was no answer, or when the answer was the problem.
         status: Option<u16>,
+        /// Whether another try later may work.
+        again: bool,
+        /// What the server asks to wait until then, seconds (`Retry-After`).
+        after: Option<u64>,
         /// What is wrong and what to do.
         message: String,
     },

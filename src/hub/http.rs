@@ -247,17 +247,16 @@ impl Tries {
     ) -> Result<()> {
         self.failed += 1;
         if self.failed >= self.retry.attempts {
-            let tried = if self.failed == 1 { String::new() } else { format!(" ({} attempts)", self.failed) };
-            return Err(server(what, status, format!("{why}{tried}; try again later")));
+            // Who allows one attempt tries again on his own.
+            let tried =
+                if self.failed == 1 { String::new() } else { format!(" ({} attempts); try again later", self.failed) };
+            return Err(later(what, status, after, format!("{why}{tried}")));
         }
         let pause = match after {
             Some(after) if after > self.retry.longest_pause => {
                 let seconds = after.as_secs();
-                return Err(server(
-                    what,
-                    status,
-                    format!("{why}; the server asks to wait {seconds} s, try again then"),
-                ));
+                let text = format!("{why}; the server asks to wait {seconds} s, try again then");
+                return Err(later(what, status, Some(after), text));
             }
             // Everybody was told the same time: a little later each.
             Some(after) => after + self.retry.pause(1) / 4,
@@ -288,7 +287,12 @@ pub fn check(stop: &AtomicBool) -> Result<()> {
 
 /// An [`Error::Server`].
 pub fn server(what: &str, status: Option<u16>, message: impl Into<String>) -> Error {
-    Error::Server { what: what.to_owned(), status, message: message.into() }
+    Error::Server { what: what.to_owned(), status, again: false, after: None, message: message.into() }
+}
+
+/// An [`Error::Server`] that may be none another time.
+fn later(what: &str, status: Option<u16>, after: Option<Duration>, message: String) -> Error {
+    Error::Server { what: what.to_owned(), status, again: true, after: after.map(|after| after.as_secs()), message }
 }
 
 /// The answer, if it is a success; else what the server says, and what to do.

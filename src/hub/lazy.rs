@@ -5,10 +5,16 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Instant, SystemTime};
 
+use super::client::{Client, RepoFile};
+use super::http::Retry;
+use super::repo::HubUri;
+use super::settings::Settings;
 use crate::error::{Error, Result};
-use crate::source::remote::{Failure, Location, RemoteConfig, RemoteTree, Resolve, Site, SiteEntry};
+use crate::source::remote::{Failure, Location, RemoteConfig, RemoteTree, Resolve, Secret, Site, SiteEntry};
 
 /// A file of a repository at a commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,39 +42,69 @@ pub trait Repository: Send + Sync {
     fn locate(&self, path: &str) -> Result<Location, Failure>;
 }
 
-/// What `hf://org/name[@revision]` names.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Named {
-    /// `org/name`.
-    pub id: String,
-    /// A branch, a tag or a commit; `main` unless it was said.
-    pub revision: String,
+/// A repository at the commit that its revision is when it is asked for first.
+pub struct Pinned {
+    client: Client,
+    uri: HubUri,
+    commit: Mutex<Option<String>>,
 }
 
-impl Named {
-    /// Takes the text of an address apart.
+/// Nobody interrupts a request: each has a time limit.
+static GO_ON: AtomicBool = AtomicBool::new(false);
+
+impl Pinned {
+    /// A repository of the Hub of these settings. Requests are made once: who reads tries again, as long as his patience lasts.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when it names no repository.
-    pub fn parse(text: &str) -> Result<Self> {
-        let wrong = || Error::invalid("not a repository of the Hub; expected hf://ORG/NAME or hf://ORG/NAME@REVISION");
-        let rest = text.strip_prefix("hf://").ok_or_else(wrong)?;
-        let (id, revision) = rest.split_once('@').unwrap_or((rest, "main"));
-        let id = id.trim_end_matches('/');
-        let is_part = |part: &str| {
-            let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-            !part.is_empty() && !matches!(part, "." | "..") && part.chars().all(allowed)
-        };
-        let parts: Vec<&str> = id.split('/').collect();
-        let good = parts.len() == 2 && parts.iter().all(|part| is_part(part));
-        let revised = !revision.is_empty() && revision.split('/').all(is_part);
-        if good && revised { Ok(Self { id: id.to_owned(), revision: revision.to_owned() }) } else { Err(wrong()) }
+    /// Those of [`Client::new`].
+    pub fn new(uri: HubUri, settings: Settings) -> Result<Self> {
+        let retry = Retry { attempts: 1, ..settings.retry };
+        Ok(Self { client: Client::new(Settings { retry, ..settings })?, uri, commit: Mutex::default() })
     }
 
-    /// How messages and the cache call it.
-    #[must_use]
-    pub fn label(&self) -> String {
-        format!("hf://{}@{}", self.id, self.revision)
+    fn commit(&self) -> Result<String, Failure> {
+        if self.client.settings().offline {
+            // Not now, and not after any wait.
+            return Err(Failure::Again { why: "HF_HUB_OFFLINE is set".into(), after: Some(u64::MAX) });
+        }
+        let mut commit = self.commit.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(commit) = &*commit {
+            return Ok(commit.clone());
+        }
+        let found = self.client.commit(&self.uri.repo, self.uri.revision(), &GO_ON).map_err(failure)?;
+        log::info!("{} is commit {found}", self.uri);
+        Ok(commit.insert(found).clone())
+    }
+}
+
+fn failure(error: Error) -> Failure {
+    match error {
+        Error::Server { again: true, after, message, .. } => Failure::Again { why: message, after },
+        // The place is named by whoever tells it.
+        Error::Server { message, .. } => Failure::Refused(message),
+        error => Failure::Refused(error.to_string()),
+    }
+}
+
+impl Repository for Pinned {
+    fn files(&self) -> Result<Vec<Listed>, Failure> {
+        let files = self.client.files(&self.uri.repo, &self.commit()?, &GO_ON).map_err(failure)?;
+        let listed = |file: RepoFile| Listed { len: file.size, version: file.etag().to_owned(), path: file.path };
+        Ok(files.into_iter().map(listed).collect())
+    }
+
+    fn locate(&self, path: &str) -> Result<Location, Failure> {
+        let resolved = self.client.resolve(&self.uri.repo, &self.commit()?, path, &GO_ON).map_err(failure)?;
+        let token = self.client.authorization().filter(|_| resolved.with_token);
+        let token = token.and_then(|token| token.to_str().map(Secret::new).ok());
+        let left = |at: SystemTime| at.duration_since(SystemTime::now()).unwrap_or_default();
+        Ok(Location {
+            url: Secret::new(resolved.url.as_str()),
+            headers: token.map(|token| ("authorization".to_owned(), token)).into_iter().collect(),
+            version: resolved.etag,
+            len: resolved.size.ok_or_else(|| Failure::Refused("the server tells no length of the file".into()))?,
+            expires: resolved.expires.and_then(|at| Instant::now().checked_add(left(at))),
+        })
     }
 }
 
@@ -76,13 +112,15 @@ impl Named {
 ///
 /// # Errors
 /// Those of [`RemoteTree::over`].
-pub fn open(
-    named: &Named,
+pub fn tree(
+    uri: &HubUri,
     repository: Arc<dyn Repository>,
     config: RemoteConfig,
 ) -> Result<(Arc<RemoteTree>, PathBuf)> {
     let site = Shown { repository, files: Mutex::default() };
-    RemoteTree::over(Arc::new(site), Path::new(&named.label()), config)
+    // The same for a revision that was named and one that is meant.
+    let label = format!("{}@{}", uri.repo, uri.revision());
+    RemoteTree::over(Arc::new(site), Path::new(&label), config)
 }
 
 /// By directory: its names.
@@ -149,18 +187,6 @@ impl Resolve for One {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_address_names_a_repository_and_a_revision_or_is_refused() {
-        let named = Named::parse("hf://org/na.me-1").unwrap();
-        assert_eq!((named.id.as_str(), named.revision.as_str()), ("org/na.me-1", "main"));
-        assert_eq!(Named::parse("hf://org/name@refs/pr/1").unwrap().label(), "hf://org/name@refs/pr/1");
-        for bad in
-            ["hf://org", "hf://org/../x", "hf://org/name@", "hf://org/name/file", "hf://o rg/name", "hf://org/n@a?b"]
-        {
-            assert!(Named::parse(bad).is_err(), "{bad}");
-        }
-    }
 
     #[test]
     fn paths_of_a_listing_become_directories() {

@@ -1,7 +1,7 @@
 //! Models on the Hugging Face Hub: a repository and a revision become files here, and a directory becomes a commit there.
 //!
 //! [`Client`] speaks the Hub's HTTP interface, [`pull`](fn@pull) fills the cache that `huggingface_hub` and others share, [`push`](fn@push)
-//! sends a directory, [`lazy`] shows a repository that is not downloaded. All of it blocks the calling thread; nothing of it may be called from an asynchronous task.
+//! sends a directory, [`tree`] shows a repository that is not downloaded. All of it blocks the calling thread; nothing of it may be called from an asynchronous task.
 //!
 //! What holds everywhere: the token goes to the endpoint's own scheme, host and port and nowhere else; addresses appear in messages
 //! without their query, which may be a signature; a file gets its name only when its length and its hash are those of the listing.
@@ -11,8 +11,7 @@ mod download;
 mod hash;
 mod http;
 mod layout;
-pub mod lazy;
-pub mod lazy_client;
+mod lazy;
 mod pull;
 mod push;
 mod repo;
@@ -21,10 +20,11 @@ mod upload;
 
 pub use client::{Client, RepoFile, Resolved};
 pub use http::Retry;
+pub use lazy::{Listed, Pinned, Repository, tree};
 pub use pull::{Pull, Pulled, PulledFile, State, pull};
 pub use push::{Push, Pushed, PushedFile, Sent, push};
 pub use repo::{HubUri, Repo};
-pub use settings::{Settings, Token};
+pub use settings::{Settings, Token, cache_dir};
 
 /// Told how far a pull or a push has come. Called from several threads.
 pub trait Progress: Sync {

@@ -304,9 +304,9 @@ fn ask_modes(client: &Client, repo: &Repo, revision: &str, items: &mut [Item], s
     let asked =
         client.http.fetch(&what, &url, stop, |url| Ok(json_body(client.http.request(Method::POST, url), &body)));
     let (_, _, answer): (_, _, Preupload) = asked.map_err(|error| match error {
-        Error::Server { what, status: Some(404), message } => {
+        Error::Server { what, status: Some(404), message, .. } => {
             let message = message + "; if the repository is not there yet, --create makes it";
-            Error::Server { what, status: Some(404), message }
+            Error::Server { what, status: Some(404), again: false, after: None, message }
         }
         other => other,
     })?;

@@ -62,19 +62,11 @@ impl Settings {
 
     /// The same from any environment. An empty variable counts as one that is not set.
     fn from(var: &dyn Fn(&str) -> Option<String>) -> Result<Self> {
-        let get = |name: &str| var(name).filter(|value| !value.trim().is_empty());
+        let get = |name: &str| filled(var, name);
         let no_home = || Error::invalid("there is no home directory; set HF_HOME or HF_HUB_CACHE");
         let expand = |path: String| expand(&path, var);
-        let home = match (get("HF_HOME"), get("XDG_CACHE_HOME"), get("HOME")) {
-            (Some(home), _, _) => Some(expand(home)),
-            (None, Some(cache), _) => Some(expand(cache).join("huggingface")),
-            (None, None, Some(home)) => Some(PathBuf::from(home).join(".cache/huggingface")),
-            (None, None, None) => None,
-        };
-        let cache = match get("HF_HUB_CACHE").or_else(|| get("HUGGINGFACE_HUB_CACHE")) {
-            Some(cache) => expand(cache),
-            None => home.as_ref().ok_or_else(no_home)?.join("hub"),
-        };
+        let home = home(var);
+        let cache = cache(var).ok_or_else(no_home)?;
         let is_true =
             |name: &str| get(name).is_some_and(|v| ["1", "ON", "YES", "TRUE"].contains(&v.to_uppercase().as_str()));
         let token = match get("HF_TOKEN").or_else(|| get("HUGGING_FACE_HUB_TOKEN")).as_deref().and_then(Token::new) {
@@ -110,6 +102,34 @@ impl Settings {
             timeout: Duration::from_secs(timeout),
             retry: Retry::default(),
         })
+    }
+}
+
+/// The directory of the shared cache that the environment names, if it names one.
+#[must_use]
+pub fn cache_dir() -> Option<PathBuf> {
+    cache(&|name| std::env::var(name).ok())
+}
+
+/// A variable that is not empty.
+fn filled(var: &dyn Fn(&str) -> Option<String>, name: &str) -> Option<String> {
+    var(name).filter(|value| !value.trim().is_empty())
+}
+
+/// Where the programs of the Hub keep what is theirs.
+fn home(var: &dyn Fn(&str) -> Option<String>) -> Option<PathBuf> {
+    match (filled(var, "HF_HOME"), filled(var, "XDG_CACHE_HOME"), filled(var, "HOME")) {
+        (Some(home), _, _) => Some(expand(&home, var)),
+        (None, Some(cache), _) => Some(expand(&cache, var).join("huggingface")),
+        (None, None, Some(home)) => Some(PathBuf::from(home).join(".cache/huggingface")),
+        (None, None, None) => None,
+    }
+}
+
+fn cache(var: &dyn Fn(&str) -> Option<String>) -> Option<PathBuf> {
+    match filled(var, "HF_HUB_CACHE").or_else(|| filled(var, "HUGGINGFACE_HUB_CACHE")) {
+        Some(cache) => Some(expand(&cache, var)),
+        None => Some(home(var)?.join("hub")),
     }
 }
 

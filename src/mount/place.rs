@@ -32,6 +32,14 @@ pub(super) fn is_remote(options: &MountOptions) -> bool {
     options.source.to_str().is_some_and(|text| text.contains("://")) && !options.source.exists()
 }
 
+/// The caches of the Hub in which bases of deltas are looked for.
+pub(super) fn hub_caches() -> Vec<PathBuf> {
+    #[cfg(feature = "hub")]
+    return crate::hub::cache_dir().into_iter().collect();
+    #[cfg(not(feature = "hub"))]
+    Vec::new()
+}
+
 /// Takes from the engine's memory what a remote source needs.
 pub(super) fn share(options: &MountOptions, config: EngineConfig) -> EngineConfig {
     let memory = if is_remote(options) { config.memory - config.memory / REMOTE_SHARE } else { config.memory };
@@ -72,10 +80,10 @@ impl Place {
     /// A repository of the Hub, at one commit.
     #[cfg(feature = "hub")]
     fn hub(text: &str, config: crate::source::remote::RemoteConfig) -> Result<Self> {
-        use crate::hub::{lazy, lazy_client};
-        let named = lazy::Named::parse(text)?;
-        let hub = lazy_client::Hub::new(named.clone()).map_err(|failure| Error::invalid(failure.to_string()))?;
-        let (tree, source) = lazy::open(&named, Arc::new(hub), config)?;
+        use crate::hub::{self, HubUri, Pinned, Settings};
+        let uri = HubUri::parse(text)?;
+        let repository = Arc::new(Pinned::new(uri.clone(), Settings::from_env()?)?);
+        let (tree, source) = hub::tree(&uri, repository, config)?;
         Ok(Self::of(tree, source))
     }
 

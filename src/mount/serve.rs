@@ -26,7 +26,7 @@ use super::status::{Answer, Status, ask};
 use super::table;
 use super::warm::{Progress, warm};
 use crate::cache::{self, Store, default_dir};
-use crate::engine::{Disk, Engine, EngineConfig, Keep, Places};
+use crate::engine::{Disk, Engine, EngineConfig, Keep};
 use crate::error::{Error, Result};
 use crate::vfs::{Inode, Vfs, VfsConfig};
 
@@ -166,7 +166,7 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
             uid: rustix::process::geteuid().as_raw(),
             gid: rustix::process::getegid().as_raw(),
             exclude: Some(mount_point.clone()),
-            hubs: Places::hub_caches().into_iter().filter(|hub| !hub.starts_with(&mount_point)).collect(),
+            hubs: place::hub_caches().into_iter().filter(|hub| !hub.starts_with(&mount_point)).collect(),
             bases: options.bases.iter().map(|base| check_base(base, &mount_point)).collect::<Result<_>>()?,
         },
         engine.clone(),

@@ -143,7 +143,7 @@ impl Backoff {
         let step = Duration::from_millis(100u64.saturating_mul(1 << self.attempt.min(6))).min(Duration::from_secs(5));
         self.attempt = self.attempt.saturating_add(1);
         let wait = step.mul_f64(jitter()).max(asked.unwrap_or_default()).max(shared.pace.wait());
-        if self.last_progress.elapsed() + wait >= self.patience {
+        if self.last_progress.elapsed().saturating_add(wait) >= self.patience {
             return Err(failure);
         }
         shared.pace.retried();
