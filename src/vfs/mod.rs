@@ -181,7 +181,7 @@ impl Vfs {
             bases: Bases::new(config.bases.clone(), config.exclude.clone()),
             finder: Arc::new(Finder::new(Places {
                 named: config.bases.clone(),
-                trees: vec![root],
+                trees: vec![(Arc::clone(&tree), root)],
                 hubs: config.hubs.clone(),
                 exclude: config.exclude.clone(),
             })),

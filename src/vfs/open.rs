@@ -56,7 +56,7 @@ impl OpenFile {
             Contents::Original(opened) => {
                 let source = open_version(file, opened.identity)?;
                 Self::Image(match &opened.packed {
-                    Packed::Native(container) => finder.image(engine, Arc::clone(container), source),
+                    Packed::Native(container) => finder.image(engine, Arc::clone(container), (&file.tree, source)),
                     Packed::BigSmall(presented) => {
                         let base = bases.find(presented.container(), opened.identity, engine);
                         engine.presented(Arc::clone(presented), source, base)
