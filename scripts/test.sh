@@ -4,7 +4,7 @@
 #
 #   scripts/test.sh [--fast]
 #
-#   --fast   leave out the readers (scripts/e2e.sh light, and the one of containers)
+#   --fast   leave out the readers (scripts/e2e.sh light, and the one of containers) and the second client of the hub (scripts/hub.sh)
 #
 # Wants Debian 12 or newer (or Ubuntu) and a Rust toolchain; runs as root or with sudo, without a terminal and without
 # standard input. Exit code 0 if everything passed.
@@ -46,6 +46,7 @@ if [[ -z $fast ]]; then
     venv container reader
     step env BSFS_PYTHON="$reader" cargo test --release --test oracle -- --ignored
     step "$SCRIPTS/e2e.sh" light
+    step "$SCRIPTS/hub.sh"
 fi
 
 while IFS= read -r at; do

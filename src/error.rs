@@ -121,8 +121,30 @@ pub enum Error {
         /// The codec's name.
         codec: &'static str,
     },
+    /// A server does not give what is asked for.
+    Remote {
+        /// The file or directory, without what may be secret in its address.
+        path: PathBuf,
+        /// What happened, and what to do.
+        message: String,
+        /// The server does not answer at all, which was logged when it began.
+        outage: bool,
+    },
     /// The request makes no sense as given: a wrong path, a wrong combination.
     Invalid {
+        /// What is wrong and what to do.
+        message: String,
+    },
+    /// A server could not be reached, refused, or answered with what makes no sense.
+    Server {
+        /// What was asked for, without secrets: "hf://org/name@main/config.json".
+        what: String,
+        /// The HTTP status; `None` when there was no answer, or when the answer was the problem.
+        status: Option<u16>,
+        /// Whether another try later may work.
+        again: bool,
+        /// What the server asks to wait until then, seconds (`Retry-After`).
+        after: Option<u64>,
         /// What is wrong and what to do.
         message: String,
     },
@@ -258,7 +280,9 @@ impl fmt::Display for Error {
                  defect in bsfs, please report it",
                 path.display()
             ),
+            Self::Remote { path, message, .. } => write!(f, "{}: {message}", path.display()),
             Self::Invalid { message } => f.write_str(message),
+            Self::Server { what, message, .. } => write!(f, "{what}: {message}"),
             Self::Mount { mount_point, message } => write!(f, "{}: {message}", mount_point.display()),
             Self::Interrupted => f.write_str("interrupted"),
         }

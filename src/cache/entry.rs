@@ -17,6 +17,8 @@ use super::store::Shared;
 use super::table::Literal;
 use super::writer::{Bytes, Job};
 
+/// How long a chunk that is doubted may take to be written, so that it can be forgotten.
+const DOUBT: Duration = Duration::from_secs(10);
 /// How often an entry's time of last use is written.
 const TOUCH: Duration = Duration::from_secs(60);
 
@@ -120,6 +122,18 @@ impl Entry {
     pub fn expect_streams(&self, streams: bool) {
         let advice = if streams { rustix::fs::Advice::Sequential } else { rustix::fs::Advice::Normal };
         let _ = rustix::fs::fadvise(&self.data, 0, None, advice);
+    }
+
+    /// Says that a chunk, as it was read or offered, turned out to be wrong by another check than ours: it is forgotten. Waits while
+    /// it waits to be written.
+    pub fn doubt(&self, chunk: u32) {
+        if chunk < self.chunks() && self.queued.get(chunk) {
+            self.shared.queue.flush(DOUBT);
+        }
+        if chunk < self.chunks() && self.present.get(chunk) {
+            count(&self.shared.counts.damaged_chunks);
+            self.forget(chunk);
+        }
     }
 
     /// Gives a chunk to be written, which happens later, or not: when it is there, when the queue is full, when the disk is.

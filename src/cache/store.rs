@@ -173,6 +173,12 @@ impl Store {
         None
     }
 
+    /// Whether more waits to be written than half of what may wait: who can offer later should.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        self.shared.queue.is_behind()
+    }
+
     /// Waits until all offered chunks are written; `false` when that took longer than `timeout`.
     pub fn flush(&self, timeout: Duration) -> bool {
         self.shared.queue.flush(timeout)

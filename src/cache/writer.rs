@@ -90,6 +90,11 @@ impl Queue {
         self.bytes.load(Ordering::Relaxed)
     }
 
+    /// Whether more than half of what may wait does.
+    pub fn is_behind(&self) -> bool {
+        self.bytes() > self.limit / 2
+    }
+
     /// Whether a chunk would not be taken now. A guess without a lock, so that nothing is copied or counted in vain.
     pub fn refuses(&self, size: u64) -> bool {
         let waiting = self.bytes();

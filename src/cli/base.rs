@@ -6,13 +6,21 @@ use std::sync::Arc;
 use bsfs::engine::{Base, Engine, FileBase, Finder, Places};
 use bsfs::format::bigsmall::shown_name;
 use bsfs::format::{Sniff, sniff};
-use bsfs::source::FileSource;
+use bsfs::source::{FileSource, LocalTree, Tree};
 use bsfs::{Error, Result};
 use clap::Args;
 
 use super::opened::{self, BigSmall, Opened};
 use super::out::say;
 use super::shards::directory;
+
+/// The caches of the Hub in which bases are looked for.
+fn hub_caches() -> Vec<PathBuf> {
+    #[cfg(feature = "hub")]
+    return bsfs::hub::cache_dir().into_iter().collect();
+    #[cfg(not(feature = "hub"))]
+    Vec::new()
+}
 
 #[derive(Debug, Args)]
 pub struct BaseArg {
@@ -30,8 +38,11 @@ impl BaseArg {
             return Err(Error::invalid(format!("{}: no such file or directory, named with --base", missing.display())));
         }
         let named = self.base.iter().map(absolute).collect::<Result<_>>()?;
-        let trees = if input.is_dir() { vec![absolute(&input.to_path_buf())?] } else { Vec::new() };
-        Ok(Arc::new(Finder::new(Places { named, trees, hubs: Places::hub_caches(), exclude: None })))
+        let mut trees: Vec<(Arc<dyn Tree>, PathBuf)> = Vec::new();
+        if input.is_dir() {
+            trees.push((Arc::new(LocalTree), absolute(&input.to_path_buf())?));
+        }
+        Ok(Arc::new(Finder::new(Places { named, trees, hubs: hub_caches(), exclude: None })))
     }
 
     /// The base of `file`; `None` when it needs none, or none is found: reading its deltas then says so.

@@ -82,7 +82,11 @@ pub fn run(args: &CacheArgs) -> Result<ExitCode> {
             show(place, &pruned, removed)
         }
         CacheVerb::Clear(place) => {
-            let cleared = open(place)?.map_or(Ok(Removed::default()), |store| store.clear())?;
+            let cleared = open(place)?.map_or(Ok(Removed::default()), |store| {
+                #[cfg(feature = "remote")]
+                store.path().parent().map(bsfs::source::remote::forget_listings).transpose()?;
+                store.clear()
+            })?;
             show(place, &cleared, removed)
         }
         CacheVerb::Verify(place) => {

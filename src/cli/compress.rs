@@ -30,15 +30,15 @@ use super::size::show_size;
 ///
 /// A file becomes NAME.bs beside it, or the file given with --output. A directory becomes a mirror under --output:
 /// every .safetensors file is compressed, every other file copied as it is (but for PyTorch files of which others have half, which
-/// are stored as what is the same), links are followed. The input is never
-/// changed. Every chunk is decoded back and compared before it is written.
+/// are stored as what is the same), links are followed. A model on the Hugging Face Hub, hf://ORG/NAME[@REVISION], is pulled into
+/// the hub cache first (see "bsfs pull"). The input is never changed. Every chunk is decoded back and compared before it is written.
 ///
 /// With --base a fine-tune is stored as what differs from its base, which is needed to read it. Of several files in one run,
 /// tensors that occur twice are stored once, in the first file that has them: the others need that file, beside them or below
 /// the same mount.
 #[derive(Debug, Args)]
 pub struct CompressArgs {
-    /// Files or directories to compress
+    /// Files, directories or models on the Hub (hf://ORG/NAME) to compress
     #[arg(required = true, value_name = "INPUT")]
     pub inputs: Vec<PathBuf>,
     /// File to write, or directory; a directory as INPUT needs one
@@ -137,7 +137,7 @@ pub fn run(args: &CompressArgs) -> Result<ExitCode> {
     let stop = out::stop_flag();
     let (mode, chunk_len) = (args.optimise.mode(), args.optimise.chunk_len()?);
     let mut directories = Vec::new();
-    let mut tasks = plan(args, &mut directories)?;
+    let mut tasks = plan(args, &found(args, &stop)?, &mut directories)?;
     let pool = parallel::pool(args.threads)?;
     let archives = if args.no_dedup { Vec::new() } else { archives(&tasks) };
     let mut inputs: Vec<PathBuf> = tasks.iter().filter_map(Task::compressed).map(Path::to_path_buf).collect();
@@ -290,11 +290,40 @@ fn measure(pool: &rayon::ThreadPool, input: &Path, output: &Path, options: &Opti
     compress::measure(pool, &Original { source: &source, name: input, mtime }, output, options, bar)
 }
 
+/// Where an input is, and its name below the output when that is not its own.
+type Input = (PathBuf, Option<PathBuf>);
+
+/// The inputs as paths; those on the Hub are downloaded first.
+#[cfg(feature = "hub")]
+fn found(args: &CompressArgs, stop: &AtomicBool) -> Result<Vec<Input>> {
+    let on_hub = |input: &&PathBuf| input.to_str().is_some_and(bsfs::hub::HubUri::is_one);
+    if let (Some(first), None) = (args.inputs.iter().find(on_hub), &args.output) {
+        return Err(Error::invalid(format!(
+            "{}: say with -o DIR where the compressed model should go",
+            first.display()
+        )));
+    }
+    let place = |input: &PathBuf| {
+        Ok(match super::pull::snapshot(input, stop, args.json)? {
+            Some((path, uri)) => (path, uri.repo.id().rsplit('/').next().map(PathBuf::from)),
+            None => (input.clone(), None),
+        })
+    };
+    args.inputs.iter().map(place).collect()
+}
+
+/// The inputs as paths.
+#[cfg(not(feature = "hub"))]
+fn found(args: &CompressArgs, _stop: &AtomicBool) -> Result<Vec<Input>> {
+    Ok(args.inputs.iter().map(|input| (input.clone(), None)).collect())
+}
+
 /// What to do, and which directories it needs.
-fn plan(args: &CompressArgs, directories: &mut Vec<PathBuf>) -> Result<Vec<Task>> {
+fn plan(args: &CompressArgs, inputs: &[Input], directories: &mut Vec<PathBuf>) -> Result<Vec<Task>> {
     let mut tasks = Vec::new();
-    let several = args.inputs.len() > 1;
-    for input in &args.inputs {
+    let several = inputs.len() > 1;
+    for (input, name) in inputs {
+        let name_of = |input: &Path| name.clone().map_or_else(|| name_of(input), Ok);
         let meta = fs::metadata(input).map_err(Error::io("open", input))?;
         if meta.is_dir() {
             let Some(out) = &args.output else {

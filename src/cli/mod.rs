@@ -23,6 +23,10 @@ mod opened;
 mod optimise;
 mod out;
 mod progress;
+#[cfg(feature = "hub")]
+mod pull;
+#[cfg(feature = "hub")]
+mod push;
 mod rounds;
 mod shards;
 mod size;
@@ -63,6 +67,10 @@ enum Verb {
     Flatten(flatten::FlattenArgs),
     Export(export::ExportArgs),
     Bench(bench::BenchArgs),
+    #[cfg(feature = "hub")]
+    Pull(pull::PullArgs),
+    #[cfg(feature = "hub")]
+    Push(push::PushArgs),
     Cache(cache::CacheArgs),
     #[cfg(feature = "mount")]
     Mount(mount::MountArgs),
@@ -86,6 +94,10 @@ pub fn main() -> ExitCode {
         Verb::Flatten(args) => flatten::run(&args),
         Verb::Export(args) => export::run(&args),
         Verb::Bench(args) => bench::run(&args),
+        #[cfg(feature = "hub")]
+        Verb::Pull(args) => pull::run(&args),
+        #[cfg(feature = "hub")]
+        Verb::Push(args) => push::run(&args),
         Verb::Cache(args) => cache::run(&args),
         #[cfg(feature = "mount")]
         Verb::Mount(args) => mount::run(&args),

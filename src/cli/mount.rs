@@ -13,9 +13,14 @@ use log::LevelFilter;
 
 use super::size::parse_size;
 
+/// How long a download may take.
+const DOWNLOAD: Duration = Duration::from_secs(7 * 86_400);
+
 /// Show compressed files as the plain files that they came from
 ///
-/// SOURCE is a directory or one .bs file. MOUNTPOINT is an existing directory outside of SOURCE. Under it,
+/// SOURCE is a directory or one .bs file, or a remote place: s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX, or the
+/// https:// address of a directory with an index page, or of a file, or hf://ORG/NAME[@REVISION] of the Hub. Of a remote place what is read is fetched as it is read, and
+/// kept in the disk cache; credentials are those of the environment (AWS_..., GOOGLE_..., AZURE_..., HF_TOKEN). MOUNTPOINT is an existing directory outside of SOURCE. Under it,
 /// model.safetensors.bs is seen as model.safetensors, every other file as it is, all of it read-only.
 ///
 /// Files of the Python package bigsmall (.bs, .bsr) are seen as safetensors files too, and a model in several of them
@@ -24,7 +29,7 @@ use super::size::parse_size;
 /// Returns when the mount answers; a process in the background serves it until it is unmounted with "bsfs unmount".
 #[derive(Debug, Args)]
 pub struct MountArgs {
-    /// Directory (with all below it) or .bs file to show
+    /// Directory (with all below it) or .bs file to show, or address of a remote place
     pub source: PathBuf,
     /// Existing directory to show it at
     #[arg(value_name = "MOUNTPOINT")]
@@ -52,6 +57,12 @@ pub struct MountArgs {
     /// most 50 GiB]
     #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Memory and cache")]
     pub cache_size: Option<u64>,
+    /// Of a remote place: fetch all of it into the disk cache before the mount is made
+    #[arg(long, help_heading = "Memory and cache")]
+    pub download: bool,
+    /// Seconds that a read waits for a server of which nothing comes before it fails
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
+    pub patience: u64,
     /// Put all files into it in the background ("bsfs status" shows how far that is); with --cache auto those that it keeps
     #[arg(long, help_heading = "Memory and cache")]
     pub warm: bool,
@@ -114,7 +125,9 @@ pub fn run(args: &MountArgs) -> Result<ExitCode> {
         return serve(args).map(|()| ExitCode::SUCCESS);
     }
     let arguments = daemon_arguments(args)?;
-    match mount::start(arguments, &args.mount_point, Duration::from_secs(args.timeout))? {
+    let source = if is_remote(&args.source) { args.source.clone() } else { absolute(&args.source)?.into() };
+    let timeout = if args.download { DOWNLOAD } else { Duration::from_secs(args.timeout) };
+    match mount::start(arguments, &source, &args.mount_point, timeout)? {
         Started::Ready(_) => Ok(ExitCode::SUCCESS),
         // It has said why itself.
         Started::Failed(code) => Ok(ExitCode::from(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(2))),
@@ -126,17 +139,23 @@ fn say(text: &str) {
     let _ = writeln!(std::io::stderr(), "bsfs: {text}");
 }
 
+fn absolute(path: &Path) -> Result<OsString> {
+    let resolved = std::path::absolute(path).map_err(|source| Error::Io { op: "resolve", path: path.into(), source });
+    resolved.map(PathBuf::into_os_string)
+}
+
+/// Whether a source is the address of a remote place. A path of this machine that looks like one goes before.
+fn is_remote(source: &Path) -> bool {
+    source.to_str().is_some_and(|text| text.contains("://")) && !source.exists()
+}
+
 /// The same mount as a command for the background process, which has another working directory.
 fn daemon_arguments(args: &MountArgs) -> Result<Vec<OsString>> {
-    let absolute = |path: &Path| {
-        let resolved =
-            std::path::absolute(path).map_err(|source| Error::Io { op: "resolve", path: path.into(), source });
-        resolved.map(PathBuf::into_os_string)
-    };
     let mut list: Vec<OsString> = vec!["mount".into(), "--daemon".into()];
     let mut option = |name: &str, value: OsString| list.extend([name.into(), value]);
     option("--memory", args.memory.to_string().into());
     option("--readahead", args.readahead.to_string().into());
+    option("--patience", args.patience.to_string().into());
     option("--ttl", args.ttl.to_string().into());
     option("--threads", args.threads.to_string().into());
     option("--session-threads", args.session_threads.to_string().into());
@@ -161,9 +180,11 @@ fn daemon_arguments(args: &MountArgs) -> Result<Vec<OsString>> {
         ("--keep-packed", args.keep_packed),
         ("--null", args.null),
         ("--warm", args.warm),
+        ("--download", args.download),
     ];
     list.extend(flags.iter().filter(|(_, set)| *set).map(|(flag, _)| flag.into()));
-    list.extend(["--".into(), absolute(&args.source)?, absolute(&args.mount_point)?]);
+    // The daemon learns the source in another way.
+    list.extend(["--".into(), ".".into(), absolute(&args.mount_point)?]);
     Ok(list)
 }
 
@@ -172,8 +193,11 @@ fn serve(args: &MountArgs) -> Result<()> {
         mount::become_daemon()?;
     }
     let log_file = start_log(args)?;
+    let told = std::env::var_os(mount::SOURCE_VARIABLE).filter(|_| args.daemon);
     let options = MountOptions {
-        source: args.source.clone(),
+        source: told.map_or_else(|| args.source.clone(), PathBuf::from),
+        download: args.download,
+        patience: Duration::from_secs(args.patience),
         mount_point: args.mount_point.clone(),
         bases: args.base.clone(),
         memory: args.memory,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bsfs::engine::{Base, Engine, EngineConfig, Finder, Image, Presented};
 use bsfs::format::{Container, SNIFF_LEN, Sniff, bigsmall, sniff};
-use bsfs::source::{FileSource, ReadAt};
+use bsfs::source::{FileSource, LocalTree, ReadAt, Tree};
 use bsfs::tensor::{Header, TensorInfo};
 use bsfs::{Error, Result};
 
@@ -73,7 +73,10 @@ impl Opened {
     /// Its bytes; `finder` finds what ours refers to, `base` is for the tensors of a delta of bigsmall.
     pub fn image(self, engine: &Arc<Engine>, finder: &Arc<Finder>, base: Option<Arc<dyn Base>>) -> Image {
         match self {
-            Self::Native(source, container) => finder.image(engine, container, source),
+            Self::Native(source, container) => {
+                let local: Arc<dyn Tree> = Arc::new(LocalTree);
+                finder.image(engine, container, (&local, source))
+            }
             Self::BigSmall(file) => engine.presented(file.presented, file.source, base),
         }
     }

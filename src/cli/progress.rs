@@ -45,6 +45,27 @@ impl Bar {
         self.bar.inc(raw);
     }
 
+    /// Warnings of the library from now on are lines above the bar. `BSFS_LOG` chooses others.
+    #[cfg(feature = "hub")]
+    pub fn show_warnings(&self) {
+        use std::io::Write;
+
+        struct Above(ProgressBar);
+        impl Write for Above {
+            fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+                self.0.suspend(|| std::io::stderr().write(line))
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let mut builder = env_logger::Builder::new();
+        builder.filter_level(log::LevelFilter::Off).filter_module("bsfs", log::LevelFilter::Warn).parse_env("BSFS_LOG");
+        builder.format(|line, record| writeln!(line, "bsfs: {}", record.args()));
+        // A program has one log; a second start keeps the first.
+        let _ = builder.target(env_logger::Target::Pipe(Box::new(Above(self.bar.clone())))).try_init();
+    }
+
     /// Removes the bar.
     pub fn done(&self) {
         self.bar.finish_and_clear();
@@ -59,5 +80,24 @@ impl Progress for Bar {
             self.bar.set_prefix(format!("ratio {:.3}  ", packed_sum as f64 / raw_sum as f64));
         }
         self.bar.inc(raw);
+    }
+}
+
+#[cfg(feature = "hub")]
+impl bsfs::hub::Progress for Bar {
+    fn expect(&self, bytes: u64) {
+        self.bar.set_length(bytes);
+    }
+
+    fn advance(&self, bytes: u64) {
+        self.bar.inc(bytes);
+    }
+
+    fn retreat(&self, bytes: u64) {
+        self.bar.dec(bytes);
+    }
+
+    fn name(&self, path: &str) {
+        Self::name(self, path);
     }
 }

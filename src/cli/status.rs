@@ -84,6 +84,21 @@ fn describe(record: &MountRecord) -> String {
             ),
         );
     }
+    if let Some(remote) = &s.remote {
+        let state = if remote.down { "does not answer" } else { "answers" };
+        line(
+            "server",
+            format!(
+                "{state}; {} requests for {}, {} again, {} doubled, {} told to slow down, {} reads failed",
+                remote.requests,
+                show_size(remote.bytes),
+                remote.retries,
+                remote.hedges,
+                remote.throttled,
+                remote.failures
+            ),
+        );
+    }
     if let Some(warming) = &s.warming {
         let state = if warming.finished { "done" } else { "under way" };
         let (kept, files, bytes) = (warming.files_kept, warming.files, show_size(warming.bytes));

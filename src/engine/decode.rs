@@ -64,6 +64,7 @@ pub fn chunk(from: &From<'_>, chunk: &Chunk, own: &mut dyn FnMut(u64, &mut [u8])
         Ok(()) => Ok(()),
         Err(first) => {
             log::warn!("{}: chunk at {}: {first}; reading it again", source.path().display(), chunk.raw_offset);
+            source.doubt(chunk.packed_offset, chunk.packed_len.into());
             attempt()?
         }
     };

@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use super::Engine;
-use super::ahead::Streams;
 use super::buffer::Buffer;
 use super::content::{Content, Part, Place};
 use super::disk::OnDisk;
@@ -17,6 +16,7 @@ use super::stats::Counters;
 use super::workers::Job;
 use crate::error::{Error, Result};
 use crate::format::ChunkId;
+use crate::source::Streams;
 
 /// What is decoded ahead of one stream at most, bytes, and as a part of the memory.
 const MOST_AHEAD: u64 = 8 << 20;

@@ -3,7 +3,6 @@
 //! One [`Engine`] serves all images of a process: it holds the memory cache of decoded chunks and sees to it that a
 //! chunk is decoded once however many readers want it. No lock is held while a chunk is read or decoded.
 
-mod ahead;
 mod base;
 mod bigsmall;
 mod buffer;

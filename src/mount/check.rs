@@ -46,8 +46,14 @@ pub(super) struct Checked {
 /// # Errors
 /// [`Error::Mount`] or [`Error::Io`] naming what is wrong.
 pub(super) fn check(source: &Path, mount_point: &Path, allow_other: bool) -> Result<Checked> {
-    let mut notes = Vec::new();
     let source = fs::canonicalize(source).map_err(Error::io("open the source", source))?;
+    let Checked { mount_point, notes, .. } = check_mount_point(Some(&source), mount_point, allow_other)?;
+    Ok(Checked { source, mount_point, notes })
+}
+
+/// The same for a source that is not of this machine, or not looked at yet.
+pub(super) fn check_mount_point(source: Option<&Path>, mount_point: &Path, allow_other: bool) -> Result<Checked> {
+    let mut notes = Vec::new();
     let mount_point = resolve(mount_point).map_err(|e| match e.kind() {
         io::ErrorKind::NotFound => {
             fail(mount_point, format!("no such directory; make it with: mkdir -p {}", mount_point.display()))
@@ -59,7 +65,9 @@ pub(super) fn check(source: &Path, mount_point: &Path, allow_other: bool) -> Res
     if !meta.is_dir() {
         return Err(fail(&mount_point, "the mount point is not a directory"));
     }
-    apart(&source, &mount_point, &meta)?;
+    if let Some(source) = source {
+        apart(source, &mount_point, &meta)?;
+    }
     if fs::read_dir(&mount_point).is_ok_and(|mut entries| entries.next().is_some()) {
         notes.push(format!("{}: not empty; what is in it is hidden while mounted", mount_point.display()));
     }
@@ -67,7 +75,7 @@ pub(super) fn check(source: &Path, mount_point: &Path, allow_other: bool) -> Res
         let message = format!("--allow-other needs the line user_allow_other in {FUSE_CONF}, which root can add");
         return Err(fail(&mount_point, message));
     }
-    Ok(Checked { source, mount_point, notes })
+    Ok(Checked { source: PathBuf::new(), mount_point, notes })
 }
 
 /// Refuses a mount point in use; takes off a mount of ours whose daemon is dead.

@@ -38,12 +38,15 @@ pub enum Started {
     Failed(Option<i32>),
 }
 
+/// Environment variable that tells the daemon its source, which may hold secrets and is not for everyone's list of processes.
+pub const SOURCE_VARIABLE: &str = "BSFS_MOUNT_SOURCE";
+
 /// Runs this program again with `arguments`, which must make it serve a mount at `mount_point` and call [`announce`],
-/// and waits until it has. What it writes to standard error until then goes to this process's own.
+/// and waits until it has. `source` is given to it in [`SOURCE_VARIABLE`]. What it writes to standard error until then goes to this process's own.
 ///
 /// # Errors
 /// [`Error::Mount`] when there is no answer within `timeout`; the process is ended then.
-pub fn start<I, S>(arguments: I, mount_point: &Path, timeout: Duration) -> Result<Started>
+pub fn start<I, S>(arguments: I, source: &Path, mount_point: &Path, timeout: Duration) -> Result<Started>
 where
     I: IntoIterator<Item = S>,
     S: AsRef<std::ffi::OsStr>,
@@ -51,6 +54,7 @@ where
     let mut child = Command::new(PROGRAM)
         .arg0("bsfs")
         .args(arguments)
+        .env(SOURCE_VARIABLE, source)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         // Not inherited: a daemon that cannot be ended would keep whoever reads our standard error waiting.

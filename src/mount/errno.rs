@@ -27,6 +27,8 @@ pub(super) fn of(error: &Error) -> Errno {
         | Error::NoBase { .. }
         | Error::TooLarge { .. }
         | Error::NotLossless { .. }
+        | Error::Remote { .. }
+        | Error::Server { .. }
         | Error::Mount { .. } => Errno::EIO,
     }
 }
@@ -34,6 +36,10 @@ pub(super) fn of(error: &Error) -> Errno {
 /// How an error is logged. What a program gets in ordinary use (a name that is gone, a stale inode, a file that may
 /// not be read) is no fault of the mount.
 pub(super) fn level(error: &Error) -> Level {
+    // Once for an outage, where it was found out.
+    if matches!(error, Error::Remote { outage: true, .. }) {
+        return Level::Debug;
+    }
     match of(error) {
         Errno::ENOENT | Errno::ESTALE | Errno::ENOTDIR => Level::Debug,
         Errno::EACCES | Errno::EPERM => Level::Warn,

@@ -55,7 +55,7 @@ impl Guard {
     pub(super) fn answer<T>(&self, op: &str, result: Result<T>) -> Result<T, Errno> {
         result.map_err(|error| {
             let level = errno::level(&error);
-            if level == Level::Error {
+            if level == Level::Error || matches!(error, Error::Remote { .. }) {
                 self.errors.fetch_add(1, Ordering::Relaxed);
             }
             let text = format!("{op}: {error}");
@@ -91,7 +91,6 @@ fn text(payload: &(dyn Any + Send)) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Error;
 
     #[test]
     fn a_panic_is_eio_and_counted() {

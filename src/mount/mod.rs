@@ -11,13 +11,14 @@ mod errno;
 mod guard;
 mod holders;
 mod passthrough;
+mod place;
 mod serve;
 mod status;
 mod table;
 mod unmount;
 mod warm;
 
-pub use daemon::{Started, announce, become_daemon, default_log_file, open_log, start};
+pub use daemon::{SOURCE_VARIABLE, Started, announce, become_daemon, default_log_file, open_log, start};
 pub use serve::{CacheMode, Event, MountOptions, serve};
 pub use status::{ATTRIBUTE, Answer, Status, ask};
 pub use table::FS_TYPE;

@@ -18,14 +18,15 @@ use signal_hook::iterator::Signals;
 
 use super::adapter::Adapter;
 use super::attach::{Detached, attach, detach};
-use super::check::{check, check_base};
+use super::check::{check, check_base, check_mount_point};
 use super::guard::Guard;
 use super::passthrough::Passthrough;
+use super::place::{self, Place};
 use super::status::{Answer, Status, ask};
 use super::table;
 use super::warm::{Progress, warm};
 use crate::cache::{self, Store, default_dir};
-use crate::engine::{Disk, Engine, EngineConfig, Keep, Places};
+use crate::engine::{Disk, Engine, EngineConfig, Keep};
 use crate::error::{Error, Result};
 use crate::vfs::{Inode, Vfs, VfsConfig};
 
@@ -55,7 +56,7 @@ const MAX_SESSION_THREADS: usize = 256;
 /// How a mount is made.
 #[derive(Debug, Clone)]
 pub struct MountOptions {
-    /// A directory, or one container.
+    /// A directory, or one container; or the address of a remote place.
     pub source: PathBuf,
     /// An existing directory outside of the source.
     pub mount_point: PathBuf,
@@ -85,6 +86,10 @@ pub struct MountOptions {
     pub cache_dir: Option<PathBuf>,
     /// Disk space for all of them, bytes; `None` for the cache's own default.
     pub cache_size: Option<u64>,
+    /// Of a remote place: fetches all of it into the disk cache before the mount is made.
+    pub download: bool,
+    /// How long a read waits for a server of which nothing comes before it fails.
+    pub patience: Duration,
     /// Puts all files into the disk cache in the background.
     pub warm: bool,
     /// Where this process logs to, for [`Status`]. Setting up the log is the program's business.
@@ -111,7 +116,12 @@ pub enum Event {
 /// # Errors
 /// [`Error::Mount`] and [`Error::Io`] when it cannot be mounted, the error of `tell`.
 pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) -> Result<()> {
-    let checked = check(&options.source, &options.mount_point, options.allow_other)?;
+    let remote = place::is_remote(options);
+    let checked = if remote {
+        check_mount_point(None, &options.mount_point, options.allow_other)
+    } else {
+        check(&options.source, &options.mount_point, options.allow_other)
+    }?;
     for note in checked.notes {
         warn!("{note}");
         tell(Event::Note(note))?;
@@ -128,24 +138,35 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
             format!("{what}, {}", dir.display())
         },
     );
-    let engine = Engine::new(EngineConfig {
+    let place = if remote {
+        Place::remote(options, disk.as_ref().map(|disk| &disk.store))?
+    } else {
+        Place::local(checked.source)
+    };
+    if options.download {
+        place.download()?;
+    }
+    let place = Arc::new(place);
+    let config = EngineConfig {
         disk: disk.clone(),
         memory: options.memory,
         threads: options.threads,
         drop_packed: !options.keep_packed,
         null: options.null,
         ..EngineConfig::default()
-    });
+    };
+    let engine = Engine::new(place::share(options, config));
     if options.null {
         warn!("showing zeros in place of the contents of every compressed file, as asked");
     }
-    let vfs = Arc::new(Vfs::new(
+    let vfs = Arc::new(Vfs::over(
+        Arc::clone(&place.tree),
         VfsConfig {
-            source: checked.source.clone(),
+            source: place.source.clone(),
             uid: rustix::process::geteuid().as_raw(),
             gid: rustix::process::getegid().as_raw(),
             exclude: Some(mount_point.clone()),
-            hubs: Places::hub_caches().into_iter().filter(|hub| !hub.starts_with(&mount_point)).collect(),
+            hubs: place::hub_caches().into_iter().filter(|hub| !hub.starts_with(&mount_point)).collect(),
             bases: options.bases.iter().map(|base| check_base(base, &mount_point)).collect::<Result<_>>()?,
         },
         engine.clone(),
@@ -162,7 +183,8 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
         let (vfs, guard, replying) = (vfs.clone(), guard.clone(), replying.clone());
         let (engine, passthrough) = (engine.clone(), passthrough.clone());
         let (progress, warming) = (progress.clone(), options.warm);
-        let mut status = initial_status(options, &checked.source, &mount_point, started.1);
+        let place = Arc::clone(&place);
+        let mut status = initial_status(options, &place.label, &mount_point, started.1);
         status.cache.clone_from(&cache);
         move || {
             let files = vfs.stats();
@@ -180,6 +202,7 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
                 disk: engine.disk().map(|disk| disk.store.counters()),
                 passthrough: passthrough.works(),
                 passthrough_opens: passthrough.opened(),
+                remote: place.traffic(),
                 warming: warming.then(|| progress.now()),
                 ..status.clone()
             };
@@ -202,7 +225,7 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
 
     // Before the mount: a signal that comes in between waits instead of leaving a dead mount behind.
     let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(Error::io("wait for signals", &mount_point))?;
-    let device = attach(&checked.source, &mount_point, options.allow_other)?;
+    let device = attach(&place.label, &mount_point, options.allow_other)?;
     let mounted = Mounted { mount_point: &mount_point };
     let acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
     let mut config = Config::default();
@@ -224,12 +247,12 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
         thread::Builder::new()
             .name("signals".into())
             .spawn(move || wait_for_signals(signals, &mount_point, &device))
-            .map_err(Error::io("start a thread", &checked.source))?
+            .map_err(Error::io("start a thread", &place.label))?
     };
     info!(
         "bsfs {} shows {} at {}; {threads} threads take requests, {} bytes of memory for decoded chunks, disk cache {cache}",
         env!("CARGO_PKG_VERSION"),
-        checked.source.display(),
+        place.label.display(),
         mount_point.display(),
         options.memory,
     );
@@ -254,6 +277,7 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
     }
     // What was open at the end is closed, and so on its way to being finished.
     drop(vfs);
+    drop(place);
     engine.settle(SETTLE);
     on_signal.close();
     if ending.join().is_err() {
@@ -360,6 +384,7 @@ fn initial_status(options: &MountOptions, source: &Path, mount_point: &Path, sta
         passthrough: false,
         passthrough_opens: 0,
         warming: None,
+        remote: None,
     }
 }
 

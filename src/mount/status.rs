@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::warm::Warming;
 use crate::cache::Counters;
 use crate::engine::Stats;
+use crate::source::Traffic;
 
 /// The extended attribute of the root directory that holds a [`Status`] as JSON. It is not listed.
 pub const ATTRIBUTE: &str = "user.bsfs.status";
@@ -66,6 +67,8 @@ pub struct Status {
     pub passthrough_opens: u64,
     /// How far `--warm` is; none without it.
     pub warming: Option<Warming>,
+    /// What was asked of the server; none for a source of this machine.
+    pub remote: Option<Traffic>,
 }
 
 /// What came back from a mount.

@@ -142,6 +142,18 @@ impl ReadAt for FileSource {
         })
     }
 
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
+        Self::read_at(self, offset, buf)
+    }
+
+    fn read_cached(&self, offset: u64, buf: &mut [u8]) -> Option<usize> {
+        Self::read_cached(self, offset, buf)
+    }
+
+    fn unchanged(&self) -> Result<bool> {
+        Self::unchanged(self)
+    }
+
     fn identity(&self) -> Option<Identity> {
         Some(self.identity)
     }

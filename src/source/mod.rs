@@ -2,11 +2,17 @@
 //!
 //! A source does not know what its bytes mean. All reads are positional, so one source serves many threads.
 
+mod ahead;
 mod file;
 mod memory;
+#[cfg(feature = "remote")]
+pub mod remote;
+mod tree;
 
+pub use ahead::Streams;
 pub use file::{FileSource, Identity};
 pub use memory::MemorySource;
+pub use tree::{LocalTree, Stat, Timestamp, Traffic, Tree};
 
 use std::path::Path;
 
@@ -32,6 +38,31 @@ pub trait ReadAt: Send + Sync {
     /// [`Error::Io`](crate::Error::Io) when the system refuses.
     fn read_exact_at(&self, offset: u64, buf: &mut [u8]) -> Result<()>;
 
+    /// Reads at most `buf.len()` bytes at `offset`; fewer only at the end.
+    ///
+    /// # Errors
+    /// Those of [`read_exact_at`](ReadAt::read_exact_at), but for the end.
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
+        let left = usize::try_from(self.len().saturating_sub(offset)).unwrap_or(usize::MAX);
+        let len = buf.len().min(left);
+        self.read_exact_at(offset, buf.get_mut(..len).unwrap_or_default())?;
+        Ok(len)
+    }
+
+    /// Reads bytes at `offset` that are at hand, without waiting; `None` when there are none, or nobody can tell. May read fewer
+    /// than there are.
+    fn read_cached(&self, _offset: u64, _buf: &mut [u8]) -> Option<usize> {
+        None
+    }
+
+    /// Whether what is read still is the version that was opened.
+    ///
+    /// # Errors
+    /// [`Error::Io`](crate::Error::Io) when the system does not say.
+    fn unchanged(&self) -> Result<bool> {
+        Ok(true)
+    }
+
     /// What tells this version of the source from others; `None` when there is nothing.
     fn identity(&self) -> Option<Identity> {
         None
@@ -39,6 +70,9 @@ pub trait ReadAt: Send + Sync {
 
     /// Says whether reads go on where others ended, so that reading ahead pays, or jump. Only a hint.
     fn expect_streams(&self, _streams: bool) {}
+
+    /// Says that these bytes were found wrong: what was kept of them on the way is to be fetched anew.
+    fn doubt(&self, _offset: u64, _len: u64) {}
 
     /// Says that these bytes need not be kept in memory by the system. Only a hint.
     fn wont_need(&self, _offset: u64, _len: u64) {}

@@ -25,9 +25,6 @@ pub use open::Data;
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
-use std::fs::Metadata;
-use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -37,7 +34,7 @@ use rustix::io::Errno;
 
 use crate::engine::{Engine, Finder, Places};
 use crate::error::{Error, Result};
-use crate::source::FileSource;
+use crate::source::{LocalTree, Stat, Timestamp, Tree};
 use base::Bases;
 use open::OpenFile;
 use packed::Packed;
@@ -102,6 +99,7 @@ pub struct VfsStats {
 /// The tree. Shared by threads; no lock is held while a file is read, decoded or opened.
 #[derive(Debug)]
 pub struct Vfs {
+    tree: Arc<dyn Tree>,
     config: VfsConfig,
     engine: Arc<Engine>,
     bases: Bases,
@@ -147,33 +145,47 @@ impl Vfs {
     /// # Errors
     /// [`Error::Io`] when there is no such source; what is wrong with the file when it is one and no container.
     pub fn new(config: VfsConfig, engine: Arc<Engine>) -> Result<Self> {
+        Self::over(Arc::new(LocalTree), config, engine)
+    }
+
+    /// The same over another tree than that of this machine's files, in which `config.source` is the path of its root, or of one
+    /// file. Of other trees any one file may be shown, as it is when it is no container.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn over(tree: Arc<dyn Tree>, config: VfsConfig, engine: Arc<Engine>) -> Result<Self> {
         let source = &config.source;
-        let meta = std::fs::metadata(source).map_err(Error::io("open", source))?;
-        let place = if meta.is_dir() {
-            Place { path: source.clone(), only: None, ancestors: vec![(meta.dev(), meta.ino())] }
+        let stat = tree.stat(source).map_err(Error::io("open", source))?;
+        let place = if let Stat::Directory { id, .. } = stat {
+            Place { tree: Arc::clone(&tree), path: source.clone(), only: None, ancestors: vec![id] }
         } else {
             let (Some(parent), Some(file_name)) = (source.parent(), source.file_name()) else {
                 return Err(Error::invalid(format!("{}: neither a file nor a directory", source.display())));
             };
-            if !name::may_be_container(file_name) {
+            let named = name::may_be_container(file_name);
+            if !named && tree.is_local() {
                 return Err(Error::invalid(format!(
                     "{}: expected a directory or a file whose name ends in .bs",
                     source.display()
                 )));
             }
-            Packed::read(&FileSource::open(source)?)?;
-            Place { path: parent.to_path_buf(), only: Some(file_name.to_owned()), ancestors: Vec::new() }
+            if named {
+                Packed::read(&*tree.open(source)?)?;
+            }
+            let only = Some(file_name.to_owned());
+            Place { tree: Arc::clone(&tree), path: parent.to_path_buf(), only, ancestors: Vec::new() }
         };
-        let tree = place.path.clone();
+        let root = place.path.clone();
         Ok(Self {
             table: Mutex::new(Table::new(Arc::new(Node::root(place)))),
             bases: Bases::new(config.bases.clone(), config.exclude.clone()),
             finder: Arc::new(Finder::new(Places {
                 named: config.bases.clone(),
-                trees: vec![tree],
+                trees: vec![(Arc::clone(&tree), root)],
                 hubs: config.hubs.clone(),
                 exclude: config.exclude.clone(),
             })),
+            tree,
             config,
             engine,
             handles: RwLock::default(),
@@ -330,7 +342,7 @@ impl Vfs {
     /// Figures of the file system that holds the source.
     #[must_use]
     pub fn statfs(&self) -> FsFigures {
-        FsFigures::of(rustix::fs::statvfs(&self.config.source).ok())
+        FsFigures::of(self.tree.is_local().then(|| rustix::fs::statvfs(&self.config.source).ok()).flatten())
     }
 
     /// Counters and gauges.
@@ -436,8 +448,9 @@ impl Vfs {
         };
         Ok(match &node.body {
             Body::Directory(directory) => {
-                let (mtime, ctime) = match stat_dir(directory) {
-                    Ok(meta) => ((meta.mtime(), nanos(meta.mtime_nsec())), (meta.ctime(), nanos(meta.ctime_nsec()))),
+                let of = |(seconds, n): Timestamp| (seconds, nanos(n));
+                let (mtime, ctime) = match stamp(directory) {
+                    Ok(stamp) => (of(stamp.mtime), of(stamp.ctime)),
                     // The mount point itself always answers, or nobody could ask the mount what is wrong with it.
                     Err(_) if node.inode == Inode::ROOT => ((0, 0), (0, 0)),
                     Err(error) => return Err(error),
@@ -461,16 +474,14 @@ impl Vfs {
     }
 }
 
-fn stat_dir(directory: &Directory) -> Result<Metadata> {
-    let path = &directory.place.path;
-    let meta = std::fs::metadata(path).map_err(Error::io("stat", path))?;
-    if meta.is_dir() { Ok(meta) } else { Err(Error::io("list", path)(io::ErrorKind::NotADirectory.into())) }
+fn stamp(directory: &Directory) -> Result<Stamp> {
+    Stamp::take(&*directory.place.tree, &directory.place.path)
 }
 
 /// Whether a listing still tells the truth, as far as a few calls of `stat` can say.
 fn is_current(directory: &Directory, listing: &Listing, name: Option<&OsStr>) -> bool {
     let age = listing.taken.elapsed();
-    if !stat_dir(directory).is_ok_and(|meta| Stamp::of(&meta) == listing.stamp) {
+    if !stamp(directory).is_ok_and(|stamp| stamp == listing.stamp) {
         return false;
     }
     if !listing.settled && age > UNSETTLED_AGE {

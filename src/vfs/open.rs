@@ -11,14 +11,14 @@ use super::shards::{Generated, has_version};
 use super::tree::{Contents, File};
 use crate::engine::{Buffer, Bytes, Engine, Finder, Image};
 use crate::error::{Error, Result};
-use crate::source::{FileSource, Identity, ReadAt};
+use crate::source::{Identity, ReadAt};
 
 /// An open version of a file. It holds the descriptor, so it goes on when the source is replaced or removed.
 pub(super) enum OpenFile {
     /// A container, read as the original.
     Image(Image),
     /// A file shown as it is.
-    Plain(FileSource),
+    Plain(Arc<dyn ReadAt>),
     /// A text that was made.
     Text(Arc<Generated>),
 }
@@ -56,10 +56,10 @@ impl OpenFile {
             Contents::Original(opened) => {
                 let source = open_version(file, opened.identity)?;
                 Self::Image(match &opened.packed {
-                    Packed::Native(container) => finder.image(engine, Arc::clone(container), Arc::new(source)),
+                    Packed::Native(container) => finder.image(engine, Arc::clone(container), (&file.tree, source)),
                     Packed::BigSmall(presented) => {
-                        let base = bases.find(presented.container(), source.identity(), engine);
-                        engine.presented(Arc::clone(presented), Arc::new(source), base)
+                        let base = bases.find(presented.container(), opened.identity, engine);
+                        engine.presented(Arc::clone(presented), source, base)
                     }
                 })
             }
@@ -97,7 +97,7 @@ impl OpenFile {
             }
             Self::Text(text) => done(Ok(Data::of_text(text, offset, size))),
             Self::Plain(source) => {
-                let size = inside(source, offset, size);
+                let size = inside(&**source, offset, size);
                 let mut buffer = engine.buffer(size);
                 match source.read_cached(offset, &mut buffer) {
                     Some(got) if got == size => done(Ok(Data(Held::Plain { buffer, len: size }))),
@@ -105,11 +105,11 @@ impl OpenFile {
                         let file = Arc::clone(self);
                         let job = move || {
                             if let Self::Plain(source) = &*file {
-                                done(read_plain(source, offset, buffer));
+                                done(read_plain(&**source, offset, buffer));
                             }
                         };
                         // Apart from the numbers of containers, which count up from 1.
-                        engine.run(u64::MAX - source.identity().ino, Box::new(job));
+                        engine.run(u64::MAX - source.identity().map_or(0, |identity| identity.ino), Box::new(job));
                     }
                 }
             }
@@ -120,7 +120,7 @@ impl OpenFile {
     pub(super) fn read_waiting(&self, engine: &Engine, offset: u64, size: usize) -> Result<Data> {
         match self {
             Self::Image(image) => Ok(Data(Held::Image(image.read_at(offset, size)?))),
-            Self::Plain(source) => read_plain(source, offset, engine.buffer(inside(source, offset, size))),
+            Self::Plain(source) => read_plain(&**source, offset, engine.buffer(inside(&**source, offset, size))),
             Self::Text(text) => Ok(Data::of_text(text, offset, size)),
         }
     }
@@ -129,18 +129,21 @@ impl OpenFile {
 /// Whether what the file is made from is what it was, as far as `stat` can say.
 fn is_current(file: &File) -> bool {
     let Some(dir) = file.path.parent() else { return false };
+    let tree = &*file.tree;
     match &file.contents {
-        Contents::AsItIs(identity) => has_version(&file.path, Some(*identity)),
-        Contents::Original(opened) => has_version(&file.path, Some(opened.identity)) && opened.index_unchanged(dir),
-        Contents::Generated(generated) => generated.unchanged(dir),
+        Contents::AsItIs(identity) => has_version(tree, &file.path, Some(*identity)),
+        Contents::Original(opened) => {
+            has_version(tree, &file.path, Some(opened.identity)) && opened.index_unchanged(tree, dir)
+        }
+        Contents::Generated(generated) => generated.unchanged(tree, dir),
     }
 }
 
 /// Opens one version of a file of the source.
-fn open_version(file: &File, version: Identity) -> Result<FileSource> {
+fn open_version(file: &File, version: Identity) -> Result<Arc<dyn ReadAt>> {
     let stale = || Error::Changed { path: file.path.clone() };
-    match FileSource::open(&file.path) {
-        Ok(source) if source.identity() == version => Ok(source),
+    match file.tree.open(&file.path) {
+        Ok(source) if source.identity() == Some(version) => Ok(source),
         // Another, gone, or a directory by now. Looking the name up again says which, and forgets the name.
         Ok(_) | Err(Error::Invalid { .. }) => Err(stale()),
         Err(Error::Io { source, .. }) if is_gone(&source) => Err(stale()),
@@ -149,13 +152,13 @@ fn open_version(file: &File, version: Identity) -> Result<FileSource> {
 }
 
 /// How many of `size` bytes at `offset` this version has, should somebody be appending to the file.
-fn inside(source: &FileSource, offset: u64, size: usize) -> usize {
+fn inside(source: &dyn ReadAt, offset: u64, size: usize) -> usize {
     let rest = source.len().saturating_sub(offset);
     usize::try_from(rest).map_or(size, |rest| size.min(rest))
 }
 
 /// Fills a buffer.
-fn read_plain(source: &FileSource, offset: u64, mut buffer: Buffer) -> Result<Data> {
+fn read_plain(source: &dyn ReadAt, offset: u64, mut buffer: Buffer) -> Result<Data> {
     // Nothing to ask for beyond the end, where an offset may be more than the system takes.
     let len = if buffer.is_empty() { 0 } else { source.read_at(offset, &mut buffer)? };
     Ok(Data(Held::Plain { buffer, len }))

@@ -11,7 +11,7 @@ use crate::engine::Presented;
 use crate::error::{Error, Result};
 use crate::format::bigsmall::SHARD_INDEX;
 use crate::format::{Container, SNIFF_LEN, Sniff, bigsmall, sniff};
-use crate::source::{FileSource, Identity};
+use crate::source::{Identity, ReadAt, Tree};
 
 /// First bytes of a `.bsd` file, which no release of this crate reads. Its own format says so best.
 const DUAL: &[u8] = b"BGSD";
@@ -67,7 +67,7 @@ impl Packed {
     }
 
     /// Opens what `source` holds.
-    pub(super) fn read(source: &FileSource) -> Result<Self> {
+    pub(super) fn read(source: &dyn ReadAt) -> Result<Self> {
         let mut first = [0u8; SNIFF_LEN];
         let len = source.read_at(0, &mut first)?;
         let first = first.get(..len).unwrap_or_default();
@@ -79,7 +79,7 @@ impl Packed {
         }
     }
 
-    fn read_bigsmall(source: &FileSource) -> Result<Self> {
+    fn read_bigsmall(source: &dyn ReadAt) -> Result<Self> {
         let container = Arc::new(bigsmall::Container::open(source)?);
         Ok(Self::BigSmall(Arc::new(Presented::new(&container, [])?)))
     }
@@ -98,16 +98,21 @@ pub(super) struct Opened {
 
 impl Opened {
     /// Whether the shard index by which it is shown still is that of its directory.
-    pub(super) fn index_unchanged(&self, dir: &Path) -> bool {
-        !self.packed.is_bigsmall() || has_version(&dir.join(SHARD_INDEX), self.index)
+    pub(super) fn index_unchanged(&self, tree: &dyn Tree, dir: &Path) -> bool {
+        !self.packed.is_bigsmall() || has_version(tree, &dir.join(SHARD_INDEX), self.index)
     }
 }
 
 /// Opens containers of a directory, several at a time when there are many. Results are in the order of `files`.
-pub(super) fn open_all(dir: &Path, files: &[(OsString, Identity)]) -> Vec<Result<Opened>> {
-    let open = |(name, _): &(OsString, Identity)| open(&dir.join(name));
+pub(super) fn open_all(tree: &dyn Tree, dir: &Path, files: &[(OsString, Identity)]) -> Vec<Result<Opened>> {
+    let open = |(name, _): &(OsString, Identity)| open(tree, &dir.join(name));
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let threads = cores.clamp(2, MAX_OPENERS).min(files.len() / OPENS_PER_THREAD);
+    let threads = if tree.is_local() {
+        cores.clamp(2, MAX_OPENERS).min(files.len() / OPENS_PER_THREAD)
+    } else {
+        // They wait for answers and nothing else.
+        MAX_OPENERS.min(files.len())
+    };
     if threads < 2 {
         return files.iter().map(open).collect();
     }
@@ -124,11 +129,12 @@ pub(super) fn open_all(dir: &Path, files: &[(OsString, Identity)]) -> Vec<Result
 }
 
 /// Opens one file as a container; the descriptor is closed again, the identity says what was read.
-fn open(path: &Path) -> Result<Opened> {
-    let source = FileSource::open(path)?;
-    let packed = Packed::read(&source)?;
+fn open(tree: &dyn Tree, path: &Path) -> Result<Opened> {
+    let changed = || Error::Changed { path: path.to_path_buf() };
+    let source = tree.open(path)?;
+    let packed = Packed::read(&*source)?;
     if !source.unchanged()? {
-        return Err(Error::Changed { path: path.to_path_buf() });
+        return Err(changed());
     }
-    Ok(Opened { identity: source.identity(), packed, index: None, whole: true })
+    Ok(Opened { identity: source.identity().ok_or_else(changed)?, packed, index: None, whole: true })
 }

@@ -4,12 +4,10 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::{OsStr, OsString};
-use std::fs::Metadata;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use log::{debug, warn};
 
@@ -17,7 +15,7 @@ use super::name::{self, Candidate, Shown};
 use super::packed::{self, Opened};
 use super::shards::{self, Generated, Index, SHOWN_INDEX, has_version};
 use crate::error::{Error, Result};
-use crate::source::Identity;
+use crate::source::{Identity, Stat, Timestamp, Tree};
 
 /// A directory's modification time proves nothing about changes within the clock's granularity before the scan.
 const CLOCK_STEP: Duration = Duration::from_millis(50);
@@ -29,16 +27,16 @@ pub(super) type DirId = (u64, u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Stamp {
     id: DirId,
-    mtime: (i64, i64),
-    ctime: (i64, i64),
+    pub(super) mtime: Timestamp,
+    pub(super) ctime: Timestamp,
 }
 
 impl Stamp {
-    pub(super) fn of(meta: &Metadata) -> Self {
-        Self {
-            id: (meta.dev(), meta.ino()),
-            mtime: (meta.mtime(), meta.mtime_nsec()),
-            ctime: (meta.ctime(), meta.ctime_nsec()),
+    /// What is there now.
+    pub(super) fn take(tree: &dyn Tree, path: &Path) -> Result<Self> {
+        match tree.stat(path).map_err(Error::io("stat", path))? {
+            Stat::Directory { id, mtime, ctime } => Ok(Self { id, mtime, ctime }),
+            _ => Err(Error::io("list", path)(std::io::ErrorKind::NotADirectory.into())),
         }
     }
 }
@@ -46,6 +44,8 @@ impl Stamp {
 /// Where a directory's entries come from.
 #[derive(Debug)]
 pub(super) struct Place {
+    /// What it is a part of.
+    pub(super) tree: Arc<dyn Tree>,
     /// The directory.
     pub(super) path: PathBuf,
     /// Show this name only: the source is one file.
@@ -69,16 +69,16 @@ pub(super) enum Class {
 
 impl Class {
     /// Whether `name` in `dir` still is what was found, as far as `stat` can say.
-    pub(super) fn unchanged(&self, dir: &Path, name: &OsStr) -> bool {
+    pub(super) fn unchanged(&self, tree: &dyn Tree, dir: &Path, name: &OsStr) -> bool {
         match self {
             Self::Directory(id) => {
-                std::fs::metadata(dir.join(name)).is_ok_and(|meta| meta.is_dir() && (meta.dev(), meta.ino()) == *id)
+                matches!(tree.stat(&dir.join(name)), Ok(Stat::Directory { id: now, .. }) if now == *id)
             }
-            Self::Plain(identity) => has_version(&dir.join(name), Some(*identity)),
+            Self::Plain(identity) => has_version(tree, &dir.join(name), Some(*identity)),
             Self::Container(opened) => {
-                has_version(&dir.join(name), Some(opened.identity)) && opened.index_unchanged(dir)
+                has_version(tree, &dir.join(name), Some(opened.identity)) && opened.index_unchanged(tree, dir)
             }
-            Self::Generated(generated) => generated.unchanged(dir),
+            Self::Generated(generated) => generated.unchanged(tree, dir),
         }
     }
 }
@@ -130,7 +130,9 @@ pub(super) fn scan(
 ) -> Result<Scan> {
     let taken = Instant::now();
     let now = SystemTime::now();
-    let meta = std::fs::metadata(&place.path).map_err(Error::io("stat", &place.path))?;
+    let tree = &*place.tree;
+    let exclude = exclude.filter(|_| tree.is_local());
+    let stamp = Stamp::take(tree, &place.path)?;
     let mut remarks = BTreeSet::new();
     let real = exclude.and_then(|_| std::fs::canonicalize(&place.path).ok());
     let mut classes: Vec<(OsString, Class)> = Vec::new();
@@ -143,25 +145,28 @@ pub(super) fn scan(
             remarks.insert(format!("{}: leads into this mount; not listed", path.display()));
             continue;
         }
-        let meta = match std::fs::metadata(&path) {
-            Ok(meta) => meta,
+        let stat = match tree.stat(&path) {
+            Ok(stat) => stat,
             // Removed since it was listed: as if it had never been there. A link is still there and dangles.
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound && std::fs::symlink_metadata(&path).is_err() => continue,
+            Err(e)
+                if e.kind() == std::io::ErrorKind::NotFound
+                    && !(tree.is_local() && std::fs::symlink_metadata(&path).is_ok()) =>
+            {
+                continue;
+            }
             Err(e) => {
                 remarks.insert(format!("{}: cannot be followed ({e}); not listed", path.display()));
                 continue;
             }
         };
-        if meta.is_dir() {
-            let id = (meta.dev(), meta.ino());
+        if let Stat::Directory { id, .. } = stat {
             // Listed, such a link would make the tree endless for everything that walks it.
             if place.ancestors.contains(&id) {
                 remarks.insert(format!("{}: a link to a directory above itself; not listed", path.display()));
             } else {
                 classes.push((source, Class::Directory(id)));
             }
-        } else if meta.is_file() {
-            let identity = Identity::of(&meta);
+        } else if let Stat::File(identity) = stat {
             match known.get(source.as_os_str()) {
                 Some(class @ (Class::Plain(old) | Class::Container(Opened { identity: old, .. })))
                     if *old == identity =>
@@ -175,7 +180,7 @@ pub(super) fn scan(
             remarks.insert(format!("{}: neither a file nor a directory; not listed", path.display()));
         }
     }
-    for ((source, identity), opened) in unopened.iter().zip(packed::open_all(&place.path, &unopened)) {
+    for ((source, identity), opened) in unopened.iter().zip(packed::open_all(tree, &place.path, &unopened)) {
         let class = match opened {
             Ok(opened) => Class::Container(opened),
             Err(error) => {
@@ -208,7 +213,7 @@ pub(super) fn scan(
     }
     debug!("{}: {} names in {:?}", place.path.display(), found.len(), taken.elapsed());
     let notes = Notes { remarks, index, generated };
-    Ok(Scan { stamp: Stamp::of(&meta), taken, settled: settled(&meta, now), found, notes })
+    Ok(Scan { stamp, taken, settled: !tree.is_local() || settled(&stamp, now), found, notes })
 }
 
 /// The names in the source directory, `.` and `..` apart.
@@ -216,8 +221,7 @@ fn names(place: &Place) -> Result<Vec<OsString>> {
     if let Some(only) = &place.only {
         return Ok(vec![only.clone()]);
     }
-    let fail = || Error::io("list", &place.path);
-    std::fs::read_dir(&place.path).map_err(fail())?.map(|entry| Ok(entry.map_err(fail())?.file_name())).collect()
+    place.tree.names(&place.path)
 }
 
 /// Whether `path` is the mount point, or a link whose text points at it or below. `real` is `path` with all links
@@ -244,12 +248,15 @@ pub(super) fn leads_to(path: &Path, real: &Path, exclude: &Path) -> bool {
 }
 
 /// Whether the directory was left alone for long enough before `now`.
-fn settled(meta: &Metadata, now: SystemTime) -> bool {
-    match meta.modified().map(|mtime| now.duration_since(mtime)) {
-        Ok(Ok(age)) => age > CLOCK_STEP,
+fn settled(stamp: &Stamp, now: SystemTime) -> bool {
+    let (seconds, nanos) = stamp.mtime;
+    let since = Duration::new(seconds.unsigned_abs(), u32::try_from(nanos).unwrap_or(0));
+    let mtime = if seconds >= 0 { UNIX_EPOCH.checked_add(since) } else { UNIX_EPOCH.checked_sub(since) };
+    match mtime.map(|mtime| now.duration_since(mtime)) {
+        Some(Ok(age)) => age > CLOCK_STEP,
         // A time far in the future is a wrong clock, and stays what it is.
-        Ok(Err(ahead)) => ahead.duration() > CLOCK_STEP,
-        Err(_) => true,
+        Some(Err(ahead)) => ahead.duration() > CLOCK_STEP,
+        None => true,
     }
 }
 

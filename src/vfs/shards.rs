@@ -6,7 +6,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
-use std::fs::Metadata;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -19,7 +18,7 @@ use super::scan::{Class, Found, Notes, Place, leads_to};
 use crate::engine::Presented;
 use crate::error::{Error, Result};
 use crate::format::bigsmall::{Duplicate, MAX_HEADER, SHARD_INDEX, ShardIndex};
-use crate::source::{FileSource, Identity, ReadAt};
+use crate::source::{Identity, Stat, Tree};
 
 /// Name of the shard index that is made for a directory which has none.
 pub(super) const SHOWN_INDEX: &str = "model.safetensors.index.json";
@@ -35,9 +34,9 @@ pub(super) struct Index {
 impl Index {
     /// Reads the one in `dir`, of which `stat` said `identity`. Whatever is wrong is logged: once for each version, as the
     /// caller keeps the result.
-    pub(super) fn read(dir: &Path, identity: Identity) -> Self {
+    pub(super) fn read(tree: &dyn Tree, dir: &Path, identity: Identity) -> Self {
         let path = dir.join(SHARD_INDEX);
-        let parsed = read(&path).and_then(|(identity, text)| Ok((identity, ShardIndex::parse(&path, &text)?)));
+        let parsed = read(tree, &path).and_then(|(identity, text)| Ok((identity, ShardIndex::parse(&path, &text)?)));
         match parsed {
             Ok((identity, index)) => Self { identity, parsed: Some(index) },
             Err(error) => {
@@ -79,7 +78,10 @@ pub(super) fn index_of(
         if exclude.is_some_and(|(exclude, real)| leads_to(&path, &real.join(SHARD_INDEX), exclude)) {
             return None;
         }
-        std::fs::metadata(path).ok().filter(Metadata::is_file).map(|meta| Identity::of(&meta))?
+        match place.tree.stat(&path) {
+            Ok(Stat::File(identity)) => identity,
+            _ => return None,
+        }
     } else {
         classes.iter().find_map(|(name, class)| match class {
             Class::Plain(identity) if name == SHARD_INDEX => Some(*identity),
@@ -87,11 +89,12 @@ pub(super) fn index_of(
         })?
     };
     let same = last.and_then(|last| last.index.as_ref()).filter(|index| index.identity == identity);
-    Some(same.map_or_else(|| Arc::new(Index::read(&place.path, identity)), Arc::clone))
+    Some(same.map_or_else(|| Arc::new(Index::read(&*place.tree, &place.path, identity)), Arc::clone))
 }
 
-fn read(path: &Path) -> Result<(Identity, Vec<u8>)> {
-    let source = FileSource::open(path)?;
+fn read(tree: &dyn Tree, path: &Path) -> Result<(Identity, Vec<u8>)> {
+    let changed = || Error::Changed { path: path.into() };
+    let source = tree.open(path)?;
     if source.len() > MAX_HEADER {
         let what = "the length of the shard index";
         return Err(Error::TooLarge { path: path.into(), what, limit: MAX_HEADER, got: source.len() });
@@ -99,9 +102,9 @@ fn read(path: &Path) -> Result<(Identity, Vec<u8>)> {
     let mut text = vec![0; source.len() as usize];
     source.read_exact_at(0, &mut text)?;
     if !source.unchanged()? {
-        return Err(Error::Changed { path: path.into() });
+        return Err(changed());
     }
-    Ok((source.identity(), text))
+    Ok((source.identity().ok_or_else(changed)?, text))
 }
 
 /// Has a container show what `index`, that of its directory, adds to it.
@@ -162,18 +165,19 @@ impl Generated {
     }
 
     /// Whether all that it was made from is what it was, and its place is free.
-    pub(super) fn unchanged(&self, dir: &Path) -> bool {
-        self.rests_on.iter().all(|(name, identity)| has_version(&dir.join(name), Some(*identity)))
-            && has_version(&dir.join(SHOWN_INDEX), None)
+    pub(super) fn unchanged(&self, tree: &dyn Tree, dir: &Path) -> bool {
+        self.rests_on.iter().all(|(name, identity)| has_version(tree, &dir.join(name), Some(*identity)))
+            && has_version(tree, &dir.join(SHOWN_INDEX), None)
     }
 }
 
 /// Whether `path` leads to this version of a file; `None` is no file. A link that leads nowhere, or somewhere where nobody may
 /// look, was no file when it was found and is none as long as it is there.
-pub(super) fn has_version(path: &Path, version: Option<Identity>) -> bool {
+pub(super) fn has_version(tree: &dyn Tree, path: &Path, version: Option<Identity>) -> bool {
     match version {
-        Some(version) => std::fs::metadata(path).is_ok_and(|meta| meta.is_file() && Identity::of(&meta) == version),
-        None => !std::fs::symlink_metadata(path).is_ok_and(|meta| meta.is_file()),
+        Some(version) => tree.stat(path).is_ok_and(|found| found == Stat::File(version)),
+        None if tree.is_local() => !std::fs::symlink_metadata(path).is_ok_and(|meta| meta.is_file()),
+        None => !matches!(tree.stat(path), Ok(Stat::File(_))),
     }
 }
 

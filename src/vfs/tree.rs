@@ -20,7 +20,7 @@ use super::open::OpenFile;
 use super::packed::Opened;
 use super::scan::{Class, Found, Notes, Place, Scan, Stamp};
 use super::shards::Generated;
-use crate::source::Identity;
+use crate::source::{Identity, Tree};
 
 /// What an inode number stands for. Immutable but for the caches inside.
 #[derive(Debug)]
@@ -50,6 +50,8 @@ pub(super) struct Directory {
 /// One version of a file.
 #[derive(Debug)]
 pub(super) struct File {
+    /// What it is a part of.
+    pub(super) tree: Arc<dyn Tree>,
     /// Where it is in the source.
     pub(super) path: PathBuf,
     pub(super) contents: Contents,
@@ -131,7 +133,7 @@ impl Listing {
 impl Entry {
     /// Whether the source still holds what the inode stands for.
     pub(super) fn unchanged(&self, directory: &Directory) -> bool {
-        self.class.unchanged(&directory.place.path, &self.source)
+        self.class.unchanged(&*directory.place.tree, &directory.place.path, &self.source)
     }
 
     /// Whether `found` is what this entry's inode stands for.
@@ -235,12 +237,14 @@ impl Table {
 
     fn create(&mut self, parent: Inode, directory: &Directory, found: &Found) -> Arc<Node> {
         let path = directory.place.path.join(&found.source);
-        let file = |contents| Body::File(File { path: path.clone(), contents, open: Mutex::new(Weak::new()) });
+        let tree = || Arc::clone(&directory.place.tree);
+        let file =
+            |contents| Body::File(File { tree: tree(), path: path.clone(), contents, open: Mutex::new(Weak::new()) });
         let body = match &found.class {
             Class::Directory(id) => {
                 let mut ancestors = directory.place.ancestors.clone();
                 ancestors.push(*id);
-                Body::Directory(Arc::new(Directory::new(Place { path, only: None, ancestors })))
+                Body::Directory(Arc::new(Directory::new(Place { tree: tree(), path, only: None, ancestors })))
             }
             Class::Plain(identity) => file(Contents::AsItIs(*identity)),
             Class::Container(opened) if found.decoded => file(Contents::Original(opened.clone())),

@@ -1,13 +1,14 @@
 //! One file that others refer to.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::engine::Image;
 use crate::error::{Error, Result};
 use crate::format::Container;
-use crate::source::{FileSource, ReadAt};
+use crate::source::ReadAt;
 use crate::tensor::Header;
 
 /// Bytes that are hashed at once.
@@ -29,11 +30,19 @@ pub struct BaseFile {
     tells_digests: bool,
 }
 
-#[derive(Debug)]
 enum Bytes {
-    Plain(FileSource),
+    Plain(Arc<dyn ReadAt>),
     /// The image, and the file that it is read from.
-    Image(Image, Arc<FileSource>),
+    Image(Image, Arc<dyn ReadAt>),
+}
+
+impl fmt::Debug for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Plain(_) => "Bytes::Plain",
+            Self::Image(..) => "Bytes::Image",
+        })
+    }
 }
 
 #[derive(Debug)]
@@ -49,7 +58,7 @@ impl BaseFile {
     ///
     /// # Errors
     /// Those of reading it; [`Error::Invalid`] when it is no safetensors file.
-    pub fn plain(source: FileSource) -> Result<Self> {
+    pub fn plain(source: Arc<dyn ReadAt>) -> Result<Self> {
         let (path, len) = (source.path().to_path_buf(), source.len());
         Self::from_header(path, Bytes::Plain(source), len)
     }
@@ -58,7 +67,7 @@ impl BaseFile {
     ///
     /// # Errors
     /// The same.
-    pub fn shown(image: Image, source: Arc<FileSource>) -> Result<Self> {
+    pub fn shown(image: Image, source: Arc<dyn ReadAt>) -> Result<Self> {
         let (path, len) = (source.path().to_path_buf(), image.len());
         Self::from_header(path, Bytes::Image(image, source), len)
     }
@@ -68,7 +77,7 @@ impl BaseFile {
     pub(super) fn native(
         container: &Container,
         image: Image,
-        source: Arc<FileSource>,
+        source: Arc<dyn ReadAt>,
         (depth, whole): (usize, bool),
     ) -> Self {
         let tensors = container.tensors().iter().map(|t| (t.name.clone(), t.raw_offset, t.raw_len, Some(t.digest)));

@@ -17,7 +17,7 @@ use super::{BaseFile, Bound, Later, MAX_DEPTH, References};
 use crate::engine::{Engine, Image, Presented};
 use crate::error::{Error, Result};
 use crate::format::{BaseId, Container, SNIFF_LEN, Sniff, bigsmall, sniff};
-use crate::source::{FileSource, Identity};
+use crate::source::{Identity, LocalTree, ReadAt, Stat, Tree};
 
 /// What a base's name may end in, beside the name that is hinted at.
 const ENDINGS: [&str; 3] = ["", ".bs", ".safetensors"];
@@ -26,6 +26,8 @@ const MAX_KNOWN: usize = 64;
 /// Files and directories that a search through a tree looks at, at most, and how deep.
 const MAX_VISITED: usize = 100_000;
 const MAX_TREE_DEPTH: usize = 16;
+/// A directory of a server counts as so many: each is at least one request.
+const REMOTE_DIRECTORY: usize = 1000;
 /// Hints of one container that are followed, and the last components of each: what our writer keeps, and a bound for a stranger's.
 const MAX_HINTS: usize = 1000;
 const MAX_PARTS: usize = 8;
@@ -39,32 +41,20 @@ const MAX_CANDIDATES: usize = 4;
 pub struct Places {
     /// Files and directories that the user named, searched with all that lies below.
     pub named: Vec<PathBuf>,
-    /// Trees that containers are shown from, searched last.
-    pub trees: Vec<PathBuf>,
+    /// Directories that containers are shown from, and what each is a part of; searched last.
+    pub trees: Vec<(Arc<dyn Tree>, PathBuf)>,
     /// Caches of the Hugging Face Hub.
     pub hubs: Vec<PathBuf>,
     /// Where nobody may look: a mount point of this process.
     pub exclude: Option<PathBuf>,
 }
 
-impl Places {
-    /// The cache of the Hub that the environment names, as the Python package `huggingface_hub` finds it.
-    #[must_use]
-    pub fn hub_caches() -> Vec<PathBuf> {
-        let var = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        let home = || var("XDG_CACHE_HOME").or_else(|| Some(var("HOME")?.join(".cache")));
-        let cache = var("HF_HUB_CACHE")
-            .or_else(|| var("HUGGINGFACE_HUB_CACHE"))
-            .or_else(|| Some(var("HF_HOME")?.join("hub")))
-            .or_else(|| Some(home()?.join("huggingface/hub")));
-        cache.into_iter().collect()
-    }
-}
-
 /// Finds bases, and knows the files that were found.
 #[derive(Debug)]
 pub struct Finder {
     places: Places,
+    /// The files of this machine.
+    local: Arc<dyn Tree>,
     known: Mutex<Known>,
 }
 
@@ -87,6 +77,9 @@ type Lacking = RefCell<HashMap<Identity, (usize, Option<Arc<BaseFile>>)>>;
 /// The containers on the way from the one that is opened to the one whose bases are looked for, by digest.
 type Way<'a> = &'a [([u8; 32], PathBuf)];
 
+/// A path, and what it is in.
+type Spot<'a> = (&'a Arc<dyn Tree>, &'a Path);
+
 /// A base that is wanted.
 struct Want<'a> {
     at: usize,
@@ -99,7 +92,7 @@ impl Finder {
     /// A finder that knows nothing yet.
     #[must_use]
     pub fn new(places: Places) -> Self {
-        Self { places, known: Mutex::default() }
+        Self { places, local: Arc::new(LocalTree), known: Mutex::default() }
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -116,18 +109,26 @@ impl Finder {
         known.containers.insert(version, Arc::downgrade(container));
     }
 
-    /// A container of ours as the original's bytes. Its bases are looked for when something is read that needs one, so that
+    /// A container of ours, read from `source`, a file of `tree`, as the original's bytes. Its bases are looked for when something is read that needs one, so that
     /// opening it never takes long; reading what needs one that is not found is an error.
     #[must_use]
-    pub fn image(self: &Arc<Self>, engine: &Arc<Engine>, container: Arc<Container>, source: Arc<FileSource>) -> Image {
-        let later = container.bases().needs_others().then(|| {
-            let (finder, container, version) = (Arc::clone(self), Arc::clone(&container), source.identity());
-            Later::new(move |engine| finder.resolve(engine, &container, version, (&[], &Lacking::default(), LOOK)))
+    pub fn image(
+        self: &Arc<Self>,
+        engine: &Arc<Engine>,
+        container: Arc<Container>,
+        (tree, source): (&Arc<dyn Tree>, Arc<dyn ReadAt>),
+    ) -> Image {
+        let version = source.identity().filter(|_| container.bases().needs_others());
+        let later = version.map(|version| {
+            let (finder, container, tree) = (Arc::clone(self), Arc::clone(&container), Arc::clone(tree));
+            Later::new(move |engine| {
+                finder.resolve(engine, &container, (&tree, version), (&[], &Lacking::default(), LOOK))
+            })
         });
         engine.image_of(container, source, later)
     }
 
-    /// What `container`, read from this version of a file, refers to; `None` when it needs no other file.
+    /// What `container`, read from this version of a file of this machine, refers to; `None` when it needs no other file.
     #[must_use]
     pub fn references(
         &self,
@@ -136,14 +137,14 @@ impl Finder {
         version: Identity,
     ) -> Option<Arc<References>> {
         // Who asks reads all of it: a digest that is not right shows now.
-        self.resolve(engine, container, version, (&[], &Lacking::default(), u64::MAX))
+        self.resolve(engine, container, (&self.local, version), (&[], &Lacking::default(), u64::MAX))
     }
 
     fn resolve(
         &self,
         engine: &Arc<Engine>,
         container: &Container,
-        version: Identity,
+        (tree, version): (&Arc<dyn Tree>, Identity),
         (way, lacking, look): (Way<'_>, &Lacking, u64),
     ) -> Option<Arc<References>> {
         let bases = container.bases();
@@ -153,6 +154,7 @@ impl Finder {
         let mut search = Search {
             finder: self,
             engine,
+            home: tree,
             path: container.path(),
             version,
             lacking,
@@ -194,8 +196,8 @@ impl Finder {
     }
 
     /// Whether looking at a path does not wait for ourselves.
-    fn is_reachable(&self, path: &Path) -> bool {
-        let Some(exclude) = &self.places.exclude else { return true };
+    fn is_reachable(&self, tree: &dyn Tree, path: &Path) -> bool {
+        let Some(exclude) = self.places.exclude.as_ref().filter(|_| tree.is_local()) else { return true };
         // By its text first: resolving it would look.
         !path.starts_with(exclude)
             && path.parent().is_none_or(|parent| {
@@ -206,8 +208,7 @@ impl Finder {
             })
     }
 
-    fn container(&self, source: &FileSource) -> Result<Arc<Container>> {
-        let version = source.identity();
+    fn container(&self, source: &dyn ReadAt, version: Identity) -> Result<Arc<Container>> {
         if let Some(container) = self.known().containers.get(&version).and_then(Weak::upgrade) {
             return Ok(container);
         }
@@ -238,6 +239,8 @@ fn leads_into(path: &Path, exclude: &Path) -> bool {
 struct Search<'a> {
     finder: &'a Finder,
     engine: &'a Arc<Engine>,
+    /// What the container is a file of, where it is and which version.
+    home: &'a Arc<dyn Tree>,
     path: &'a Path,
     version: Identity,
     lacking: &'a Lacking,
@@ -261,27 +264,27 @@ impl Search<'_> {
         hints.sort_unstable();
         hints.truncate(MAX_HINTS);
         let beside = self.path.parent().map(Path::to_path_buf);
-        let places = &self.finder.places;
+        let (places, local, home) = (&self.finder.places, &self.finder.local, self.home);
         for named in &places.named {
             if !fs::metadata(named).is_ok_and(|meta| meta.is_dir()) {
-                self.file(named, true, container);
+                self.file((local, named), true, container);
                 continue;
             }
             for hint in &hints {
-                self.below(named, hint, container);
+                self.below((local, named), hint, container);
             }
         }
         // What lies beside a container came with it: links there are not followed to somewhere else.
         for hint in &hints {
             for name in names(hint) {
                 if let Some(beside) = &beside {
-                    self.file(&beside.join(name), false, container);
+                    self.file((home, &beside.join(name)), false, container);
                 }
             }
         }
-        for tree in &places.trees {
+        for (tree, root) in &places.trees {
             for hint in &hints {
-                self.below(tree, hint, container);
+                self.below((tree, root), hint, container);
             }
         }
         for hub in &places.hubs {
@@ -292,10 +295,13 @@ impl Search<'_> {
         // Then whatever there is.
         let mut left = MAX_VISITED;
         if let Some(beside) = &beside {
-            self.tree(beside, false, 0, &mut left, container);
+            self.tree((home, beside), false, 0, &mut left, container);
         }
-        for place in places.named.iter().chain(&places.trees) {
-            self.tree(place, true, MAX_TREE_DEPTH, &mut left, container);
+        for place in &places.named {
+            self.tree((local, place), true, MAX_TREE_DEPTH, &mut left, container);
+        }
+        for (tree, root) in &places.trees {
+            self.tree((tree, root), true, MAX_TREE_DEPTH, &mut left, container);
         }
     }
 
@@ -311,13 +317,13 @@ impl Search<'_> {
     }
 
     /// Files at the end of `hint` below a directory.
-    fn below(&mut self, dir: &Path, hint: &str, container: &Container) {
+    fn below(&mut self, (tree, dir): Spot<'_>, hint: &str, container: &Container) {
         let parts: Vec<&str> = hint.split('/').filter(|part| usable(part)).collect();
         for from in (parts.len().saturating_sub(MAX_PARTS)..parts.len()).rev() {
             let Some((last, dirs)) = parts.get(from..).and_then(<[_]>::split_last) else { continue };
             let dir = dirs.iter().fold(dir.to_path_buf(), |dir, part| dir.join(part));
             for name in names(last) {
-                self.file(&dir.join(name), true, container);
+                self.file((tree, &dir.join(name)), true, container);
             }
         }
     }
@@ -334,18 +340,21 @@ impl Search<'_> {
         dirs.sort();
         for dir in dirs {
             for name in names(last) {
-                self.file(&dir.join(name), true, container);
+                self.file((&self.finder.local, &dir.join(name)), true, container);
             }
         }
     }
 
     /// All files of a directory, and below it down to some depth.
-    fn tree(&mut self, at: &Path, links: bool, depth: usize, left: &mut usize, container: &Container) {
-        if self.wants(container).is_empty() || !self.finder.is_reachable(at) {
+    fn tree(&mut self, (tree, at): Spot<'_>, links: bool, depth: usize, left: &mut usize, container: &Container) {
+        if self.wants(container).is_empty() || *left == 0 || !self.finder.is_reachable(&**tree, at) {
             return;
         }
-        let Ok(entries) = fs::read_dir(at) else { return };
-        let mut paths: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).take(*left).collect();
+        if !tree.is_local() {
+            *left = left.saturating_sub(REMOTE_DIRECTORY);
+        }
+        let Ok(entries) = tree.names(at) else { return };
+        let mut paths: Vec<PathBuf> = entries.into_iter().map(|name| at.join(name)).take(*left).collect();
         *left -= paths.len();
         paths.sort();
         for path in &paths {
@@ -354,7 +363,7 @@ impl Search<'_> {
             }
             let name = path.file_name().unwrap_or_default().as_bytes();
             if [&b".bs"[..], b".safetensors", b".bsr"].iter().any(|ending| name.ends_with(ending)) {
-                self.file(path, links, container);
+                self.file((tree, path), links, container);
             }
         }
         if depth == 0 {
@@ -362,31 +371,48 @@ impl Search<'_> {
         }
         for path in paths {
             // Directories by their own name: a link may lead in a circle.
-            if fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_dir()) {
-                self.tree(&path, links, depth - 1, left, container);
+            let is_directory = if tree.is_local() {
+                fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_dir())
+            } else {
+                matches!(tree.stat(&path), Ok(Stat::Directory { .. }))
+            };
+            if is_directory {
+                self.tree((tree, &path), links, depth - 1, left, container);
             }
         }
     }
 
     /// Takes what is wanted from a file, if it is there and has some of it.
-    fn file(&mut self, path: &Path, links: bool, container: &Container) {
+    fn file(&mut self, (tree, path): Spot<'_>, links: bool, container: &Container) {
         let wants = self.wants(container);
-        if wants.is_empty() || !self.finder.is_reachable(path) {
+        if wants.is_empty() || !self.finder.is_reachable(&**tree, path) {
             return;
         }
-        let stat = if links { fs::metadata(path) } else { fs::symlink_metadata(path) };
-        let Some(meta) = stat.ok().filter(Metadata::is_file) else { return };
-        let version = Identity::of(&meta);
+        let version = if links || !tree.is_local() {
+            match tree.stat(path) {
+                Ok(Stat::File(version)) => version,
+                Err(error) if !tree.is_local() && error.kind() != std::io::ErrorKind::NotFound => {
+                    return self.note(format!("{}: {error}", path.display()));
+                }
+                _ => return,
+            }
+        } else {
+            let Some(meta) = fs::symlink_metadata(path).ok().filter(Metadata::is_file) else { return };
+            Identity::of(&meta)
+        };
         if same_file(version, self.version) || !self.seen.insert(version) {
             return;
         }
-        let bound = self.open(path, version, &wants).and_then(|file| match file {
+        let bound = self.open((tree, path), version, &wants).and_then(|file| match file {
             Some(file) => self.bind(&file, &wants),
             None => Ok(()),
         });
         match bound {
             Ok(()) => {}
             Err(error) => {
+                if let Error::Remote { .. } = &error {
+                    self.note(error.to_string());
+                }
                 let text = format!("{error}; not taken as a base of {}", self.path.display());
                 if self.finder.known().said.insert(text.clone()) {
                     if matches!(error, Error::Invalid { .. } | Error::NotAContainer { .. }) {
@@ -435,7 +461,7 @@ impl Search<'_> {
     }
 
     /// Opens a file that may be a base; `None` when it has nothing that is wanted.
-    fn open(&mut self, path: &Path, version: Identity, wants: &[Want<'_>]) -> Result<Option<Arc<BaseFile>>> {
+    fn open(&mut self, (tree, path): Spot<'_>, version: Identity, wants: &[Want<'_>]) -> Result<Option<Arc<BaseFile>>> {
         let known = self.finder.known().files.get(&version).and_then(Weak::upgrade);
         if let Some(file) = known {
             if file.depth() + self.way.len() > MAX_DEPTH {
@@ -448,32 +474,32 @@ impl Search<'_> {
         if let Some((_, file)) = lacking {
             return file.map(Some).ok_or_else(|| self.too_deep(path));
         }
-        let source = FileSource::open(path)?;
+        let source = tree.open(path)?;
         // Another file may have taken its place since it was looked at.
-        if source.identity() != version {
+        if source.identity() != Some(version) {
             return Err(Error::Changed { path: path.into() });
         }
         let mut first = [0; SNIFF_LEN];
         let len = source.read_at(0, &mut first)?;
         let file = match sniff(first.get(..len).unwrap_or_default()) {
             Sniff::Native => {
-                let container = self.finder.container(&source)?;
+                let container = self.finder.container(&*source, version)?;
                 if !has_any(&container, wants) {
                     return Ok(None);
                 }
-                let made = self.native(container, source);
+                let made = self.native(container, tree, (source, version));
                 if made.is_err() {
                     self.lacking.borrow_mut().insert(version, (self.way.len(), None));
                 }
                 made?
             }
             Sniff::BigSmall => {
-                let container = Arc::new(bigsmall::Container::open(&source)?);
+                let container = Arc::new(bigsmall::Container::open(&*source)?);
                 if container.is_delta() {
                     return Ok(None);
                 }
-                let (presented, source) = (Arc::new(Presented::new(&container, [])?), Arc::new(source));
-                BaseFile::shown(self.engine.presented(presented, Arc::clone(&source) as _, None), source)?
+                let presented = Arc::new(Presented::new(&container, [])?);
+                BaseFile::shown(self.engine.presented(presented, Arc::clone(&source), None), source)?
             }
             Sniff::Other => BaseFile::plain(source)?,
         };
@@ -489,8 +515,12 @@ impl Search<'_> {
         Ok(Some(file))
     }
 
-    fn native(&mut self, container: Arc<Container>, source: FileSource) -> Result<BaseFile> {
-        let source = Arc::new(source);
+    fn native(
+        &mut self,
+        container: Arc<Container>,
+        tree: &Arc<dyn Tree>,
+        (source, version): (Arc<dyn ReadAt>, Identity),
+    ) -> Result<BaseFile> {
         if self.way.len() > MAX_DEPTH {
             return Err(self.too_deep(container.path()));
         }
@@ -499,20 +529,20 @@ impl Search<'_> {
             return Err(self.refuse(text));
         }
         let references =
-            self.finder.resolve(self.engine, &container, source.identity(), (self.way, self.lacking, u64::MAX));
+            self.finder.resolve(self.engine, &container, (tree, version), (self.way, self.lacking, u64::MAX));
         let depth = references.as_ref().map_or(0, |references| references.depth());
         let whole = references.as_ref().is_none_or(|references| references.whole);
         if depth + self.way.len() > MAX_DEPTH {
             return Err(self.too_deep(container.path()));
         }
         let mut known = self.finder.known();
-        known.recent.retain(|(version, _)| *version != source.identity());
+        known.recent.retain(|(known, _)| *known != version);
         if known.recent.len() >= MAX_KNOWN {
             known.recent.remove(0);
         }
-        known.recent.push((source.identity(), Arc::clone(&container)));
+        known.recent.push((version, Arc::clone(&container)));
         drop(known);
-        let image = self.engine.image_with(Arc::clone(&container), Arc::clone(&source) as _, references);
+        let image = self.engine.image_with(Arc::clone(&container), Arc::clone(&source), references);
         Ok(BaseFile::native(&container, image, source, (depth, whole)))
     }
 

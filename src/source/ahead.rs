@@ -13,6 +13,8 @@ const STREAMS: usize = 32;
 const FIRST: u64 = 2 << 20;
 /// Reads of one stream arrive out of order by as much as the kernel reads ahead, bytes.
 const SLACK: u64 = 2 << 20;
+/// A stream that went on within so many reads of the file is active.
+const LATELY: u64 = 64;
 /// Jumps in a row after which the start of a tensor is no longer taken for the start of a stream.
 const JUMPS: u32 = 8;
 
@@ -30,15 +32,40 @@ struct Stream {
 }
 
 /// The streams of one open file.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Streams {
     streams: Vec<Stream>,
     clock: u64,
     jumps: u32,
     wasted: u64,
+    /// More is planned when this part of a window was used up: one in so many.
+    part: u64,
+    /// Reads of one stream arrive out of order by so many bytes.
+    slack: u64,
+}
+
+impl Default for Streams {
+    fn default() -> Self {
+        // Many small plans would cost more than they bring.
+        Self::in_parts(2, SLACK)
+    }
 }
 
 impl Streams {
+    /// Streams of which more is planned each time a `part`th of the window was used up, and whose reads arrive out of order by
+    /// `slack` bytes.
+    #[must_use]
+    pub fn in_parts(part: u64, slack: u64) -> Self {
+        Self { streams: Vec::new(), clock: 0, jumps: 0, wasted: 0, part: part.max(1), slack }
+    }
+
+    /// How many streams went on lately.
+    #[must_use]
+    pub fn active(&self) -> u64 {
+        let lately = |s: &&Stream| s.window > 0 && self.clock - s.used < LATELY;
+        self.streams.iter().filter(lately).count() as u64
+    }
+
     /// Whether reads have jumped about for a while.
     pub fn jump(&self) -> bool {
         self.jumps > JUMPS
@@ -55,7 +82,7 @@ impl Streams {
         let near = |s: &Stream| {
             // Unproven, only a neighbour: requests of the kernel's readahead may have changed places.
             let len = read.end - read.start;
-            let (forward, slack) = if s.window == 0 { (len, 2 * len) } else { (SLACK.max(s.window), SLACK) };
+            let (forward, slack) = if s.window == 0 { (len, 2 * len) } else { (self.slack.max(s.window), self.slack) };
             (read.start <= s.next + forward && read.start + slack >= s.next).then(|| read.start.abs_diff(s.next))
         };
         let found = self.streams.iter_mut().filter_map(|s| near(s).map(|d| (d, s))).min_by_key(|(d, _)| *d);
@@ -67,8 +94,7 @@ impl Streams {
             }
             s.next = read.end;
             s.planned = s.planned.max(s.next);
-            // Once half of it is used up: many small plans would cost more than they bring.
-            if s.planned - s.next > s.window / 2 {
+            if s.planned - s.next > s.window - s.window / self.part {
                 return None;
             }
             s.window = (s.window * 2).max(FIRST).min(most);

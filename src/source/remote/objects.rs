@@ -1,0 +1,213 @@
+//! Buckets of S3, Google Cloud Storage and Azure, by the crate `object_store`: credentials, signatures and listing are its own.
+
+use std::fmt;
+use std::future::Future;
+use std::ops::Range;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use object_store::client::{
+    ClientOptions, HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpService,
+};
+use object_store::path::Path as Key;
+use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt, RetryConfig};
+
+use super::fetch::{Answer, Answering, Fetch, Version, again};
+use super::http::retry_after;
+use super::listing::{Facts, Item};
+use super::resolve::Failure;
+
+/// Statuses that are worth another try, seen before `object_store` makes words of them.
+#[derive(Debug)]
+struct Later {
+    status: u16,
+    after: Option<u64>,
+}
+
+impl fmt::Display for Later {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "HTTP status {}", self.status)
+    }
+}
+
+impl std::error::Error for Later {}
+
+/// The client for the crate's requests, which tells us of `Retry-After`.
+#[derive(Debug, Clone)]
+struct Client(reqwest::Client);
+
+impl HttpConnector for Client {
+    fn connect(&self, _options: &ClientOptions) -> object_store::Result<HttpClient> {
+        Ok(HttpClient::new(self.clone()))
+    }
+}
+
+impl HttpService for Client {
+    fn call<'life0, 'async_trait>(
+        &'life0 self,
+        request: HttpRequest,
+    ) -> Pin<Box<dyn Future<Output = Result<HttpResponse, HttpError>> + Send + 'async_trait>>
+    where
+        'life0: 'async_trait,
+        Self: 'async_trait,
+    {
+        Box::pin(async move {
+            let response = self.0.call(request).await?;
+            let status = response.status().as_u16();
+            match Failure::of_status(status, retry_after(response.headers())) {
+                Failure::Again { after, .. } if status >= 400 => {
+                    Err(HttpError::new(HttpErrorKind::Request, Later { status, after }))
+                }
+                _ => Ok(response),
+            }
+        })
+    }
+}
+
+/// A bucket, opened as the environment says.
+#[derive(Debug, Clone)]
+pub(super) struct Bucket(Arc<dyn ObjectStore>);
+
+/// What to make of an error of the crate. Its text may hold URLs and is not shown.
+fn failure(error: &object_store::Error) -> Failure {
+    use object_store::Error as E;
+    match error {
+        E::NotFound { .. } => return Failure::Missing,
+        E::Precondition { .. } | E::NotModified { .. } => return Failure::Changed,
+        E::PermissionDenied { .. } | E::Unauthenticated { .. } => return Failure::Denied,
+        _ => {}
+    }
+    let mut cause = std::error::Error::source(error);
+    let mut last = None;
+    while let Some(next) = cause {
+        if let Some(Later { status, after }) = next.downcast_ref::<Later>() {
+            return Failure::Again { why: format!("HTTP status {status}"), after: *after };
+        }
+        if let Some(error) = next.downcast_ref::<HttpError>() {
+            let why = match error.kind() {
+                HttpErrorKind::Connect => "no connection",
+                HttpErrorKind::Timeout => "no answer in time",
+                _ => "the connection was lost",
+            };
+            return again(why);
+        }
+        last = Some(next.to_string());
+        cause = next.source();
+    }
+    Failure::Refused(scrub(&last.unwrap_or_else(|| error.to_string())))
+}
+
+/// Text without what may be secret in URLs: queries, and names before an `@`.
+fn scrub(text: &str) -> String {
+    let word = |word: &str| {
+        let end = word.find('?').filter(|_| word.contains("://")).unwrap_or(word.len());
+        let word = word.get(..end).unwrap_or_default();
+        match word.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest.split_once('@')?.1))) {
+            Some((scheme, rest)) => format!("{scheme}://{rest}"),
+            None => word.to_owned(),
+        }
+    };
+    text.split_whitespace().map(word).collect::<Vec<_>>().join(" ")
+}
+
+impl Bucket {
+    /// Opens the bucket of a URL `s3://`, `gs://` or `az://`; settings and credentials are those of the environment.
+    ///
+    /// # Errors
+    /// What is missing or wrong in them, in words.
+    pub(super) fn open(scheme: &str, url: &str, client: &reqwest::Client) -> Result<Self, String> {
+        let client = Client(client.clone());
+        // Trying again is our own business: it knows of ranges, patience and Retry-After.
+        let retry = RetryConfig { max_retries: 0, retry_timeout: Duration::from_secs(60), ..RetryConfig::default() };
+        let plain = |name: &str| std::env::var(name).is_ok_and(|endpoint| endpoint.starts_with("http://"));
+        let words = |e: object_store::Error| scrub(&e.to_string());
+        Ok(Self(match scheme {
+            "s3" => {
+                let mut builder = object_store::aws::AmazonS3Builder::from_env().with_url(url);
+                if plain("AWS_ENDPOINT_URL") || plain("AWS_ENDPOINT_URL_S3") || plain("AWS_ENDPOINT") {
+                    builder = builder.with_allow_http(true);
+                }
+                Arc::new(builder.with_http_connector(client).with_retry(retry).build().map_err(words)?)
+            }
+            "gs" => {
+                let builder = object_store::gcp::GoogleCloudStorageBuilder::from_env().with_url(url);
+                Arc::new(builder.with_http_connector(client).with_retry(retry).build().map_err(words)?)
+            }
+            _ => {
+                let builder = object_store::azure::MicrosoftAzureBuilder::from_env().with_url(url);
+                Arc::new(builder.with_http_connector(client).with_retry(retry).build().map_err(words)?)
+            }
+        }))
+    }
+
+    /// What is in a directory, which is a prefix of keys.
+    pub(super) async fn list(&self, prefix: &str) -> Result<Vec<Item>, Failure> {
+        let prefix = Key::parse(prefix).map_err(|e| Failure::Refused(e.to_string()))?;
+        let found = self.0.list_with_delimiter(Some(&prefix)).await.map_err(|e| failure(&e))?;
+        let directories = found.common_prefixes.iter().filter_map(|key| Item::directory(key.filename()?, key.as_ref()));
+        let files = found.objects.iter().filter_map(item);
+        Ok(directories.chain(files).collect())
+    }
+
+    /// One object; [`Failure::Missing`] when there is none.
+    pub(super) async fn find(&self, key: &str) -> Result<Item, Failure> {
+        let key = Key::parse(key).map_err(|e| Failure::Refused(e.to_string()))?;
+        let meta = self.0.head(&key).await.map_err(|e| failure(&e))?;
+        item(&meta).ok_or(Failure::Missing)
+    }
+
+    pub(super) fn file(&self, key: &str, version: Version) -> Object {
+        Object { bucket: self.clone(), key: Key::from(key), version }
+    }
+}
+
+fn item(meta: &object_store::ObjectMeta) -> Option<Item> {
+    let version = Version { etag: meta.e_tag.clone(), modified: Some(meta.last_modified.to_rfc2822()) };
+    let facts = Facts { len: meta.size, version, modified: meta.last_modified.timestamp() };
+    Item::file(meta.location.filename()?, meta.location.as_ref(), facts)
+}
+
+/// An object in one version.
+pub(super) struct Object {
+    bucket: Bucket,
+    key: Key,
+    version: Version,
+}
+
+impl Fetch for Object {
+    fn ask(&self, range: Range<u64>) -> Answering {
+        let options = GetOptions {
+            range: Some(GetRange::Bounded(range)),
+            if_match: self.version.pin().map(str::to_owned),
+            ..GetOptions::default()
+        };
+        let (store, key, seen) = (Arc::clone(&self.bucket.0), self.key.clone(), self.version.clone());
+        Box::pin(async move {
+            let result = store.get_opts(&key, options).await.map_err(|e| failure(&e))?;
+            let meta = &result.meta;
+            let version = Version { etag: meta.e_tag.clone(), modified: Some(meta.last_modified.to_rfc2822()) };
+            if seen.differs(&version) {
+                return Err(Failure::Changed);
+            }
+            let (total, range) = (Some(meta.size), result.range.clone());
+            let body = result.into_stream();
+            let body = body.map(|piece| piece.map_err(|_| "the connection was lost".to_owned())).boxed();
+            Ok(Answer { version, total, range, whole: false, body })
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_of_errors_lose_what_may_be_secret() {
+        assert_eq!(
+            scrub("error at https://me:pw@host/a?sig=abc now http://h/b?x"),
+            "error at https://host/a now http://h/b"
+        );
+    }
+}

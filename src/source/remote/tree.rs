@@ -1,0 +1,573 @@
+//! A remote place as a tree of directories and files.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use reqwest::Url;
+
+use super::address::Address;
+use super::fetch::{Backoff, Fetch, Version};
+use super::file::{RemoteFile, blocks, extent};
+use super::http::{ResolvedFile, WebFile};
+use super::listing::{Facts, Item, Kept, Listing};
+use super::objects::Bucket;
+use super::pace::Pace;
+use super::resolve::{Failure, Resolve, Secret};
+use super::runtime::Runtime;
+use super::{RemoteConfig, Shared, error, http, web};
+use crate::cache::{Description, Entry, Key};
+use crate::error::{Error, Result};
+use crate::source::{Identity, ReadAt, Stat, Traffic, Tree};
+
+/// How long a listing is waited for: when an older one is at hand, and otherwise.
+const LIST: (Duration, Duration) = (Duration::from_secs(4), Duration::from_secs(20));
+/// Files of a web directory that are looked at at once.
+const PROBES: usize = 16;
+/// First bytes of files that are held until the file is opened, in all.
+const HEADS: usize = 8 << 20;
+/// Files up to this length, and so much of them in all, are put into the cache as soon as they are listed.
+const SMALL: (u64, u64) = (1 << 20, 8 << 20);
+
+/// A name that a [`Site`] lists.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SiteEntry {
+    /// The name in its directory.
+    pub name: String,
+    /// Length in bytes and version of a file, as [`Resolve`] will give them; `None` for a directory.
+    pub file: Option<(u64, String)>,
+    /// Time of the last change, seconds since 1970; 0 when it is not known.
+    pub modified: i64,
+}
+
+/// A place whose files lie behind a [`Resolve`]. Called on threads that may wait; requests should have time limits.
+pub trait Site: Send + Sync {
+    /// What is in a directory, named by its path below the root, `""` for the root itself.
+    ///
+    /// # Errors
+    /// What went wrong, in words without secrets. Called again after [`Failure::Again`].
+    fn list(&self, directory: &str) -> Result<Vec<SiteEntry>, Failure>;
+
+    /// Finds out where a file is, named by its path below the root.
+    fn resolve(&self, file: &str) -> Arc<dyn Resolve>;
+}
+
+enum Origin {
+    Bucket(Bucket),
+    /// The directory, whose URL ends in a slash; and the whole URL of the only file, if the place is one.
+    Web(Url, Option<Secret>),
+    Site(Arc<dyn Site>),
+}
+
+/// A directory that was listed.
+#[derive(Debug)]
+struct Directory {
+    listing: Listing,
+    /// How the server calls it.
+    address: String,
+}
+
+/// A remote place. What it lists is what was there when it was looked at first.
+pub struct RemoteTree {
+    shared: Arc<Shared>,
+    origin: Origin,
+    root: PathBuf,
+    /// What tells the place from others in the cache.
+    id: String,
+    kept: Option<Kept>,
+    directories: Mutex<HashMap<String, Arc<Directory>>>,
+    /// Held while somebody lists, so that it is done once.
+    turn: Mutex<()>,
+    files: Mutex<HashMap<String, Weak<RemoteFile>>>,
+    heads: Mutex<HashMap<String, Bytes>>,
+    since: i64,
+}
+
+impl std::fmt::Debug for RemoteTree {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("RemoteTree").field(&self.root).finish()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A number of 64 bits that tells texts apart.
+fn number(parts: &[&str]) -> u64 {
+    let mut hasher = blake3::Hasher::new();
+    for part in parts {
+        hasher.update(&(part.len() as u64).to_le_bytes()).update(part.as_bytes());
+    }
+    let mut first = [0; 8];
+    hasher.finalize_xof().fill(&mut first);
+    u64::from_le_bytes(first)
+}
+
+fn join(directory: &str, name: &str) -> String {
+    if directory.is_empty() { name.to_owned() } else { format!("{directory}/{name}") }
+}
+
+impl RemoteTree {
+    /// Opens the place that `text` names, and lists it. Gives the tree, and the path in it of what was named: its root, or its only
+    /// file.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for an address that makes no sense, [`Error::Remote`] when there is no such place, it may not be read,
+    /// or its server does not answer and it was never listed before.
+    pub fn open(text: &str, config: RemoteConfig) -> Result<(Arc<Self>, PathBuf)> {
+        let (address, label) = Address::parse(text).map_err(Error::invalid)?;
+        let shared = Self::shared(&label, config)?;
+        match address {
+            Address::Bucket { scheme, url, prefix } => {
+                let wrong = |why| error(&label, Failure::Refused(why));
+                let bucket = Bucket::open(scheme, &url, &shared.client).map_err(wrong)?;
+                let tree = Self::new(shared, Origin::Bucket(bucket), label);
+                tree.enter(&prefix)
+            }
+            Address::Web(url) => {
+                let parsed = Url::parse(url.reveal()).map_err(|e| Error::invalid(e.to_string()))?;
+                let mut directory = parsed.clone();
+                directory.set_query(None);
+                directory.set_fragment(None);
+                if !parsed.path().ends_with('/') {
+                    return Self::web_file_or_directory(shared, url, directory, label);
+                }
+                Self::new(shared, Origin::Web(directory, None), label).enter("")
+            }
+        }
+    }
+
+    /// A place of another kind, called `label` in messages, which no other place may be called.
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open).
+    pub fn over(site: Arc<dyn Site>, label: &Path, config: RemoteConfig) -> Result<(Arc<Self>, PathBuf)> {
+        let shared = Self::shared(label, config)?;
+        Self::new(shared, Origin::Site(site), label.to_path_buf()).enter("")
+    }
+
+    fn shared(label: &Path, config: RemoteConfig) -> Result<Arc<Shared>> {
+        let client = http::client().map_err(|why| error(label, Failure::Refused(why)))?;
+        let (runtime, pace) = (Runtime::new(label)?, Pace::new());
+        let (held, files, label) = (AtomicU64::new(0), Mutex::default(), label.to_path_buf());
+        Ok(Arc::new(Shared { label, config, runtime, client, pace, began: Instant::now(), held, files }))
+    }
+
+    fn new(shared: Arc<Shared>, origin: Origin, root: PathBuf) -> Self {
+        // Beside the directory of this version of the cache.
+        let cache = shared.config.store.as_ref().and_then(|store| store.path().parent().map(Path::to_path_buf));
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs() as i64);
+        Self {
+            id: root.to_string_lossy().into_owned(),
+            kept: cache.as_deref().map(Kept::beside),
+            shared,
+            origin,
+            root,
+            directories: Mutex::default(),
+            turn: Mutex::default(),
+            files: Mutex::default(),
+            heads: Mutex::default(),
+            since,
+        }
+    }
+
+    /// A URL that does not end in a slash is a file, unless the server redirects it to one that does.
+    fn web_file_or_directory(
+        shared: Arc<Shared>,
+        url: Secret,
+        mut directory: Url,
+        label: PathBuf,
+    ) -> Result<(Arc<Self>, PathBuf)> {
+        let kept = Self::new(Arc::clone(&shared), Origin::Web(directory.clone(), None), label.clone());
+        let known = kept.kept.as_ref().and_then(|kept| kept.read(&label.to_string_lossy()));
+        let patience = if known.is_some() { LIST.0 } else { LIST.1 };
+        let probed = {
+            let (worker, url) = (Arc::clone(&shared), url.clone());
+            let work = async move { persist(&worker, patience, || web::probe(&worker.client, &url)).await };
+            shared.runtime.wait(work).unwrap_or_else(|| Err(Failure::Refused("the network has ended".into())))
+        };
+        let single = match (&probed, &known) {
+            (Ok(probed), _) => !probed.directory,
+            (Err(Failure::Again { .. }), Some(known)) => known.single,
+            (Err(failure), _) => return Err(error(&label, failure.clone())),
+        };
+        if !single {
+            let path = format!("{}/", directory.path());
+            directory.set_path(&path);
+            return Self::new(shared, Origin::Web(directory, None), label).enter("");
+        }
+        let segment = directory.path_segments().and_then(|mut all| all.next_back()).unwrap_or_default().to_owned();
+        let name = web::decode(&segment).ok_or_else(|| Error::invalid("the address ends in no name of a file"))?;
+        let above = directory.path().strip_suffix(&segment).unwrap_or("/").to_owned();
+        directory.set_path(&above);
+        let root = label.parent().unwrap_or(&label).to_path_buf();
+        let mut tree = Self::new(shared, Origin::Web(directory, Some(url)), root);
+        tree.id = label.to_string_lossy().into_owned();
+        let listing = match (probed, known) {
+            (Ok(probed), _) => {
+                let item = Item::file(&name, &segment, probed.facts)
+                    .ok_or_else(|| Error::invalid("the address ends in no name of a file"))?;
+                lock(&tree.heads).insert(name.clone(), probed.head);
+                let listing = Listing::new(tree.id.clone(), true, vec![item]);
+                tree.kept.iter().for_each(|kept| kept.write(&listing));
+                listing
+            }
+            (Err(_), Some(known)) => {
+                tree.say_old();
+                known
+            }
+            (Err(failure), None) => return Err(error(&label, failure)),
+        };
+        let path = tree.root.join(&name);
+        lock(&tree.directories).insert(String::new(), Arc::new(Directory { listing, address: String::new() }));
+        Ok((Arc::new(tree), path))
+    }
+
+    fn say_old(&self) {
+        log::warn!("{}: the server does not answer; showing what it had when it last did", self.root.display());
+    }
+
+    /// Lists the root, which the server calls `address`; it may turn out to be one file.
+    fn enter(mut self, address: &str) -> Result<(Arc<Self>, PathBuf)> {
+        let directory = self.load("", address)?;
+        let path = if directory.listing.single {
+            let name = directory.listing.items.first().map(|item| item.name.clone()).unwrap_or_default();
+            self.root = self.root.parent().unwrap_or(&self.root).to_path_buf();
+            self.root.join(name)
+        } else {
+            self.root.clone()
+        };
+        lock(&self.directories).insert(String::new(), Arc::new(directory));
+        let tree = Arc::new(self);
+        tree.keep_small("");
+        Ok((tree, path))
+    }
+
+    /// How messages call the place: its address without what may be secret in it.
+    #[must_use]
+    pub fn label(&self) -> &Path {
+        &self.shared.label
+    }
+
+    /// Fetches all files into the cache on disk. Takes as long as the network does.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] without a cache; the first file that cannot be fetched, or that the cache does not take.
+    pub fn download(&self) -> Result<()> {
+        if self.kept.is_none() {
+            return Err(Error::invalid("there is no disk cache to download to; it is off, or could not be opened"));
+        }
+        self.download_below("")
+    }
+
+    fn download_below(&self, rel: &str) -> Result<()> {
+        for item in &self.directory(rel)?.listing.items {
+            let rel = join(rel, &item.name);
+            if item.facts.is_none() {
+                self.download_below(&rel)?;
+            } else {
+                self.file(&rel)?.download()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lists a directory: from the server, or if that does not answer as it was kept.
+    fn load(&self, rel: &str, address: &str) -> Result<Directory> {
+        let path = if rel.is_empty() { self.shared.label.clone() } else { self.root.join(rel) };
+        let of = join(&self.id, rel);
+        let known = self.kept.as_ref().and_then(|kept| kept.read(&of));
+        let patience = if known.is_some() { LIST.0 } else { LIST.1 };
+        let (single, items) = match (self.ask(rel, address, patience), known) {
+            (Ok(found), _) => found,
+            (Err(Failure::Again { .. }), Some(listing)) => {
+                self.say_old();
+                return Ok(Directory { listing, address: address.to_owned() });
+            }
+            (Err(failure), _) => return Err(error(&path, failure)),
+        };
+        let listing = Listing::new(of, single, items);
+        if let Some(kept) = &self.kept {
+            kept.write(&listing);
+        }
+        Ok(Directory { listing, address: address.to_owned() })
+    }
+
+    /// Asks the server for a directory; `true` when it is one file.
+    fn ask(&self, rel: &str, address: &str, patience: Duration) -> Result<(bool, Vec<Item>), Failure> {
+        let shared = Arc::clone(&self.shared);
+        let broken = || Failure::Refused("the network has ended".into());
+        match &self.origin {
+            Origin::Bucket(bucket) => {
+                let (bucket, prefix, root) = (bucket.clone(), address.to_owned(), rel.is_empty());
+                let work = async move {
+                    let items = persist(&shared, patience, || bucket.list(&prefix)).await?;
+                    if !items.is_empty() || !root {
+                        return Ok((false, items));
+                    }
+                    if prefix.is_empty() {
+                        return Ok((false, items));
+                    }
+                    let item = persist(&shared, patience, || bucket.find(&prefix)).await?;
+                    Ok((true, vec![item]))
+                };
+                self.shared.runtime.wait(work).ok_or_else(broken)?
+            }
+            Origin::Web(base, _) => {
+                let base = base.join(address).map_err(|e| Failure::Refused(e.to_string()))?;
+                let found = self.shared.runtime.wait(list_web(shared, base, patience)).ok_or_else(broken)??;
+                let mut heads = lock(&self.heads);
+                let mut held: usize = heads.values().map(Bytes::len).sum();
+                let mut items = Vec::new();
+                for (item, head) in found {
+                    if held + head.len() <= HEADS && !head.is_empty() {
+                        held += head.len();
+                        heads.insert(join(rel, &item.name), head);
+                    }
+                    items.push(item);
+                }
+                Ok((false, items))
+            }
+            Origin::Site(site) => {
+                let mut backoff = Backoff::new(patience);
+                loop {
+                    match site.list(rel) {
+                        Ok(entries) => {
+                            let items = entries.into_iter().filter_map(|entry| {
+                                let address = join(rel, &entry.name);
+                                let Some((len, version)) = entry.file else {
+                                    return Item::directory(&entry.name, &address);
+                                };
+                                let version = Version { etag: Some(version), modified: None };
+                                Item::file(&entry.name, &address, Facts { len, version, modified: entry.modified })
+                            });
+                            return Ok((false, items.collect()));
+                        }
+                        Err(failure) => std::thread::sleep(backoff.next(&self.shared, failure)?),
+                    }
+                }
+            }
+        }
+    }
+
+    fn rel<'a>(&self, path: &'a Path) -> Option<&'a str> {
+        path.strip_prefix(&self.root).ok()?.to_str()
+    }
+
+    fn directory(&self, rel: &str) -> Result<Arc<Directory>> {
+        if let Some(found) = lock(&self.directories).get(rel) {
+            return Ok(Arc::clone(found));
+        }
+        let (parent, name) = rel.rsplit_once('/').unwrap_or(("", rel));
+        let missing = || Error::io("list", self.root.join(rel))(io::ErrorKind::NotFound.into());
+        // The root is there from the start.
+        let above = if rel.is_empty() { return Err(missing()) } else { self.directory(parent)? };
+        let item = above.listing.find(name).filter(|item| item.facts.is_none()).ok_or_else(missing)?;
+        let address = match &self.origin {
+            Origin::Web(..) => format!("{}{}/", above.address, item.address),
+            Origin::Bucket(_) | Origin::Site(_) => item.address.clone(),
+        };
+        let turn = lock(&self.turn);
+        if let Some(found) = lock(&self.directories).get(rel) {
+            return Ok(Arc::clone(found));
+        }
+        let loaded = Arc::new(self.load(rel, &address)?);
+        lock(&self.directories).insert(rel.to_owned(), Arc::clone(&loaded));
+        drop(turn);
+        self.keep_small(rel);
+        Ok(loaded)
+    }
+
+    fn item(&self, rel: &str) -> Result<(Arc<Directory>, Item)> {
+        let (parent, name) = rel.rsplit_once('/').unwrap_or(("", rel));
+        let directory = self.directory(parent)?;
+        let item = directory.listing.find(name).cloned();
+        let missing = || Error::io("open", self.root.join(rel))(io::ErrorKind::NotFound.into());
+        item.map(|item| (directory, item)).ok_or_else(missing)
+    }
+
+    fn identity(&self, rel: &str, facts: &Facts) -> Identity {
+        let version = [&facts.version.etag, &facts.version.modified].map(|part| part.as_deref().unwrap_or_default());
+        let [etag, modified] = version;
+        let time = (facts.modified, 0);
+        let ino = number(&[&self.id, rel, etag, modified, &facts.len.to_string()]);
+        Identity { dev: number(&[&self.id]), ino, len: facts.len, mtime: time, ctime: time }
+    }
+
+    fn fetch(&self, directory: &Directory, item: &Item, facts: &Facts) -> Result<Box<dyn Fetch>, Failure> {
+        let client = self.shared.client.clone();
+        Ok(match &self.origin {
+            Origin::Bucket(bucket) => Box::new(bucket.file(&item.address, facts.version.clone())),
+            Origin::Web(base, only) => {
+                let url = match only {
+                    Some(url) => url.clone(),
+                    None => {
+                        let url = base.join(&format!("{}{}", directory.address, item.address));
+                        Secret::new(url.map_err(|e| Failure::Refused(e.to_string()))?.as_str())
+                    }
+                };
+                Box::new(WebFile { client, url, version: facts.version.clone() })
+            }
+            Origin::Site(site) => {
+                let version = facts.version.etag.clone().unwrap_or_default();
+                Box::new(ResolvedFile::new(client, site.resolve(&item.address), version, facts.len))
+            }
+        })
+    }
+
+    /// What the cache has of a version of a file.
+    fn entry(&self, rel: &str, facts: &Facts) -> Option<Arc<Entry>> {
+        let store = self.shared.config.store.as_ref().filter(|_| facts.version.is_known() && facts.len > 0)?;
+        let mut hasher = blake3::Hasher::new_keyed(blake3::hash(b"bsfs remote blocks 1").as_bytes());
+        for part in
+            [Some(&self.id), Some(&rel.to_owned()), facts.version.etag.as_ref(), facts.version.modified.as_ref()]
+        {
+            let part = part.map_or("", String::as_str);
+            hasher.update(&(part.len() as u64).to_le_bytes()).update(part.as_bytes());
+        }
+        hasher.update(&facts.len.to_le_bytes());
+        let label = join(&self.id, rel);
+        let what = Description {
+            label: &label,
+            len: facts.len,
+            chunks: blocks(facts.len)?,
+            chunk: &|block| extent(block, facts.len),
+            literals: Vec::new(),
+        };
+        store.entry(Key(*hasher.finalize().as_bytes()), &what)
+    }
+
+    fn file(&self, rel: &str) -> Result<Arc<RemoteFile>> {
+        let (directory, item) = self.item(rel)?;
+        let path = self.root.join(rel);
+        let Some(facts) = &item.facts else {
+            return Err(Error::invalid(format!("{}: a directory, expected a file", path.display())));
+        };
+        let mut files = lock(&self.files);
+        if let Some(open) = files.get(rel).and_then(Weak::upgrade) {
+            return Ok(open);
+        }
+        let fetch = self.fetch(&directory, &item, facts).map_err(|failure| error(&path, failure))?;
+        let head = lock(&self.heads).remove(rel);
+        let named = (path, self.identity(rel, facts));
+        let file = RemoteFile::new(&self.shared, named, fetch, self.entry(rel, facts), head);
+        files.retain(|_, file| file.strong_count() > 0);
+        files.insert(rel.to_owned(), Arc::downgrade(&file));
+        Ok(file)
+    }
+
+    /// Puts the short files of a directory into the cache, for when the server is gone.
+    fn keep_small(&self, rel: &str) {
+        let Some(directory) = lock(&self.directories).get(rel).cloned().filter(|_| self.kept.is_some()) else { return };
+        let mut left = SMALL.1;
+        for item in &directory.listing.items {
+            let Some(facts) = item.facts.as_ref().filter(|facts| facts.len <= SMALL.0.min(left)) else { continue };
+            left -= facts.len;
+            if let Ok(file) = self.file(&join(rel, &item.name)) {
+                file.keep();
+            }
+        }
+    }
+}
+
+/// Tries until it works, or patience has ended.
+async fn persist<T, F: Future<Output = Result<T, Failure>>>(
+    shared: &Shared,
+    patience: Duration,
+    mut work: impl FnMut() -> F,
+) -> Result<T, Failure> {
+    let mut backoff = Backoff::new(patience);
+    loop {
+        shared.pace.asked();
+        let limited = tokio::time::timeout(shared.config.silence.min(patience), work()).await;
+        match limited.unwrap_or_else(|_| Err(super::fetch::again("no answer in time"))) {
+            Ok(done) => {
+                shared.pace.works(&shared.label);
+                return Ok(done);
+            }
+            Err(failure) => tokio::time::sleep(backoff.next(shared, failure)?).await,
+        }
+    }
+}
+
+/// The files of a web directory with their first bytes.
+async fn list_web(shared: Arc<Shared>, base: Url, patience: Duration) -> Result<Vec<(Item, Bytes)>, Failure> {
+    let secret = Secret::new(base.as_str());
+    let names = persist(&shared, patience, || web::index(&shared.client, &secret)).await?;
+    let (shared, base) = (&shared, &base);
+    let looking = futures_util::stream::iter(names).map(|(name, (segment, directory))| async move {
+        if directory {
+            return Ok(Item::directory(&name, &segment).map(|item| (item, Bytes::new())));
+        }
+        let url = base.join(&segment).map_err(|e| Failure::Refused(e.to_string()))?;
+        let url = Secret::new(url.as_str());
+        match persist(shared, patience, || web::probe(&shared.client, &url)).await {
+            Ok(probed) if probed.directory => Ok(Item::directory(&name, &segment).map(|item| (item, Bytes::new()))),
+            Ok(probed) => {
+                shared.pace.came(probed.head.len() as u64);
+                Ok(Item::file(&name, &segment, probed.facts).map(|item| (item, probed.head)))
+            }
+            Err(failure @ Failure::Again { .. }) => Err(failure),
+            // A link that leads nowhere says nothing about the others.
+            Err(failure) => {
+                log::warn!("{}/{name}: {failure}; not listed", shared.label.display());
+                Ok(None)
+            }
+        }
+    });
+    let mut found = Vec::new();
+    let mut looking = looking.buffer_unordered(PROBES);
+    while let Some(item) = looking.next().await {
+        found.extend(item?);
+    }
+    Ok(found)
+}
+
+impl Tree for RemoteTree {
+    fn stat(&self, path: &Path) -> io::Result<Stat> {
+        let gone = || io::Error::from(io::ErrorKind::NotFound);
+        let rel = self.rel(path).ok_or_else(gone)?;
+        let directory = |rel: &str| Stat::Directory {
+            id: (number(&[&self.id]), number(&[&self.id, rel])),
+            mtime: (self.since, 0),
+            ctime: (self.since, 0),
+        };
+        if rel.is_empty() {
+            return Ok(directory(rel));
+        }
+        let (_, item) = self.item(rel).map_err(|e| match e {
+            Error::Io { source, .. } => source,
+            other => io::Error::other(other.to_string()),
+        })?;
+        Ok(match &item.facts {
+            Some(facts) => Stat::File(self.identity(rel, facts)),
+            None => directory(rel),
+        })
+    }
+
+    fn names(&self, path: &Path) -> Result<Vec<OsString>> {
+        let missing = || Error::io("list", path)(io::ErrorKind::NotFound.into());
+        let directory = self.directory(self.rel(path).ok_or_else(missing)?)?;
+        Ok(directory.listing.items.iter().map(|item| item.name.clone().into()).collect())
+    }
+
+    fn open(&self, path: &Path) -> Result<Arc<dyn ReadAt>> {
+        let missing = || Error::io("open", path)(io::ErrorKind::NotFound.into());
+        Ok(self.file(self.rel(path).ok_or_else(missing)?)?)
+    }
+
+    fn is_local(&self) -> bool {
+        false
+    }
+
+    fn traffic(&self) -> Option<Traffic> {
+        Some(self.shared.pace.traffic())
+    }
+}

@@ -1,0 +1,182 @@
+//! Directories of a web server: the links of their index page, and what a first request says of each file.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use reqwest::{Client, Url};
+
+use super::fetch::{Version, again};
+use super::http::{failure, get, retry_after};
+use super::listing::Facts;
+use super::resolve::{Failure, Secret};
+
+/// Bytes that are asked for at the start of a file to learn its length and version.
+pub(super) const PROBE: u64 = super::BLOCK;
+/// The longest index page, bytes.
+const MAX_PAGE: usize = 16 << 20;
+
+/// What the first request for a file found.
+pub(super) struct Probed {
+    pub(super) facts: Facts,
+    /// The first bytes; all of them for a short file.
+    pub(super) head: Bytes,
+    /// It is a directory: redirects led to a URL that ends in a slash.
+    pub(super) directory: bool,
+}
+
+/// Asks for the first bytes of a file.
+pub(super) async fn probe(client: &Client, url: &Secret) -> Result<Probed, Failure> {
+    let nothing = Version::default();
+    let got = match get(client, url, &[], 0..PROBE, &nothing).await {
+        // An empty file has no first byte.
+        Err(Failure::Refused(why)) if why.ends_with("416") => return empty(client, url).await,
+        got => got?,
+    };
+    let directory = got.url.path().ends_with('/') && got.html;
+    let mut answer = got.answer;
+    if answer.range.start != 0 || answer.range.end > PROBE {
+        return Err(Failure::Refused("the server answers with other bytes than it was asked for".into()));
+    }
+    let Some(len) = answer.total.or((directory || answer.range.end < PROBE).then_some(answer.range.end)) else {
+        return Err(Failure::Refused("the server does not say how long the file is".into()));
+    };
+    let most = answer.range.end as usize;
+    let mut head = Vec::with_capacity(most);
+    while head.len() < most && !directory {
+        match answer.body.next().await {
+            Some(Ok(piece)) => {
+                head.extend_from_slice(piece.get(..piece.len().min(most - head.len())).unwrap_or_default())
+            }
+            Some(Err(why)) => return Err(again(why)),
+            None => return Err(again("the answer ended early")),
+        }
+    }
+    let modified = answer.version.modified.as_deref().and_then(http_date).unwrap_or(0);
+    let facts = Facts { len, version: answer.version, modified };
+    Ok(Probed { facts, head: head.into(), directory })
+}
+
+async fn empty(client: &Client, url: &Secret) -> Result<Probed, Failure> {
+    let response = client.head(url.reveal()).send().await.map_err(|e| failure(&e))?;
+    let header = |name: &str| response.headers().get(name)?.to_str().ok().map(str::to_owned);
+    if !response.status().is_success() || header("content-length").is_some_and(|len| len != "0") {
+        return Err(Failure::Refused("the server refuses the first bytes of the file".into()));
+    }
+    let version = Version { etag: header("etag"), modified: header("last-modified") };
+    let modified = version.modified.as_deref().and_then(http_date).unwrap_or(0);
+    Ok(Probed { facts: Facts { len: 0, version, modified }, head: Bytes::new(), directory: false })
+}
+
+/// The names below `url`, which ends in a slash: those of files with how they are written in URLs, and whether they are
+/// directories.
+pub(super) async fn index(client: &Client, url: &Secret) -> Result<BTreeMap<String, (String, bool)>, Failure> {
+    let response = client.get(url.reveal()).send().await.map_err(|e| failure(&e))?;
+    let status = response.status().as_u16();
+    if status != 200 {
+        return Err(Failure::of_status(status, retry_after(response.headers())));
+    }
+    let base = response.url().clone();
+    let mut page = Vec::new();
+    let mut body = response.bytes_stream();
+    while let Some(piece) = body.next().await {
+        page.extend_from_slice(&piece.map_err(|e| failure(&e))?);
+        if page.len() > MAX_PAGE {
+            return Err(Failure::Refused(format!("the index page is longer than {MAX_PAGE} bytes")));
+        }
+    }
+    Ok(links(&String::from_utf8_lossy(&page), &base))
+}
+
+/// The links of a page that lead to its own directory's files and directories.
+fn links(page: &str, base: &Url) -> BTreeMap<String, (String, bool)> {
+    let mut found = BTreeMap::new();
+    let lower = page.to_ascii_lowercase();
+    for (at, word) in lower.match_indices("href") {
+        // Lower case changes no length in ASCII.
+        let Some(rest) = page.get(at + word.len()..).map(str::trim_start).and_then(|rest| rest.strip_prefix('='))
+        else {
+            continue;
+        };
+        let rest = rest.trim_start();
+        let quoted = |quote: char| rest.strip_prefix(quote)?.split(quote).next();
+        let bare = || rest.split(|c: char| c.is_whitespace() || c == '>').next();
+        let Some(target) = quoted('"').or_else(|| quoted('\'')).or_else(bare) else { continue };
+        let target = target.replace("&amp;", "&").replace("&#39;", "'").replace("&quot;", "\"");
+        let Ok(url) = base.join(&target) else { continue };
+        if url.origin() != base.origin() || url.query().is_some() {
+            continue;
+        }
+        let Some(rest) = url.path().strip_prefix(base.path()) else { continue };
+        let (segment, directory) = match rest.strip_suffix('/') {
+            Some(segment) => (segment, true),
+            None => (rest, false),
+        };
+        if segment.contains('/') {
+            continue;
+        }
+        let Some(name) = decode(segment) else { continue };
+        found.insert(name, (segment.to_owned(), directory));
+    }
+    found
+}
+
+/// A segment of a URL as the name that it stands for.
+pub(super) fn decode(segment: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(segment.len());
+    let mut rest = segment.bytes();
+    while let Some(byte) = rest.next() {
+        if byte != b'%' {
+            bytes.push(byte);
+            continue;
+        }
+        let digit = |byte: Option<u8>| char::from(byte?).to_digit(16);
+        let value = digit(rest.next())? * 16 + digit(rest.next())?;
+        bytes.push(u8::try_from(value).ok()?);
+    }
+    let name = String::from_utf8(bytes).ok()?;
+    (!name.is_empty()).then_some(name)
+}
+
+/// `Sun, 06 Nov 1994 08:49:37 GMT` in seconds since 1970.
+fn http_date(text: &str) -> Option<i64> {
+    let mut words = text.split_once(", ")?.1.split(' ');
+    let day: i64 = words.next()?.parse().ok()?;
+    let month = words.next()?;
+    let months = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let month = 1 + months.iter().position(|name| *name == month)? as i64;
+    let year: i64 = words.next()?.parse().ok().filter(|year| (1970..10_000).contains(year))?;
+    let mut clock = words.next()?.split(':').map(|part| part.parse::<i64>().ok().filter(|n| (0..=60).contains(n)));
+    let (hour, minute, second) = (clock.next()??, clock.next()??, clock.next()??);
+    // Days from the civil calendar, years from March on.
+    let (y, m) = if month <= 2 { (year - 1, month + 9) } else { (year, month - 3) };
+    let days = 365 * y + y / 4 - y / 100 + y / 400 + (153 * m + 2) / 5 + day - 1 - 719_468;
+    Some(days * 86_400 + hour * 3600 + minute * 60 + second)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_links_to_what_lies_in_the_directory_itself_are_names() {
+        let base = Url::parse("https://host/models/x/").unwrap();
+        let page = r#"<a href="../">up</a> <A HREF = 'a%20b.bs'>a b</A> <a href=c.json>c</a> <a href="sub/">d</a>
+            <a href="?C=N;O=D">sort</a> <a href="/models/x/abs.bin">e</a> <a href="https://other/models/x/no">f</a>
+            <a href="sub/deep">g</a> <a href="/else">h</a> <a href="%2e%2e/up">i</a> <a href="x&amp;y">j</a> <a href="k#l">k</a>"#;
+        let found = links(page, &base);
+        let names: Vec<_> = found.iter().map(|(name, (_, directory))| (name.as_str(), *directory)).collect();
+        let expected =
+            [("a b.bs", false), ("abs.bin", false), ("c.json", false), ("k", false), ("sub", true), ("x&y", false)];
+        assert_eq!(names, expected);
+        assert_eq!(found["a b.bs"].0, "a%20b.bs");
+    }
+
+    #[test]
+    fn dates_of_http_are_seconds() {
+        assert_eq!(http_date("Sun, 06 Nov 1994 08:49:37 GMT"), Some(784_111_777));
+        assert_eq!(http_date("Thu, 29 Feb 2024 00:00:00 GMT"), Some(1_709_164_800));
+        assert_eq!(http_date("Thu, 01 Jan 1970 00:00:00 GMT"), Some(0));
+        assert_eq!(http_date("yesterday"), None);
+    }
+}

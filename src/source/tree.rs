@@ -1,0 +1,123 @@
+//! Directories of files, wherever they are: what a mount shows.
+
+use std::ffi::OsString;
+use std::fmt::Debug;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::{FileSource, Identity, ReadAt};
+use crate::error::{Error, Result};
+
+/// Seconds since 1970 and nanoseconds.
+pub type Timestamp = (i64, i64);
+
+/// What a path is, links followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stat {
+    /// A directory: the numbers that tell it from others, and when its names changed last.
+    Directory {
+        /// Device and inode number.
+        id: (u64, u64),
+        /// Modification time.
+        mtime: Timestamp,
+        /// Change time.
+        ctime: Timestamp,
+    },
+    /// A regular file, in this version.
+    File(Identity),
+    /// Anything else.
+    Other,
+}
+
+impl Stat {
+    fn of(meta: &std::fs::Metadata) -> Self {
+        if meta.is_dir() {
+            Self::Directory {
+                id: (meta.dev(), meta.ino()),
+                mtime: (meta.mtime(), meta.mtime_nsec()),
+                ctime: (meta.ctime(), meta.ctime_nsec()),
+            }
+        } else if meta.is_file() {
+            Self::File(Identity::of(meta))
+        } else {
+            Self::Other
+        }
+    }
+}
+
+/// What was asked of servers so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Traffic {
+    /// Requests for bytes, those for a second time included.
+    pub requests: u64,
+    /// Bytes that came.
+    pub bytes: u64,
+    /// Requests made again after a failure.
+    pub retries: u64,
+    /// Second requests for bytes that were late.
+    pub hedges: u64,
+    /// Answers that asked to slow down.
+    pub throttled: u64,
+    /// Reads that failed.
+    pub failures: u64,
+    /// Requests ahead of readers that may run at once, now.
+    pub window: u64,
+    /// The last requests failed for all their patience.
+    pub down: bool,
+}
+
+/// A tree of directories and files that is only read. Called from many threads at once.
+pub trait Tree: Debug + Send + Sync {
+    /// What `path` leads to.
+    ///
+    /// # Errors
+    /// Why that cannot be said; [`io::ErrorKind::NotFound`] when there is nothing, or a link that leads to nothing.
+    fn stat(&self, path: &Path) -> io::Result<Stat>;
+
+    /// The names in a directory, in any order.
+    ///
+    /// # Errors
+    /// Those of listing it.
+    fn names(&self, path: &Path) -> Result<Vec<OsString>>;
+
+    /// Opens a file.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it cannot be opened, [`Error::Invalid`] when it is no regular file.
+    fn open(&self, path: &Path) -> Result<Arc<dyn ReadAt>>;
+
+    /// Whether paths are those of the system, so that links and the mount point may be met on the way.
+    fn is_local(&self) -> bool;
+
+    /// What was asked of servers for it; `None` without any.
+    fn traffic(&self) -> Option<Traffic> {
+        None
+    }
+}
+
+/// The files of this machine.
+#[derive(Debug, Clone, Copy)]
+pub struct LocalTree;
+
+impl Tree for LocalTree {
+    fn stat(&self, path: &Path) -> io::Result<Stat> {
+        std::fs::metadata(path).map(|meta| Stat::of(&meta))
+    }
+
+    fn names(&self, path: &Path) -> Result<Vec<OsString>> {
+        let fail = || Error::io("list", path);
+        std::fs::read_dir(path).map_err(fail())?.map(|entry| Ok(entry.map_err(fail())?.file_name())).collect()
+    }
+
+    fn open(&self, path: &Path) -> Result<Arc<dyn ReadAt>> {
+        Ok(Arc::new(FileSource::open(path)?))
+    }
+
+    fn is_local(&self) -> bool {
+        true
+    }
+}
