@@ -409,8 +409,8 @@ impl RemoteFile {
     /// Fetches all of it that is not there yet into the cache on disk, and waits until that is done.
     ///
     /// # Errors
-    /// Those of fetching; [`Error::Invalid`] when the cache does not take it.
-    pub(super) fn download(&self) -> Result<()> {
+    /// Those of fetching; [`Error::Invalid`] when the cache does not take it; that of `tell`, which is given the bytes that are done.
+    pub(super) fn download(&self, tell: &mut dyn FnMut(u64) -> Result<()>) -> Result<()> {
         let (inner, len) = (&self.inner, self.inner.len);
         let Some(entry) = inner.entry.as_ref().filter(|_| len > 0) else {
             let text = "the disk cache cannot keep it: the server says no version of it, or there is no room";
@@ -428,6 +428,7 @@ impl RemoteFile {
                 let part = buffer.get_mut(..(len - at).min(REQUEST) as usize).unwrap_or_default();
                 self.read_exact_at(at, part)?;
                 at += part.len() as u64;
+                tell(at)?;
             }
             inner.shared.config.store.iter().for_each(|store| _ = store.flush(SETTLE));
         }

@@ -28,6 +28,8 @@ use crate::source::{Identity, ReadAt, Stat, Traffic, Tree};
 
 /// How long a listing is waited for: when an older one is at hand, and otherwise.
 const LIST: (Duration, Duration) = (Duration::from_secs(4), Duration::from_secs(20));
+/// A directory that could not be listed is not asked for again for so long.
+const REST: Duration = Duration::from_secs(5);
 /// Files of a web directory that are looked at at once.
 const PROBES: usize = 16;
 /// First bytes of files that are held until the file is opened, in all.
@@ -73,6 +75,9 @@ struct Directory {
     address: String,
 }
 
+/// When listing a directory failed last, and why.
+type Turn = Mutex<Option<(Instant, Failure)>>;
+
 /// A remote place. What it lists is what was there when it was looked at first.
 pub struct RemoteTree {
     shared: Arc<Shared>,
@@ -82,8 +87,10 @@ pub struct RemoteTree {
     id: String,
     kept: Option<Kept>,
     directories: Mutex<HashMap<String, Arc<Directory>>>,
-    /// Held while somebody lists, so that it is done once.
-    turn: Mutex<()>,
+    /// Held while somebody lists a directory, so that it is done once.
+    turns: Mutex<HashMap<String, Arc<Turn>>>,
+    /// Where files are, as far as that was asked.
+    resolved: Mutex<HashMap<String, ResolvedFile>>,
     files: Mutex<HashMap<String, Weak<RemoteFile>>>,
     heads: Mutex<HashMap<String, Bytes>>,
     since: i64,
@@ -171,7 +178,8 @@ impl RemoteTree {
             origin,
             root,
             directories: Mutex::default(),
-            turn: Mutex::default(),
+            turns: Mutex::default(),
+            resolved: Mutex::default(),
             files: Mutex::default(),
             heads: Mutex::default(),
             since,
@@ -219,8 +227,8 @@ impl RemoteTree {
                 tree.kept.iter().for_each(|kept| kept.write(&listing));
                 listing
             }
-            (Err(_), Some(known)) => {
-                tree.say_old();
+            (Err(failure), Some(known)) => {
+                tree.say_old(&failure.to_string());
                 known
             }
             (Err(failure), None) => return Err(error(&label, failure)),
@@ -230,13 +238,13 @@ impl RemoteTree {
         Ok((Arc::new(tree), path))
     }
 
-    fn say_old(&self) {
-        log::warn!("{}: the server does not answer; showing what it had when it last did", self.root.display());
+    fn say_old(&self, why: &str) {
+        log::warn!("{}: the server does not answer ({why}); showing what it had when it last did", self.root.display());
     }
 
     /// Lists the root, which the server calls `address`; it may turn out to be one file.
     fn enter(mut self, address: &str) -> Result<(Arc<Self>, PathBuf)> {
-        let directory = self.load("", address)?;
+        let directory = self.load("", address).map_err(|failure| error(&self.shared.label, failure))?;
         let path = if directory.listing.single {
             let name = directory.listing.items.first().map(|item| item.name.clone()).unwrap_or_default();
             self.root = self.root.parent().unwrap_or(&self.root).to_path_buf();
@@ -259,39 +267,48 @@ impl RemoteTree {
     /// Fetches all files into the cache on disk. Takes as long as the network does.
     ///
     /// # Errors
-    /// [`Error::Invalid`] without a cache; the first file that cannot be fetched, or that the cache does not take.
-    pub fn download(&self) -> Result<()> {
+    /// [`Error::Invalid`] without a cache; the first file that cannot be fetched, or that the cache does not take; that of `tell`,
+    /// which is given the bytes that are done and those of all files.
+    pub fn download(&self, tell: &mut dyn FnMut(u64, u64) -> Result<()>) -> Result<()> {
         if self.kept.is_none() {
             return Err(Error::invalid("there is no disk cache to download to; it is off, or could not be opened"));
         }
-        self.download_below("")
+        let mut files = Vec::new();
+        self.all_below("", &mut files)?;
+        let total = files.iter().map(|(_, len)| len).sum();
+        let mut done = 0;
+        for (rel, len) in files {
+            self.file(&rel)?.download(&mut |more| tell(done + more, total))?;
+            done += len;
+            tell(done, total)?;
+        }
+        Ok(())
     }
 
-    fn download_below(&self, rel: &str) -> Result<()> {
+    /// The files below a directory, and their lengths.
+    fn all_below(&self, rel: &str, files: &mut Vec<(String, u64)>) -> Result<()> {
         for item in &self.directory(rel)?.listing.items {
             let rel = join(rel, &item.name);
-            if item.facts.is_none() {
-                self.download_below(&rel)?;
-            } else {
-                self.file(&rel)?.download()?;
+            match &item.facts {
+                None => self.all_below(&rel, files)?,
+                Some(facts) => files.push((rel, facts.len)),
             }
         }
         Ok(())
     }
 
     /// Lists a directory: from the server, or if that does not answer as it was kept.
-    fn load(&self, rel: &str, address: &str) -> Result<Directory> {
-        let path = if rel.is_empty() { self.shared.label.clone() } else { self.root.join(rel) };
+    fn load(&self, rel: &str, address: &str) -> Result<Directory, Failure> {
         let of = join(&self.id, rel);
         let known = self.kept.as_ref().and_then(|kept| kept.read(&of));
         let patience = if known.is_some() { LIST.0 } else { LIST.1 };
         let (single, items) = match (self.ask(rel, address, patience), known) {
             (Ok(found), _) => found,
-            (Err(Failure::Again { .. }), Some(listing)) => {
-                self.say_old();
+            (Err(Failure::Again { why, .. }), Some(listing)) => {
+                self.say_old(&why);
                 return Ok(Directory { listing, address: address.to_owned() });
             }
-            (Err(failure), _) => return Err(error(&path, failure)),
+            (Err(failure), _) => return Err(failure),
         };
         let listing = Listing::new(of, single, items);
         if let Some(kept) = &self.kept {
@@ -374,13 +391,25 @@ impl RemoteTree {
             Origin::Web(..) => format!("{}{}/", above.address, item.address),
             Origin::Bucket(_) | Origin::Site(_) => item.address.clone(),
         };
-        let turn = lock(&self.turn);
+        let turn = Arc::clone(lock(&self.turns).entry(rel.to_owned()).or_default());
+        let mut failed = lock(&turn);
         if let Some(found) = lock(&self.directories).get(rel) {
             return Ok(Arc::clone(found));
         }
-        let loaded = Arc::new(self.load(rel, &address)?);
+        // Each try may take long, and those who ask wait on threads that others need.
+        if let Some((_, failure)) = failed.as_ref().filter(|(at, _)| at.elapsed() < REST) {
+            return Err(error(&self.root.join(rel), failure.clone()));
+        }
+        let loaded = match self.load(rel, &address) {
+            Ok(loaded) => Arc::new(loaded),
+            Err(failure) => {
+                *failed = Some((Instant::now(), failure.clone()));
+                return Err(error(&self.root.join(rel), failure));
+            }
+        };
         lock(&self.directories).insert(rel.to_owned(), Arc::clone(&loaded));
-        drop(turn);
+        drop(failed);
+        lock(&self.turns).remove(rel);
         self.keep_small(rel);
         Ok(loaded)
     }
@@ -417,7 +446,8 @@ impl RemoteTree {
             }
             Origin::Site(site) => {
                 let version = facts.version.etag.clone().unwrap_or_default();
-                Box::new(ResolvedFile::new(client, site.resolve(&item.address), version, facts.len))
+                let new = || ResolvedFile::new(client, site.resolve(&item.address), version, facts.len);
+                Box::new(lock(&self.resolved).entry(item.address.clone()).or_insert_with(new).clone())
             }
         })
     }
