@@ -461,12 +461,7 @@ impl Search<'_> {
     }
 
     /// Opens a file that may be a base; `None` when it has nothing that is wanted.
-    fn open(
-        &mut self,
-        (tree, path): Spot<'_>,
-        version: Identity,
-        wants: &[Want<'_>],
-    ) -> Result<Option<Arc<BaseFile>>> {
+    fn open(&mut self, (tree, path): Spot<'_>, version: Identity, wants: &[Want<'_>]) -> Result<Option<Arc<BaseFile>>> {
         let known = self.finder.known().files.get(&version).and_then(Weak::upgrade);
         if let Some(file) = known {
             if file.depth() + self.way.len() > MAX_DEPTH {
