@@ -188,6 +188,7 @@ fn what_goes_wrong_on_the_way_is_asked_for_again_and_nothing_is_mixed_up() {
         Fault::Status(429, Some(1)),
         Fault::Status(500, None),
         Fault::Stall(200_000),
+        Fault::Trickle(150_000),
         Fault::Late(Duration::from_secs(3)),
     ];
     for fault in faults {
@@ -354,9 +355,11 @@ fn a_download_leaves_nothing_to_be_fetched() {
     let (model, plain) = (safetensors(17, 4_000_000), noise(18, 5 * MIB));
     server.put("/d/model.safetensors.bs", &packed(&bench, &model));
     server.put("/d/sub/plain.bin", &plain);
-    assert!(open(&server, "/d/", config()).download().is_err(), "nowhere to");
+    assert!(open(&server, "/d/", config()).download(&mut |_, _| Ok(())).is_err(), "nowhere to");
     let (tree, root) = RemoteTree::open(&server.url("/d/"), cached(&bench)).unwrap();
-    tree.download().unwrap();
+    let mut last = (0, 0);
+    tree.download(&mut |done, total| Ok(last = (done, total))).unwrap();
+    assert!(last.0 == last.1 && last.1 > 0, "{last:?}");
     server.go();
     let vfs = mounted(tree, root);
     assert_eq!(contents(&vfs, Inode::ROOT, "model.safetensors"), model);
@@ -469,4 +472,19 @@ fn a_file_behind_a_signed_url_is_resolved_once_and_again_when_that_is_denied_or_
     *hub.version.lock().unwrap() = "v2".into();
     api.plan(|_, _| Some(Fault::Status(403, None)));
     assert!(read(&*f, 7_000_000, 1000).unwrap_err().to_string().contains("changed"));
+}
+
+#[test]
+fn a_directory_that_cannot_be_listed_is_not_asked_for_at_each_look() {
+    let server = Server::new();
+    server.put("/d/sub/f", b"f");
+    server.plan(|seen, _| seen.path.ends_with("/sub/").then_some(Fault::Status(403, None)));
+    let tree = open(&server, "/d/", config());
+    let root = std::path::PathBuf::from(server.url("/d"));
+    server.take_seen();
+    for _ in 0..5 {
+        let error = tree.names(&root.join("sub")).unwrap_err();
+        assert!(error.to_string().contains("credentials"), "{error}");
+    }
+    assert_eq!(server.take_seen().len(), 1);
 }

@@ -7,13 +7,18 @@ mod common;
 mod mounted;
 #[path = "common/server.rs"]
 mod server;
+#[path = "common/tuned.rs"]
+mod tuned;
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use common::{Bench, noise, pack, safetensors};
-use mounted::{Mount, bsfs, command, is_mounted, status_of, stderr};
+use common::{Bench, eventually, noise, pack, safetensors};
+use mounted::{Mount, bsfs, command, is_mounted, stderr};
 use server::{Fault, Server};
+use tuned::{file, model, moved, pack_against, put};
 
 fn serve(bench: &Bench, server: &Server) -> (Vec<u8>, Vec<u8>) {
     let (model, plain) = (safetensors(31, 6_000_000), noise(32, 3_000_000));
@@ -129,74 +134,72 @@ fn download_fetches_all_before_the_mount_is_there() {
     assert!(fs::read(mount.path("plain.bin")).unwrap() == plain);
 }
 
-/// A Hub whose files are at another host, to which it redirects with signed URLs.
-#[cfg(feature = "hub")]
-fn hub(hub: &Server, storage: &Server) {
-    const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
-    let files = ["model.safetensors.bs", "plain.bin", "config.json", "sub/x.txt"];
-    let entries: Vec<String> = files
-        .iter()
-        .map(|file| {
-            let size = storage.bytes(&format!("/m/{file}")).unwrap().len();
-            format!(
-                r#"{{"type":"file","path":"{file}","size":9,"oid":"o","lfs":{{"oid":"sha-{size}","size":{size}}}}}"#
-            )
-        })
-        .collect();
-    hub.put("/api/models/org/name/revision/main", format!(r#"{{"sha":"{COMMIT}"}}"#).as_bytes());
-    hub.put(&format!("/api/models/org/name/tree/{COMMIT}"), format!("[{}]", entries.join(",")).as_bytes());
-    let sizes: Vec<_> = files.iter().map(|f| storage.bytes(&format!("/m/{f}")).unwrap().len()).collect();
-    let to = storage.url("/m/").replace("127.0.0.1", "localhost");
-    hub.plan(move |seen, number| {
-        if seen.headers.get("authorization").is_none_or(|token| token != "Bearer verysecret") {
-            return Some(Fault::Status(401, None));
-        }
-        let file = seen.path.strip_prefix(&format!("/org/name/resolve/{COMMIT}/"))?;
-        let size = sizes[files.iter().position(|f| *f == file)?];
-        let headers = [
-            ("X-Repo-Commit", COMMIT.to_owned()),
-            ("X-Linked-Etag", format!("\"sha-{size}\"")),
-            ("X-Linked-Size", size.to_string()),
-            ("Location", format!("{to}{file}?Signature=s{number}")),
-        ];
-        Some(Fault::Answer(302, headers.map(|(name, value)| (name.to_owned(), value)).to_vec()))
+#[test]
+fn who_does_not_want_to_wait_for_a_download_ends_it() {
+    let (bench, server) = (Bench::new(), Server::new());
+    serve(&bench, &server);
+    let begun = Arc::new(AtomicBool::new(false));
+    let noted = Arc::clone(&begun);
+    server.plan(move |seen, _| {
+        // Behind the first bytes, which tell what the file is.
+        let stalls = seen.path.ends_with("bin") && seen.range().is_some_and(|(first, _)| first > 0);
+        noted.fetch_or(stalls, Ordering::SeqCst);
+        stalls.then_some(Fault::Stall(100_000))
     });
+    let (url, point) = (server.url("/m/"), bench.mount_point());
+    let daemons = || {
+        let all = fs::read_dir("/proc").unwrap().filter_map(|entry| fs::read(entry.ok()?.path().join("cmdline")).ok());
+        all.filter(|line| String::from_utf8_lossy(line).contains(point.to_str().unwrap())).count()
+    };
+    let mut child = command(&bench).args(["mount", "--download", &url]).arg(&point).spawn().unwrap();
+    eventually("the download has begun", || begun.load(Ordering::SeqCst));
+    assert_eq!(daemons(), 2);
+    mounted::signal(child.id(), libc::SIGINT);
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert_eq!(daemons(), 0);
+    assert!(!is_mounted(&point));
 }
 
-#[cfg(feature = "hub")]
 #[test]
-fn a_repository_of_the_hub_is_read_as_it_is_needed_and_its_token_stays_with_the_hub() {
-    let (bench, endpoint, storage) = (Bench::new(), Server::new(), Server::new());
-    let (model, plain) = serve(&bench, &storage);
-    storage.put("/m/sub/x.txt", b"x");
-    hub(&endpoint, &storage);
-    // The first signed URL expires after some requests.
-    storage.plan(|seen, number| (number > 2 && seen.path.ends_with("=s0")).then_some(Fault::Status(403, None)));
-    let mount = |token: &str| {
-        let mut command = command(&bench);
-        command.env("HF_ENDPOINT", endpoint.url("")).env("HF_TOKEN", token).env("HF_HOME", bench.dir.join("none"));
-        command.args(["mount", "hf://org/name", "--patience", "3"]).arg(bench.mount_point()).output().unwrap()
-    };
-    let refused = stderr(&mount("wrong"));
-    assert!(refused.contains("credentials") && !refused.contains("wrong;"), "{refused}");
-    for online in [true, false] {
-        let output = mount("verysecret");
-        assert!(output.status.success(), "{}", stderr(&output));
-        let status = status_of(&bench.mount_point()).unwrap();
-        let mount = Mount { point: bench.mount_point(), pid: status.pid };
-        assert_eq!(status.source, "hf://org/name@main");
-        assert!(fs::read(mount.path("model.safetensors")).unwrap() == model);
-        assert!(fs::read(mount.path("plain.bin")).unwrap() == plain);
-        assert_eq!(fs::read(mount.path("sub/x.txt")).unwrap(), b"x");
+fn a_delta_finds_its_base_on_the_server_that_it_is_on() {
+    let base = model(7, "BF16");
+    let (original, tuned) = (file(&base), file(&moved(&base, 1)));
+    // Beside it packed, plain, and elsewhere below what is mounted.
+    for place in ["/m/base.safetensors.bs", "/m/base.safetensors", "/m/deep/er/base.safetensors.bs"] {
+        let (bench, server) = (Bench::new(), Server::new());
+        let plain = put(&bench.dir.join("x/base.safetensors"), &original);
+        let input = put(&bench.dir.join("x/ft.safetensors"), &tuned);
+        let delta = pack_against(&bench, &input, &bench.dir.join("x/ft.safetensors.bs"), Some(&plain));
+        let packed = pack_against(&bench, &plain, &bench.dir.join("x/base.safetensors.bs"), None);
+        assert!(fs::metadata(&delta).unwrap().len() < fs::metadata(&packed).unwrap().len() * 3 / 4);
+        server.put("/m/ft.safetensors.bs", &fs::read(&delta).unwrap());
+        server.put("/m/other.txt", b"other");
+        server.put(place, &fs::read(if place.ends_with(".bs") { &packed } else { &plain }).unwrap());
+        // Nothing of this machine is to be found.
+        fs::remove_dir_all(bench.dir.join("x")).unwrap();
+        let first = mount(&bench, &server.url("/m/"), &[]);
+        assert!(fs::read(first.path("ft.safetensors")).unwrap() == tuned, "{place}");
         assert!(bsfs(&bench, ["unmount".as_ref(), bench.mount_point().as_os_str()]).status.success());
-        if online {
-            let resolved =
-                endpoint.take_seen().iter().filter(|seen| seen.path.ends_with("/model.safetensors.bs")).count();
-            assert!((1..=3).contains(&resolved), "resolved {resolved} times");
-            let seen = storage.take_seen();
-            assert!(!seen.is_empty() && seen.iter().all(|seen| !seen.headers.contains_key("authorization")));
-            endpoint.go();
-            storage.go();
-        }
+        drop(first);
+        server.go();
+        let again = mount(&bench, &server.url("/m/"), &[]);
+        assert!(fs::read(again.path("ft.safetensors")).unwrap() == tuned, "{place}, server gone");
     }
+}
+
+#[test]
+fn a_delta_without_its_base_says_so_and_another_tensor_is_not_taken_for_it() {
+    let base = model(7, "BF16");
+    let (bench, server) = (Bench::new(), Server::new());
+    let plain = put(&bench.dir.join("x/base.safetensors"), &file(&base));
+    let input = put(&bench.dir.join("x/ft.safetensors"), &file(&moved(&base, 1)));
+    let delta = pack_against(&bench, &input, &bench.dir.join("x/ft.safetensors.bs"), Some(&plain));
+    server.put("/m/ft.safetensors.bs", &fs::read(&delta).unwrap());
+    server.put("/m/base.safetensors", &file(&moved(&base, 2)));
+    fs::remove_dir_all(bench.dir.join("x")).unwrap();
+    let log = bench.dir.join("log");
+    let mount = mount(&bench, &server.url("/m/"), &["--log-file", log.to_str().unwrap()]);
+    assert_eq!(fs::read(mount.path("ft.safetensors")).unwrap_err().raw_os_error(), Some(libc::EIO));
+    let text = fs::read_to_string(&log).unwrap();
+    assert!(text.contains("base.safetensors has another tensor"), "{text}");
 }

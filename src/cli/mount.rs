@@ -4,17 +4,22 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bsfs::mount::{self, CacheMode, Event, MountOptions, Started};
 use bsfs::{Error, Result};
 use clap::{Args, ValueEnum};
 use log::LevelFilter;
 
+use super::out;
+use super::progress::Bar;
 use super::size::parse_size;
 
 /// How long a download may take.
 const DOWNLOAD: Duration = Duration::from_secs(7 * 86_400);
+
+/// How often the daemon tells how far a download is.
+const TELL: Duration = Duration::from_millis(200);
 
 /// Show compressed files as the plain files that they came from
 ///
@@ -127,7 +132,13 @@ pub fn run(args: &MountArgs) -> Result<ExitCode> {
     let arguments = daemon_arguments(args)?;
     let source = if is_remote(&args.source) { args.source.clone() } else { absolute(&args.source)?.into() };
     let timeout = if args.download { DOWNLOAD } else { Duration::from_secs(args.timeout) };
-    match mount::start(arguments, &source, &args.mount_point, timeout)? {
+    let stop = out::stop_flag();
+    let bar = args.download.then(|| Bar::new(0, false));
+    let started = mount::start(arguments, &source, &args.mount_point, (timeout, &stop), |done, total| {
+        bar.iter().for_each(|bar| bar.reach(done, total));
+    });
+    bar.iter().for_each(Bar::done);
+    match started? {
         Started::Ready(_) => Ok(ExitCode::SUCCESS),
         // It has said why itself.
         Started::Failed(code) => Ok(ExitCode::from(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(2))),
@@ -215,11 +226,26 @@ fn serve(args: &MountArgs) -> Result<()> {
         warm: args.warm,
         log_file,
     };
+    let (mut told_last, mut bar) = (Instant::now(), None);
     let served = mount::serve(&options, |event| match event {
         Event::Note(note) => {
             // In the foreground it has been logged to the same place.
             if args.daemon || args.log_file.is_some() {
                 say(&note);
+            }
+            Ok(())
+        }
+        Event::Downloading { done, total } if args.daemon => {
+            if done == total || told_last.elapsed() >= TELL {
+                told_last = Instant::now();
+                mount::announce_download(done, total)?;
+            }
+            Ok(())
+        }
+        Event::Downloading { done, total } => {
+            bar.get_or_insert_with(|| Bar::new(total, false)).reach(done, total);
+            if done == total {
+                bar.take().iter().for_each(Bar::done);
             }
             Ok(())
         }

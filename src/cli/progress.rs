@@ -45,6 +45,13 @@ impl Bar {
         self.bar.inc(raw);
     }
 
+    /// So many raw bytes are done, of so many.
+    #[cfg(feature = "mount")]
+    pub fn reach(&self, done: u64, total: u64) {
+        self.bar.set_length(total);
+        self.bar.set_position(done);
+    }
+
     /// Warnings of the library from now on are lines above the bar. `BSFS_LOG` chooses others.
     #[cfg(feature = "hub")]
     pub fn show_warnings(&self) {

@@ -79,7 +79,10 @@ impl Pinned {
 
 fn failure(error: Error) -> Failure {
     match error {
-        Error::Server { again: true, after, message, .. } => Failure::Again { why: message, after },
+        Error::Server { again: true, after, status, message, .. } => {
+            let slower = matches!(status, Some(429 | 503)).then_some(0);
+            Failure::Again { why: message, after: after.or(slower) }
+        }
         // The place is named by whoever tells it.
         Error::Server { message, .. } => Failure::Refused(message),
         error => Failure::Refused(error.to_string()),

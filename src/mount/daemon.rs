@@ -10,6 +10,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -24,6 +25,10 @@ use crate::error::{Error, Result};
 const PROGRAM: &str = "/proc/self/exe";
 /// What the daemon writes when the mount answers.
 const READY: &str = "ready";
+/// What it writes before numbers of a download.
+const DOWNLOADED: &str = "downloaded ";
+/// How often it is looked whether nobody wants the mount any more.
+const LOOK: Duration = Duration::from_millis(100);
 /// How long a daemon that is told to stop may take.
 const PARTING: Duration = Duration::from_secs(2);
 /// The longest name that nearly every file system takes is 255 bytes.
@@ -42,11 +47,18 @@ pub enum Started {
 pub const SOURCE_VARIABLE: &str = "BSFS_MOUNT_SOURCE";
 
 /// Runs this program again with `arguments`, which must make it serve a mount at `mount_point` and call [`announce`],
-/// and waits until it has. `source` is given to it in [`SOURCE_VARIABLE`]. What it writes to standard error until then goes to this process's own.
+/// and waits until it has. `source` is given to it in [`SOURCE_VARIABLE`]. What it writes to standard error until then goes to this process's own;
+/// `downloaded` is given what it says of bytes that are done and bytes in all.
 ///
 /// # Errors
-/// [`Error::Mount`] when there is no answer within `timeout`; the process is ended then.
-pub fn start<I, S>(arguments: I, source: &Path, mount_point: &Path, timeout: Duration) -> Result<Started>
+/// [`Error::Mount`] when there is no answer within `timeout`, [`Error::Interrupted`] once `stop` is set; the process is ended then.
+pub fn start<I, S>(
+    arguments: I,
+    source: &Path,
+    mount_point: &Path,
+    (timeout, stop): (Duration, &AtomicBool),
+    mut downloaded: impl FnMut(u64, u64),
+) -> Result<Started>
 where
     I: IntoIterator<Item = S>,
     S: AsRef<std::ffi::OsStr>,
@@ -63,8 +75,27 @@ where
         .map_err(Error::io("start", PROGRAM))?;
     let messages = child.stderr.take().map(|pipe| thread::spawn(move || forward(pipe)));
     let all_said = || messages.map(JoinHandle::join);
-    let line = child.stdout.take().map(first_line);
-    match line.map(|line| line.recv_timeout(timeout)) {
+    let lines = child.stdout.take().map(lines);
+    let deadline = Instant::now() + timeout;
+    let line = lines.map(|lines| {
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let line = lines.recv_timeout(left.min(LOOK));
+            let numbers = |line: &String| {
+                let (done, total) = line.strip_prefix(DOWNLOADED)?.trim_end().split_once(' ')?;
+                Some((done.parse().ok()?, total.parse().ok()?))
+            };
+            if let Some((done, total)) = line.as_ref().ok().and_then(numbers) {
+                downloaded(done, total);
+                continue;
+            }
+            match line {
+                Err(mpsc::RecvTimeoutError::Timeout) if !left.is_zero() && !stop.load(Ordering::Relaxed) => {}
+                line => return line,
+            }
+        }
+    });
+    match line {
         Some(Ok(line)) if line.trim_end() == READY => {
             all_said();
             Ok(Started::Ready(child.id()))
@@ -80,6 +111,9 @@ where
         }
         Some(Err(mpsc::RecvTimeoutError::Timeout)) => {
             end(&mut child);
+            if stop.load(Ordering::Relaxed) {
+                return Err(Error::Interrupted);
+            }
             let left = || table::find(mount_point).is_ok_and(|line| line.is_some_and(|line| line.is_ours()));
             if left() && ask(mount_point) == Answer::Dead {
                 // What it left behind, or what it was about to clear away.
@@ -91,14 +125,13 @@ where
     }
 }
 
-fn first_line(output: ChildStdout) -> mpsc::Receiver<String> {
+fn lines(output: ChildStdout) -> mpsc::Receiver<String> {
     let (send, receive) = mpsc::channel();
     thread::spawn(move || {
+        let mut output = BufReader::new(output);
         let mut line = String::new();
-        if BufReader::new(output).read_line(&mut line).is_ok() {
-            // The receiver has given up when this fails.
-            let _ = send.send(line);
-        }
+        // The receiver has given up when sending fails.
+        while output.read_line(&mut line).is_ok_and(|len| len > 0) && send.send(std::mem::take(&mut line)).is_ok() {}
     });
     receive
 }
@@ -159,6 +192,15 @@ pub fn announce() -> Result<()> {
     rustix::stdio::dup2_stdin(&null).map_err(failed)?;
     rustix::stdio::dup2_stdout(&null).map_err(failed)?;
     rustix::stdio::dup2_stderr(&null).map_err(failed)
+}
+
+/// Tells the process that [`start`]ed this one how far a download is.
+///
+/// # Errors
+/// [`Error::Io`] when that process has ended: nobody waits for this mount any more.
+pub fn announce_download(done: u64, total: u64) -> Result<()> {
+    let mut output = io::stdout().lock();
+    writeln!(output, "{DOWNLOADED}{done} {total}").and_then(|()| output.flush()).map_err(Error::io("tell", "stdout"))
 }
 
 /// Where the daemon of a mount logs to unless told otherwise: `bsfs/NAME.log` under `$XDG_STATE_HOME` or

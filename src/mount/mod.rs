@@ -18,7 +18,9 @@ mod table;
 mod unmount;
 mod warm;
 
-pub use daemon::{SOURCE_VARIABLE, Started, announce, become_daemon, default_log_file, open_log, start};
+pub use daemon::{
+    SOURCE_VARIABLE, Started, announce, announce_download, become_daemon, default_log_file, open_log, start,
+};
 pub use serve::{CacheMode, Event, MountOptions, serve};
 pub use status::{ATTRIBUTE, Answer, Status, ask};
 pub use table::FS_TYPE;

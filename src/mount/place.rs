@@ -109,12 +109,14 @@ impl Place {
     /// Fetches all of a remote place into the disk cache.
     ///
     /// # Errors
-    /// [`Error::Invalid`] without a cache, or for a place of this machine; the first file that cannot be fetched or kept.
-    pub(super) fn download(&self) -> Result<()> {
+    /// [`Error::Invalid`] without a cache, or for a place of this machine; the first file that cannot be fetched or kept; that of `tell`, which is
+    /// given the bytes that are done and those of all.
+    pub(super) fn download(&self, tell: &mut dyn FnMut(u64, u64) -> Result<()>) -> Result<()> {
         #[cfg(feature = "remote")]
         if let Some(remote) = &self.remote {
-            return remote.download();
+            return remote.download(tell);
         }
+        let _ = tell;
         Err(Error::invalid("--download is for remote sources; this one is here already"))
     }
 }

@@ -30,6 +30,8 @@ use crate::engine::{Disk, Engine, EngineConfig, Keep};
 use crate::error::{Error, Result};
 use crate::vfs::{Inode, Vfs, VfsConfig};
 
+/// Threads that take requests for a remote place, at least: each may wait for a listing.
+const REMOTE_THREADS: usize = 8;
 /// Exit code after a second signal, that of an interrupted program.
 const INTERRUPTED: i32 = 130;
 
@@ -101,6 +103,13 @@ pub struct MountOptions {
 pub enum Event {
     /// Something that the user should know.
     Note(String),
+    /// Before the mount is made: so much of a remote place has been fetched.
+    Downloading {
+        /// Bytes that are there.
+        done: u64,
+        /// Bytes of all files.
+        total: u64,
+    },
     /// The mount answers.
     Ready {
         /// The mount point, absolute and without links.
@@ -144,7 +153,7 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
         Place::local(checked.source)
     };
     if options.download {
-        place.download()?;
+        place.download(&mut |done, total| tell(Event::Downloading { done, total }))?;
     }
     let place = Arc::new(place);
     let config = EngineConfig {
@@ -173,7 +182,7 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
     )?);
     let guard = Arc::new(Guard::default());
     let threads = match options.session_threads {
-        0 => thread::available_parallelism().map_or(2, usize::from).max(2),
+        0 => thread::available_parallelism().map_or(2, usize::from).max(if remote { REMOTE_THREADS } else { 2 }),
         n => n.min(MAX_SESSION_THREADS),
     };
     let replying = Arc::new(AtomicU64::new(0));

@@ -183,6 +183,8 @@ pub(super) fn scan(
     for ((source, identity), opened) in unopened.iter().zip(packed::open_all(tree, &place.path, &unopened)) {
         let class = match opened {
             Ok(opened) => Class::Container(opened),
+            // Nothing is known of it: another try will tell, when there is a server.
+            Err(error @ Error::Remote { outage: true, .. }) => return Err(error),
             Err(error) => {
                 // Once for each version of the file: the next scan knows the class.
                 warn!("{error}; shown as it is");

@@ -18,6 +18,8 @@ pub enum Fault {
     Cut(usize),
     /// The body stops after so many bytes, and the connection stays open.
     Stall(usize),
+    /// After so many bytes of the body a byte comes now and then.
+    Trickle(usize),
     /// This status, with a `Retry-After` of so many seconds.
     Status(u16, Option<u64>),
     /// Another ETag than before.
@@ -220,7 +222,7 @@ fn answer(stream: &mut TcpStream, mut seen: Seen, state: &Mutex<State>) -> Optio
         body.iter_mut().for_each(|byte| *byte ^= 0x55);
     }
     let most = match fault {
-        Some(Fault::Cut(n) | Fault::Stall(n)) => n.min(body.len()),
+        Some(Fault::Cut(n) | Fault::Stall(n) | Fault::Trickle(n)) => n.min(body.len()),
         Some(Fault::Short(n)) => body.len() - n.min(body.len()),
         _ => body.len(),
     };
@@ -232,6 +234,13 @@ fn answer(stream: &mut TcpStream, mut seen: Seen, state: &Mutex<State>) -> Optio
         stream.write_all(head.as_bytes()).ok()?;
     }
     match fault {
+        Some(Fault::Trickle(_)) => {
+            for byte in body[most..].chunks(1).take(400) {
+                std::thread::sleep(Duration::from_millis(50));
+                stream.write_all(byte).ok()?;
+            }
+            None
+        }
         Some(Fault::Stall(_)) => {
             std::thread::sleep(Duration::from_secs(20));
             None

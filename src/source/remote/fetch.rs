@@ -11,6 +11,7 @@ use futures_util::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
 use super::Shared;
+use super::pace::SLOWEST;
 use super::resolve::Failure;
 
 /// What tells one version of a file from others.
@@ -40,6 +41,9 @@ impl Version {
         self.etag.as_deref().filter(|etag| !etag.starts_with("W/"))
     }
 }
+
+/// Of the time that a request may be silent, the part that a body may take on top of what its length says.
+const GRACE: u32 = 3;
 
 /// A piece of a body.
 pub(super) type Piece = Result<bytes::Bytes, String>;
@@ -205,8 +209,15 @@ async fn receive(
     at: &mut u64,
     take: &mut impl FnMut(&[u8]),
 ) -> Result<(), Failure> {
+    let silence = shared.config.silence;
+    let limit = shared.pace.body_limit(answer.range.end - *at, silence / GRACE);
+    // Only waiting counts: the disk may take its time.
+    let (mut waited, mut lately, mut came) = (Duration::ZERO, Duration::ZERO, 0);
     while *at < answer.range.end {
-        let piece = tokio::time::timeout(shared.config.silence, answer.body.next()).await;
+        let begun = Instant::now();
+        let piece = tokio::time::timeout(silence, answer.body.next()).await;
+        let took = begun.elapsed();
+        (waited, lately) = (waited + took, lately + took);
         let bytes = match piece {
             Ok(Some(Ok(bytes))) => bytes,
             Ok(Some(Err(why))) => return Err(again(why)),
@@ -221,6 +232,14 @@ async fn receive(
         shared.pace.came(part.len() as u64);
         take(part);
         *at += part.len() as u64;
+        came += part.len() as u64;
+        let trickles = lately >= silence && (came as f64) < SLOWEST * lately.as_secs_f64();
+        if *at < answer.range.end && (trickles || waited > limit) {
+            return Err(again("the answer comes too slowly"));
+        }
+        if lately >= silence {
+            (lately, came) = (Duration::ZERO, 0);
+        }
         if !urgent {
             shared.let_cache_follow().await;
         }

@@ -17,6 +17,9 @@ const ROUND: u64 = 4 << 20;
 const WORTH: f64 = 1.10;
 /// After a server asked to slow down, nothing is added for this long.
 const CALM: Duration = Duration::from_secs(10);
+/// A request of which less comes is made again, bytes per second; and what every request is expected to bring where the link does.
+pub(super) const SLOWEST: f64 = (64 << 10) as f64;
+const USUAL: f64 = 5e6;
 /// A second request is made for bytes that somebody waits for after this many times the usual time, within these bounds.
 const HEDGE: u32 = 3;
 const HEDGE_LEAST: Duration = Duration::from_millis(500);
@@ -26,8 +29,10 @@ const HEDGE_MOST: Duration = Duration::from_secs(5);
 struct State {
     window: usize,
     running: usize,
-    /// Throughput of the last round, bytes per second.
+    /// Throughput that the number of requests was raised for last, bytes per second.
     rate: f64,
+    /// Throughput of the last round, bytes per second; 0 before there was one.
+    recent: f64,
     round: Option<Instant>,
     round_bytes: u64,
     /// The window was full during this round: more would have been asked for.
@@ -59,6 +64,7 @@ impl Pace {
                 window: FIRST,
                 running: 0,
                 rate: 0.0,
+                recent: 0.0,
                 round: None,
                 round_bytes: 0,
                 full: false,
@@ -121,6 +127,15 @@ impl Pace {
         (usual * HEDGE).clamp(HEDGE_LEAST, HEDGE_MOST)
     }
 
+    /// How long the body of a request for `bytes` may be waited for: as long as a quarter of its share of what came lately takes,
+    /// so that a slow link is not made slower by asking again; `grace` on top.
+    pub(super) fn body_limit(&self, bytes: u64, grace: Duration) -> Duration {
+        let state = self.lock();
+        let share = state.recent / (4 * state.running.max(1)) as f64;
+        drop(state);
+        grace + Duration::try_from_secs_f64(bytes as f64 / share.clamp(SLOWEST, USUAL)).unwrap_or(grace)
+    }
+
     /// Bytes came.
     pub(super) fn came(&self, bytes: u64) {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -132,6 +147,7 @@ impl Pace {
             return;
         }
         let rate = state.round_bytes as f64 / (now - begun).as_secs_f64().max(0.001);
+        state.recent = rate;
         let calm = state.calm_until.is_some_and(|until| now < until);
         if state.full && !calm && rate > state.rate * WORTH {
             state.window = (state.window * 2).min(MOST);
@@ -207,6 +223,18 @@ mod tests {
         assert_eq!((0..9).filter(|_| pace.enter()).count(), 4);
         pace.leave();
         assert!(pace.enter() && !pace.enter());
+    }
+
+    #[test]
+    fn a_body_has_as_long_as_its_length_and_the_link_say() {
+        let (pace, grace) = (Pace::new(), Duration::from_secs(5));
+        let limit = |pace: &Pace| pace.body_limit(5_000_000, grace).as_secs();
+        assert_eq!(limit(&pace), 5 + 76, "nothing is known of the link");
+        pace.lock().recent = 100e6;
+        assert_eq!(limit(&pace), 6);
+        (0..8).for_each(|_| _ = pace.enter());
+        pace.lock().recent = 1e6;
+        assert_eq!(limit(&pace), 5 + 76, "eight share a slow link");
     }
 
     #[test]

@@ -61,7 +61,7 @@ pub enum Failure {
     Again {
         /// What happened, without secrets.
         why: String,
-        /// `Retry-After`.
+        /// `Retry-After`; 0 when it asks to slow down (429, 503) and does not say for how long.
         after: Option<u64>,
     },
     /// The file is another one by now: 412, or another ETag or length.
@@ -78,6 +78,7 @@ impl Failure {
     /// What to make of the status of an answer that is none of 200 and 206.
     #[must_use]
     pub fn of_status(status: u16, after: Option<u64>) -> Self {
+        let after = after.or(matches!(status, 429 | 503).then_some(0));
         match status {
             401 | 403 => Self::Denied,
             404 | 410 => Self::Missing,
@@ -119,6 +120,8 @@ mod tests {
     fn a_status_says_whether_to_try_again() {
         assert_eq!(Failure::of_status(412, None), Failure::Changed);
         assert!(matches!(Failure::of_status(503, Some(7)), Failure::Again { after: Some(7), .. }));
+        assert!(matches!(Failure::of_status(429, None), Failure::Again { after: Some(0), .. }));
+        assert!(matches!(Failure::of_status(500, None), Failure::Again { after: None, .. }));
         assert!(matches!(Failure::of_status(416, None), Failure::Refused(_)));
     }
 }
