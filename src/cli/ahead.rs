@@ -9,8 +9,6 @@ use bsfs::engine::{Bytes, Image};
 use bsfs::source::ReadAt;
 use bsfs::{Error, Result};
 
-use super::opened::read_exact;
-
 /// Bytes of a read; that of a window of BigSmall's tensors.
 const STEP: usize = 512 << 10;
 /// Reads under way.
@@ -101,6 +99,6 @@ impl ReadAt for ImageSource {
             return self.follow(&mut ahead, buf);
         }
         drop(ahead);
-        read_exact(&self.image, &self.path, offset, buf)
+        self.image.read_exact_at(&self.path, offset, buf)
     }
 }

@@ -90,7 +90,7 @@ mod tests {
         let (file, engine) = (open(), opened::engine(1));
         let image = Opened::BigSmall(open()).image(&engine, &Arc::new(Finder::new(Places::default())), None);
         let mut sound = vec![0; image.len() as usize];
-        opened::read_exact(&image, &path, 0, &mut sound).unwrap();
+        image.read_exact_at(&path, 0, &mut sound).unwrap();
 
         let dir = tempfile::tempdir().unwrap();
         let (plain, packed) = (dir.path().join("plain"), dir.path().join("packed"));

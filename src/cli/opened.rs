@@ -123,17 +123,3 @@ pub fn engine(threads: usize) -> Arc<Engine> {
     let memory = (64 << 20) * (threads as u64).clamp(4, 16);
     Engine::new(EngineConfig { memory, threads, ..EngineConfig::default() })
 }
-
-/// Fills `out` from an image.
-pub fn read_exact(image: &Image, path: &Path, mut offset: u64, mut out: &mut [u8]) -> Result<()> {
-    while !out.is_empty() {
-        let bytes = image.read_at(offset, out.len())?;
-        let expected = offset.saturating_add(out.len() as u64);
-        let Some((to, rest)) = out.split_at_mut_checked(bytes.len()).filter(|(to, _)| !to.is_empty()) else {
-            return Err(Error::Truncated { path: path.into(), expected, got: offset });
-        };
-        to.copy_from_slice(&bytes);
-        (out, offset) = (rest, offset + bytes.len() as u64);
-    }
-    Ok(())
-}

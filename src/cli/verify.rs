@@ -235,7 +235,7 @@ fn same_tensors(
             let step = (own.len - at).min(512 << 10) as usize;
             a.resize(step, 0);
             b.resize(step, 0);
-            opened::read_exact(&image, path, own.offset + at, &mut a)?;
+            image.read_exact_at(path, own.offset + at, &mut a)?;
             original.read_exact_at(of.offset + at, &mut b)?;
             if let Some((i, (got, expected))) = a.iter().zip(&b).enumerate().find(|(_, (a, b))| a != b) {
                 let what = format!("byte {} of {}", at + i as u64, name());

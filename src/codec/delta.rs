@@ -89,7 +89,7 @@ pub fn encode(
         live.iter_mut().zip(table).for_each(|(live, &c)| *live |= c > 0);
     }
     let bits = if n >= 1 << 15 { 12 } else { 11 };
-    let freqs: Vec<[u16; SYMBOLS]> = counts.iter().map(|table| frequencies(table, &live, bits)).collect();
+    let freqs: Vec<[u16; SYMBOLS]> = counts.iter().map(|table| tables::frequencies(table, &live, bits)).collect();
     let states = scratch.code(kernel, bits, &freqs);
 
     let tail = n << plan.log2_width;
@@ -111,19 +111,6 @@ pub fn encode(
     put_states(&states, out);
     put_words(scratch.words.words().iter(), out);
     out.len() < limit
-}
-
-/// Frequencies of a table's symbols; of one that nobody uses, something.
-fn frequencies(counts: &[u32; SYMBOLS], live: &[bool; SYMBOLS], bits: u32) -> [u16; SYMBOLS] {
-    let mut freqs = [0; SYMBOLS];
-    let mut counts = *counts;
-    if counts.iter().all(|&c| c == 0)
-        && let Some((c, _)) = counts.iter_mut().zip(live).find(|(_, live)| **live)
-    {
-        *c = 1;
-    }
-    tables::normalise(&counts, bits, &mut freqs);
-    freqs
 }
 
 impl Scratch {
@@ -219,21 +206,6 @@ impl Scratch {
         }
         states
     }
-
-    /// Reads and expands `count` tables.
-    fn read_tables(&mut self, reader: &mut BitReader<'_>, count: usize, bits: u32) -> Result<(), Damage> {
-        let mut live = [false; SYMBOLS];
-        for live in &mut live {
-            *live = reader.take(1)? == 1;
-        }
-        self.tables.resize(count << bits, 0);
-        for table in self.tables.chunks_exact_mut(1 << bits) {
-            let mut freqs = [0; SYMBOLS];
-            tables::read(bits, &live, reader, &mut freqs)?;
-            tables::fill_slots(&freqs, table);
-        }
-        Ok(())
-    }
 }
 
 /// log2 of the entries of a table for encoding.
@@ -324,7 +296,7 @@ pub fn decode(
     }
     let (words_len, extra_len, tables_len) = (fields.len32()?, fields.len32()?, fields.len32()?);
     let mut reader = BitReader::new(fields.bytes(tables_len)?);
-    scratch.read_tables(&mut reader, bounds.len() + 1, bits)?;
+    tables::read_all(&mut reader, bounds.len() + 1, bits, &mut scratch.tables)?;
     let n = out.len() >> log2_width;
     let (body, tail) = out.split_at_mut(n << log2_width);
     tail.copy_from_slice(fields.bytes(tail.len())?);

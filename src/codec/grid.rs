@@ -87,7 +87,7 @@ pub fn encode(
         live.iter_mut().zip(table).for_each(|(live, &c)| *live |= c > 0);
     }
     let bits = if grouping.shape.1 > 4 && plan.bits == 11 { 10 } else { plan.bits };
-    let freqs: Vec<[u16; SYMBOLS]> = counts.iter().map(|table| frequencies(table, &live, bits)).collect();
+    let freqs: Vec<[u16; SYMBOLS]> = counts.iter().map(|table| tables::frequencies(table, &live, bits)).collect();
     let states = scratch.code(kernel, bits, &grouping, &freqs);
 
     out.clear();
@@ -116,19 +116,6 @@ pub fn encode(
     put_states(&states, out);
     put_words(scratch.words.words().iter(), out);
     out.len() < limit
-}
-
-/// Frequencies of a table's symbols; of one that nobody uses, something.
-fn frequencies(counts: &[u32; SYMBOLS], live: &[bool; SYMBOLS], bits: u32) -> [u16; SYMBOLS] {
-    let mut freqs = [0; SYMBOLS];
-    let mut counts = *counts;
-    if counts.iter().all(|&c| c == 0)
-        && let Some((c, _)) = counts.iter_mut().zip(live).find(|(_, live)| **live)
-    {
-        *c = 1;
-    }
-    tables::normalise(&counts, bits, &mut freqs);
-    freqs
 }
 
 impl Scratch {
@@ -259,7 +246,7 @@ pub fn decode(kernel: Chosen, packed: Packed<'_>, out: &mut [u8], scratch: &mut 
     let (words_len, escapes_len) = (fields.len32()?, fields.len32()?);
     let tables_len = fields.len32()?;
     let mut reader = BitReader::new(fields.bytes(tables_len)?);
-    scratch.read_tables(&mut reader, of_rows * of_columns, bits)?;
+    tables::read_all(&mut reader, of_rows * of_columns, bits, &mut scratch.tables)?;
     let (head, body, tail) = grain.split_mut(out);
     head.copy_from_slice(fields.bytes(head.len())?);
     tail.copy_from_slice(fields.bytes(tail.len())?);
@@ -333,23 +320,6 @@ fn ids(bytes: &[u8], count: usize, groups: usize) -> Result<Vec<u8>, Damage> {
             Err(Damage::new("group of a row or column, below", groups as u64, id.into()))
         })
         .collect()
-}
-
-impl Scratch {
-    /// Reads and expands `count` tables.
-    fn read_tables(&mut self, reader: &mut BitReader<'_>, count: usize, bits: u32) -> Result<(), Damage> {
-        let mut live = [false; SYMBOLS];
-        for live in &mut live {
-            *live = reader.take(1)? == 1;
-        }
-        self.tables.resize(count << bits, 0);
-        let mut freqs = [0; SYMBOLS];
-        for slots in self.tables.chunks_exact_mut(1 << bits) {
-            tables::read(bits, &live, reader, &mut freqs)?;
-            tables::fill_slots(&freqs, slots);
-        }
-        Ok(())
-    }
 }
 
 /// Joins symbols and residuals of BF16 words, and puts those that were stored whole into their places.

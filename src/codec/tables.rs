@@ -3,6 +3,7 @@
 #![expect(clippy::indexing_slicing, reason = "indices are symbols, ranks and slots, bounded by the arrays they index")]
 
 use super::bits::{BitReader, BitWriter};
+use super::grouping::SYMBOLS;
 use crate::error::Damage;
 
 /// Ranks of a class: the escape, zero, and 30 symbols of a window.
@@ -293,6 +294,37 @@ pub fn read(bits: u32, live: &[bool], input: &mut BitReader<'_>, freqs: &mut [u1
 /// Bits of a symbol's number among `n`.
 const fn index_bits(n: usize) -> u32 {
     (n - 1).ilog2() + 1
+}
+
+/// Frequencies of a table's symbols, as [`normalise`] finds them; of one that nobody uses, something.
+pub fn frequencies(counts: &[u32; SYMBOLS], live: &[bool; SYMBOLS], bits: u32) -> [u16; SYMBOLS] {
+    let mut freqs = [0; SYMBOLS];
+    let mut counts = *counts;
+    if counts.iter().all(|&c| c == 0)
+        && let Some((c, _)) = counts.iter_mut().zip(live).find(|(_, live)| **live)
+    {
+        *c = 1;
+    }
+    normalise(&counts, bits, &mut freqs);
+    freqs
+}
+
+/// Reads which symbols may occur, then `count` tables of 2^`bits` slots, and expands them into `tables`.
+///
+/// # Errors
+/// Those of [`read`].
+pub fn read_all(input: &mut BitReader<'_>, count: usize, bits: u32, tables: &mut Vec<u32>) -> Result<(), Damage> {
+    let mut live = [false; SYMBOLS];
+    for live in &mut live {
+        *live = input.take(1)? == 1;
+    }
+    tables.resize(count << bits, 0);
+    for table in tables.chunks_exact_mut(1 << bits) {
+        let mut freqs = [0; SYMBOLS];
+        read(bits, &live, input, &mut freqs)?;
+        fill_slots(&freqs, table);
+    }
+    Ok(())
 }
 
 /// log2(x) in 1/65536, rounded down; x at least 1. Integers only, for the same choice on every machine.

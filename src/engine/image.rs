@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::ops::{Deref, Range};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -131,7 +132,24 @@ impl Image {
         self.0.read(offset, size)
     }
 
-    /// The same, given to `done`: at once when the bytes are in memory, otherwise on another thread, so that the caller never
+    /// Fills `out` from `offset`, on this thread. `path` is what errors call the image.
+    ///
+    /// # Errors
+    /// Those of [`Image::read_at`], and [`Error::Truncated`] when it ends before.
+    pub fn read_exact_at(&self, path: &Path, mut offset: u64, mut out: &mut [u8]) -> Result<()> {
+        while !out.is_empty() {
+            let bytes = self.read_at(offset, out.len())?;
+            let expected = offset.saturating_add(out.len() as u64);
+            let Some((to, rest)) = out.split_at_mut_checked(bytes.len()).filter(|(to, _)| !to.is_empty()) else {
+                return Err(Error::Truncated { path: path.into(), expected, got: offset });
+            };
+            to.copy_from_slice(&bytes);
+            (out, offset) = (rest, offset + bytes.len() as u64);
+        }
+        Ok(())
+    }
+
+    /// The same as [`Image::read_at`], given to `done`: at once when the bytes are in memory, otherwise on another thread, so that the caller never
     /// waits. After a panic `done` is dropped without a call. Chunks that are likely to be read next are decoded meanwhile, as
     /// long as this image lives.
     pub fn read(&self, offset: u64, size: usize, done: impl FnOnce(Result<Bytes>) + Send + 'static) {

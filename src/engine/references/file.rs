@@ -193,21 +193,10 @@ impl BaseFile {
 }
 
 impl Bytes {
-    fn read(&self, path: &Path, mut offset: u64, mut out: &mut [u8]) -> Result<()> {
+    fn read(&self, path: &Path, offset: u64, out: &mut [u8]) -> Result<()> {
         match self {
             Self::Plain(source) => source.read_exact_at(offset, out),
-            Self::Image(image, _) => {
-                while !out.is_empty() {
-                    let bytes = image.read_at(offset, out.len())?;
-                    let Some((to, rest)) = out.split_at_mut_checked(bytes.len()).filter(|(to, _)| !to.is_empty())
-                    else {
-                        return Err(Error::Truncated { path: path.into(), expected: offset + 1, got: offset });
-                    };
-                    to.copy_from_slice(&bytes);
-                    (out, offset) = (rest, offset + bytes.len() as u64);
-                }
-                Ok(())
-            }
+            Self::Image(image, _) => image.read_exact_at(path, offset, out),
         }
     }
 }
