@@ -24,6 +24,7 @@ use super::opened;
 use super::optimise::Optimise;
 use super::out::{self, print, row, say, shorten, with_bs};
 use super::progress::Bar;
+use super::replace;
 use super::size::show_size;
 
 /// Compress files of weights, without loss
@@ -35,6 +36,15 @@ use super::size::show_size;
 /// With --base a fine-tune is stored as what differs from its base, which is needed to read it. Of several files in one run,
 /// tensors that occur twice are stored once, in the first file that has them: the others need that file, beside them or below
 /// the same mount.
+///
+/// With --replace each file of weights becomes NAME.bs in its place, one after the other, the shortest first: the container is
+/// written beside it, read back from the disk, decoded and compared with it, and only then is the original removed. There must be
+/// room for one more file. Interrupted at any moment, each file is the original, or packed and proven, or both, and running the
+/// same again goes on. In directories these are the files called .safetensors and those that a link of such a name leads to, as
+/// in the cache of the Hugging Face Hub; links stay as they are, and lead somewhere again when the directory is mounted over
+/// itself ("bsfs mount DIR DIR"). Every container holds all of its file: nothing is stored once for several. Files that are open
+/// for writing, and hard links with names elsewhere, are left as they are, and said. Permissions stay; extended attributes and
+/// access lists are not kept. "bsfs decompress --replace" is the way back.
 #[derive(Debug, Args)]
 pub struct CompressArgs {
     /// Files or directories to compress
@@ -46,6 +56,12 @@ pub struct CompressArgs {
     /// Replace outputs that exist already
     #[arg(short, long)]
     pub force: bool,
+    /// Remove each original once its container, beside it, was proven to hold it; asks before, and says what it will save
+    #[arg(long, conflicts_with_all = ["output", "base"])]
+    pub replace: bool,
+    /// Do not ask
+    #[arg(short, long, requires = "replace")]
+    pub yes: bool,
     /// Store tensors as differences from those of the same name in this safetensors file, container or directory. May be repeated
     #[arg(long, value_name = "BASE")]
     pub base: Vec<PathBuf>,
@@ -112,6 +128,9 @@ impl Task {
 
 /// Compresses everything, then prints what became of it.
 pub fn run(args: &CompressArgs) -> Result<ExitCode> {
+    if args.replace {
+        return replace::compress(args);
+    }
     let started = Instant::now();
     let stop = out::stop_flag();
     let (mode, chunk_len) = (args.optimise.mode(), args.optimise.chunk_len()?);

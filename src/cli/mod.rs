@@ -8,12 +8,14 @@ mod cache;
 mod complete;
 mod compress;
 mod decompress;
+mod estimate;
 mod exit;
 mod export;
 mod flatten;
 mod info;
 mod info_bases;
 mod info_bigsmall;
+mod lease;
 mod migrate;
 mod migrate_report;
 mod migrated;
@@ -23,6 +25,9 @@ mod opened;
 mod optimise;
 mod out;
 mod progress;
+mod replace;
+mod replace_plan;
+mod replaced;
 mod rounds;
 mod shards;
 mod size;
@@ -57,6 +62,7 @@ struct Cli {
 enum Verb {
     Compress(compress::CompressArgs),
     Decompress(decompress::DecompressArgs),
+    Estimate(estimate::EstimateArgs),
     Info(info::InfoArgs),
     Verify(verify::VerifyArgs),
     Migrate(migrate::MigrateArgs),
@@ -80,6 +86,7 @@ pub fn main() -> ExitCode {
     let done = match Cli::parse().verb {
         Verb::Compress(args) => compress::run(&args),
         Verb::Decompress(args) => decompress::run(&args),
+        Verb::Estimate(args) => estimate::run(&args),
         Verb::Info(args) => info::run(&args),
         Verb::Verify(args) => verify::run(&args),
         Verb::Migrate(args) => migrate::run(&args),
