@@ -15,8 +15,11 @@ use super::size::parse_size;
 
 /// Show compressed files as the plain files that they came from
 ///
-/// SOURCE is a directory or one .bs file. MOUNTPOINT is an existing directory outside of SOURCE. Under it,
+/// SOURCE is a directory or one .bs file. MOUNTPOINT is an existing directory outside of SOURCE, or SOURCE itself. Under it,
 /// model.safetensors.bs is seen as model.safetensors, every other file as it is, all of it read-only.
+///
+/// A directory mounted over itself ("bsfs mount DIR DIR") shows its files at the paths that they always had; links are seen as
+/// links. "bsfs unmount" gives it back for writing.
 ///
 /// Files of the Python package bigsmall (.bs, .bsr) are seen as safetensors files too, and a model in several of them
 /// with the model.safetensors.index.json that it needs.
@@ -229,6 +232,10 @@ fn start_log(args: &MountArgs) -> Result<Option<PathBuf>> {
     };
     let mut builder = env_logger::Builder::new();
     builder.filter_level(LevelFilter::Info).filter_module("fuser", LevelFilter::Warn).format_target(false);
+    builder.format(|out, record| {
+        let time = out.timestamp_seconds();
+        writeln!(out, "[{time} {:<5}] {}", record.level(), mount::readable(&record.args().to_string()))
+    });
     builder.parse_env("BSFS_LOG");
     let path = chosen.map(|(path, file)| {
         builder.target(env_logger::Target::Pipe(Box::new(file)));

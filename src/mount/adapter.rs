@@ -101,6 +101,7 @@ fn kind(kind: Kind) -> FileType {
     match kind {
         Kind::File => FileType::RegularFile,
         Kind::Directory => FileType::Directory,
+        Kind::Symlink => FileType::Symlink,
     }
 }
 
@@ -190,6 +191,13 @@ impl Filesystem for Adapter {
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         match self.run("getattr", |vfs| vfs.getattr(inode(ino))) {
             Ok(attr) => reply.attr(&self.ttl, &attributes(&attr)),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
+        match self.run("readlink", |vfs| vfs.read_link(inode(ino))) {
+            Ok(text) => reply.data(&text),
             Err(errno) => reply.error(errno),
         }
     }

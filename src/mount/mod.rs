@@ -11,6 +11,7 @@ mod errno;
 mod guard;
 mod holders;
 mod passthrough;
+mod readable;
 mod serve;
 mod status;
 mod table;
@@ -18,6 +19,7 @@ mod unmount;
 mod warm;
 
 pub use daemon::{Started, announce, become_daemon, default_log_file, open_log, start};
+pub use readable::readable;
 pub use serve::{CacheMode, Event, MountOptions, serve};
 pub use status::{ATTRIBUTE, Answer, Status, ask};
 pub use table::FS_TYPE;

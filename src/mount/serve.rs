@@ -21,13 +21,14 @@ use super::attach::{Detached, attach, detach};
 use super::check::{check, check_base};
 use super::guard::Guard;
 use super::passthrough::Passthrough;
+use super::readable;
 use super::status::{Answer, Status, ask};
 use super::table;
 use super::warm::{Progress, warm};
 use crate::cache::{self, Store, default_dir};
 use crate::engine::{Disk, Engine, EngineConfig, Keep, Places};
 use crate::error::{Error, Result};
-use crate::vfs::{Inode, Vfs, VfsConfig};
+use crate::vfs::{Inode, Vfs, VfsConfig, way_round};
 
 /// Exit code after a second signal, that of an interrupted program.
 const INTERRUPTED: i32 = 130;
@@ -57,7 +58,7 @@ const MAX_SESSION_THREADS: usize = 256;
 pub struct MountOptions {
     /// A directory, or one container.
     pub source: PathBuf,
-    /// An existing directory outside of the source.
+    /// An existing directory outside of the source, or the source itself.
     pub mount_point: PathBuf,
     /// Bound for decoded chunks and buffers together, bytes.
     pub memory: u64,
@@ -139,14 +140,19 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
     if options.null {
         warn!("showing zeros in place of the contents of every compressed file, as asked");
     }
+    let way = checked.over.as_ref().map(way_round);
+    if let Some(way) = &way {
+        readable::over(way, &mount_point);
+    }
+    let base = |base: &PathBuf| check_base(base, &mount_point, way.as_deref());
     let vfs = Arc::new(Vfs::new(
         VfsConfig {
-            source: checked.source.clone(),
+            source: way.clone().unwrap_or_else(|| checked.source.clone()),
             uid: rustix::process::geteuid().as_raw(),
             gid: rustix::process::getegid().as_raw(),
             exclude: Some(mount_point.clone()),
             hubs: Places::hub_caches().into_iter().filter(|hub| !hub.starts_with(&mount_point)).collect(),
-            bases: options.bases.iter().map(|base| check_base(base, &mount_point)).collect::<Result<_>>()?,
+            bases: options.bases.iter().map(base).collect::<Result<_>>()?,
         },
         engine.clone(),
     )?);

@@ -4,6 +4,7 @@
 
 mod file;
 mod memory;
+pub mod way;
 
 pub use file::{FileSource, Identity};
 pub use memory::MemorySource;

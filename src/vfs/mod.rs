@@ -13,6 +13,7 @@
 
 mod attr;
 mod base;
+mod link;
 mod name;
 mod open;
 mod packed;
@@ -20,6 +21,7 @@ mod scan;
 mod shards;
 mod tree;
 
+pub use crate::source::way::{keep_open, way as way_round};
 pub use attr::{Attr, BLOCK_SIZE, FsFigures, Item, Kind, Time};
 pub use open::Data;
 
@@ -27,6 +29,7 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::Metadata;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -37,7 +40,7 @@ use rustix::io::Errno;
 
 use crate::engine::{Engine, Finder, Places};
 use crate::error::{Error, Result};
-use crate::source::FileSource;
+use crate::source::{FileSource, way};
 use base::Bases;
 use open::OpenFile;
 use packed::Packed;
@@ -68,7 +71,8 @@ pub struct Handle(pub u64);
 #[derive(Debug, Clone)]
 pub struct VfsConfig {
     /// A directory, or one container, which is then the only file shown. Absolute, so that changing the working
-    /// directory does not matter.
+    /// directory does not matter. A directory that is [kept open](keep_open) because it is mounted over, as the
+    /// [way to it](way_round): then links are shown as links and never followed, since the same paths lead to the same things.
     pub source: PathBuf,
     /// Owner of everything shown.
     pub uid: u32,
@@ -213,6 +217,18 @@ impl Vfs {
         self.attr(&*self.node("stat", inode)?)
     }
 
+    /// The text of a link.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the inode is none.
+    pub fn read_link(&self, inode: Inode) -> Result<Vec<u8>> {
+        let node = self.node("read the link", inode)?;
+        let Body::Link(link) = &node.body else {
+            return Err(refuse("read the link", &self.config.source, Errno::INVAL));
+        };
+        Ok(link.shown().as_os_str().as_bytes().to_vec())
+    }
+
     /// Opens a file for reading. The handle is given back with [`Vfs::release`].
     ///
     /// # Errors
@@ -220,8 +236,11 @@ impl Vfs {
     /// name up again gives the present one. [`Error::Io`] when the source cannot be opened.
     pub fn open(&self, inode: Inode) -> Result<Handle> {
         let node = self.node("open", inode)?;
-        let Body::File(file) = &node.body else {
-            return Err(refuse("open", &self.config.source, Errno::ISDIR));
+        let file = match &node.body {
+            Body::File(file) => file,
+            Body::Directory(_) => return Err(refuse("open", &self.config.source, Errno::ISDIR)),
+            // The system follows links itself.
+            Body::Link(_) => return Err(refuse("open", &self.config.source, Errno::LOOP)),
         };
         let open = OpenFile::open(file, &self.engine, (&self.bases, &self.finder))?;
         Ok(self.keep(Open::File(open)))
@@ -410,7 +429,8 @@ impl Vfs {
         }
         let known = old.as_ref().map(|l| l.classes()).unwrap_or_default();
         let notes = old.as_ref().map(|l| &l.notes);
-        let scan = scan::scan(&directory.place, &known, notes, self.config.exclude.as_deref())?;
+        let bounds = scan::Bounds { root: &self.config.source, exclude: self.config.exclude.as_deref() };
+        let scan = scan::scan(&directory.place, &known, notes, bounds)?;
         for found in &scan.found {
             if let Class::Container(opened) = &found.class
                 && let Packed::Native(container) = &opened.packed
@@ -444,6 +464,12 @@ impl Vfs {
                 };
                 common(Kind::Directory, 0, mtime, ctime, 0o555, 2)
             }
+            Body::Link(link) => {
+                let version = link.version();
+                let of = |(seconds, n): (i64, i64)| (seconds, nanos(n));
+                let size = link.shown().as_os_str().len() as u64;
+                common(Kind::Symlink, size, of(version.mtime), of(version.ctime), 0o777, 1)
+            }
             Body::File(file) => {
                 let (version, size, original) = match &file.contents {
                     Contents::AsItIs(identity) => (Some(*identity), identity.len, None),
@@ -463,7 +489,7 @@ impl Vfs {
 
 fn stat_dir(directory: &Directory) -> Result<Metadata> {
     let path = &directory.place.path;
-    let meta = std::fs::metadata(path).map_err(Error::io("stat", path))?;
+    let meta = way::metadata(path).map_err(Error::io("stat", path))?;
     if meta.is_dir() { Ok(meta) } else { Err(Error::io("list", path)(io::ErrorKind::NotADirectory.into())) }
 }
 

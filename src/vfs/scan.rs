@@ -13,11 +13,12 @@ use std::time::{Duration, Instant, SystemTime};
 
 use log::{debug, warn};
 
+use super::link::Link;
 use super::name::{self, Candidate, Shown};
 use super::packed::{self, Opened};
 use super::shards::{self, Generated, Index, SHOWN_INDEX, has_version};
 use crate::error::{Error, Result};
-use crate::source::Identity;
+use crate::source::{Identity, way};
 
 /// A directory's modification time proves nothing about changes within the clock's granularity before the scan.
 const CLOCK_STEP: Duration = Duration::from_millis(50);
@@ -65,6 +66,8 @@ pub(super) enum Class {
     Container(Opened),
     /// A shard index that no file of the source holds.
     Generated(Arc<Generated>),
+    /// A link that is shown as one.
+    Link(Link),
 }
 
 impl Class {
@@ -72,13 +75,14 @@ impl Class {
     pub(super) fn unchanged(&self, dir: &Path, name: &OsStr) -> bool {
         match self {
             Self::Directory(id) => {
-                std::fs::metadata(dir.join(name)).is_ok_and(|meta| meta.is_dir() && (meta.dev(), meta.ino()) == *id)
+                way::metadata(&dir.join(name)).is_ok_and(|meta| meta.is_dir() && (meta.dev(), meta.ino()) == *id)
             }
             Self::Plain(identity) => has_version(&dir.join(name), Some(*identity)),
             Self::Container(opened) => {
                 has_version(&dir.join(name), Some(opened.identity)) && opened.index_unchanged(dir)
             }
             Self::Generated(generated) => generated.unchanged(dir),
+            Self::Link(link) => link.unchanged(&dir.join(name)),
         }
     }
 }
@@ -120,17 +124,28 @@ pub(super) struct Notes {
     pub(super) generated: Option<Arc<Generated>>,
 }
 
+/// Where a scan may look.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounds<'a> {
+    /// The source.
+    pub(super) root: &'a Path,
+    /// The mount point: looking at it from the daemon would wait for the daemon.
+    pub(super) exclude: Option<&'a Path>,
+}
+
 /// Scans `place`. `known` gives the class that a source name had in the last scan, which left these notes; a container that
-/// has not changed is not opened again. `exclude` is the mount point: looking at it from the daemon would wait for the daemon.
+/// has not changed is not opened again.
 pub(super) fn scan(
     place: &Place,
     known: &HashMap<&OsStr, &Class>,
     last: Option<&Notes>,
-    exclude: Option<&Path>,
+    bounds: Bounds<'_>,
 ) -> Result<Scan> {
+    // On a way round the mount no link is followed, and nothing else leads into it.
+    let exclude = bounds.exclude.filter(|_| !way::is_way(&place.path));
     let taken = Instant::now();
     let now = SystemTime::now();
-    let meta = std::fs::metadata(&place.path).map_err(Error::io("stat", &place.path))?;
+    let meta = way::metadata(&place.path).map_err(Error::io("stat", &place.path))?;
     let mut remarks = BTreeSet::new();
     let real = exclude.and_then(|_| std::fs::canonicalize(&place.path).ok());
     let mut classes: Vec<(OsString, Class)> = Vec::new();
@@ -143,11 +158,22 @@ pub(super) fn scan(
             remarks.insert(format!("{}: leads into this mount; not listed", path.display()));
             continue;
         }
-        let meta = match std::fs::metadata(&path) {
+        let meta = match way::metadata(&path) {
+            Ok(meta) if meta.is_symlink() => {
+                match Link::read(&path, &meta, bounds.root) {
+                    Ok(link) => classes.push((source, Class::Link(link))),
+                    Err(e) => drop(remarks.insert(format!("{}: cannot be read ({e}); not listed", path.display()))),
+                }
+                continue;
+            }
             Ok(meta) => meta,
             // Removed since it was listed: as if it had never been there. A link is still there and dangles.
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound && std::fs::symlink_metadata(&path).is_err() => continue,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound && way::symlink_metadata(&path).is_err() => continue,
             Err(e) => {
+                if let Some(link) = Link::to_packed(&path, bounds.root) {
+                    classes.push((source, Class::Link(link)));
+                    continue;
+                }
                 remarks.insert(format!("{}: cannot be followed ({e}); not listed", path.display()));
                 continue;
             }
@@ -216,8 +242,7 @@ fn names(place: &Place) -> Result<Vec<OsString>> {
     if let Some(only) = &place.only {
         return Ok(vec![only.clone()]);
     }
-    let fail = || Error::io("list", &place.path);
-    std::fs::read_dir(&place.path).map_err(fail())?.map(|entry| Ok(entry.map_err(fail())?.file_name())).collect()
+    way::names(&place.path).map_err(Error::io("list", &place.path))
 }
 
 /// Whether `path` is the mount point, or a link whose text points at it or below. `real` is `path` with all links
@@ -258,7 +283,11 @@ fn settle(place: &Place, classes: Vec<(OsString, Class)>, remarks: &mut BTreeSet
     let candidates: Vec<Candidate<'_>> = classes
         .iter()
         .map(|(name, class)| {
-            let maker = if let Class::Container(opened) = class { Some(opened.packed.maker()) } else { None };
+            let maker = match class {
+                Class::Container(opened) => Some(opened.packed.maker()),
+                Class::Link(link) => link.maker(),
+                Class::Directory(_) | Class::Plain(_) | Class::Generated(_) => None,
+            };
             Candidate { name, maker }
         })
         .collect();

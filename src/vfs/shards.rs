@@ -19,7 +19,7 @@ use super::scan::{Class, Found, Notes, Place, leads_to};
 use crate::engine::Presented;
 use crate::error::{Error, Result};
 use crate::format::bigsmall::{Duplicate, MAX_HEADER, SHARD_INDEX, ShardIndex};
-use crate::source::{FileSource, Identity, ReadAt};
+use crate::source::{FileSource, Identity, ReadAt, way};
 
 /// Name of the shard index that is made for a directory which has none.
 pub(super) const SHOWN_INDEX: &str = "model.safetensors.index.json";
@@ -79,7 +79,7 @@ pub(super) fn index_of(
         if exclude.is_some_and(|(exclude, real)| leads_to(&path, &real.join(SHARD_INDEX), exclude)) {
             return None;
         }
-        std::fs::metadata(path).ok().filter(Metadata::is_file).map(|meta| Identity::of(&meta))?
+        way::metadata(&path).ok().filter(Metadata::is_file).map(|meta| Identity::of(&meta))?
     } else {
         classes.iter().find_map(|(name, class)| match class {
             Class::Plain(identity) if name == SHARD_INDEX => Some(*identity),
@@ -172,8 +172,8 @@ impl Generated {
 /// look, was no file when it was found and is none as long as it is there.
 pub(super) fn has_version(path: &Path, version: Option<Identity>) -> bool {
     match version {
-        Some(version) => std::fs::metadata(path).is_ok_and(|meta| meta.is_file() && Identity::of(&meta) == version),
-        None => !std::fs::symlink_metadata(path).is_ok_and(|meta| meta.is_file()),
+        Some(version) => way::metadata(path).is_ok_and(|meta| meta.is_file() && Identity::of(&meta) == version),
+        None => !way::symlink_metadata(path).is_ok_and(|meta| meta.is_file()),
     }
 }
 

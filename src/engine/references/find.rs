@@ -15,7 +15,7 @@ use super::{BaseFile, Bound, Later, MAX_DEPTH, References};
 use crate::engine::{Engine, Image, Presented};
 use crate::error::{Error, Result};
 use crate::format::{BaseId, Container, SNIFF_LEN, Sniff, bigsmall, sniff};
-use crate::source::{FileSource, Identity};
+use crate::source::{FileSource, Identity, way};
 
 /// What a base's name may end in, beside the name that is hinted at.
 const ENDINGS: [&str; 3] = ["", ".bs", ".safetensors"];
@@ -183,6 +183,10 @@ impl Finder {
     /// Whether looking at a path does not wait for ourselves.
     fn is_reachable(&self, path: &Path) -> bool {
         let Some(exclude) = &self.places.exclude else { return true };
+        // On a way round the mount only a link leads back.
+        if way::is_way(path) {
+            return way::metadata(path).is_ok_and(|meta| !meta.is_symlink());
+        }
         // By its text first: resolving it would look.
         !path.starts_with(exclude)
             && path.parent().is_none_or(|parent| {
