@@ -245,7 +245,7 @@ fn a_hub_cache_keeps_its_links_and_hard_links_stay_one_file() {
     let before = below(&model);
 
     let said = ends(&bench.dir, 0, &["compress", "models--o--n", "--replace", "--yes"]);
-    assert!(said.contains("2 replaced") && said.contains("1 links lead to them again"), "{said}");
+    assert!(said.contains("2 replaced") && said.contains("what links lead to (1)"), "{said}");
     let packed = [
         "blobs/1111.bs",
         "blobs/2222",
@@ -346,6 +346,23 @@ fn an_estimate_from_a_sample_is_within_a_third_of_a_point() {
     let real = compress::measure(&pool, &original, Path::new("m.bs"), &options, &()).unwrap();
     assert_eq!(estimate.sampled_bytes, 1_000_000);
     assert!(estimate.packed_bytes.abs_diff(real.packed_bytes) < 100, "{estimate:?} {}", real.packed_bytes);
+}
+
+/// For real files: BSFS_FILES=a:b prints what the smallest sample says of each, and what is so.
+#[test]
+#[ignore = "needs files"]
+fn estimates_of_files() {
+    let (pool, stop) = (bsfs::parallel::pool(0).unwrap(), AtomicBool::new(false));
+    for path in std::env::var("BSFS_FILES").unwrap().split(':') {
+        let source = FileSource::open(path).unwrap();
+        let options = Options { mode: Mode::Balanced, chunk_len: None, force: false, against: None, stop: &stop };
+        let estimate = compress::estimate(&pool, &source, &options, 0).unwrap();
+        let original = Original { source: &source, name: Path::new(path), mtime: (0, 0) };
+        let real = compress::measure(&pool, &original, Path::new("m.bs"), &options, &()).unwrap();
+        let points = 100.0 * (estimate.ratio - real.ratio);
+        println!("{path}: {estimate:?}, really {:.4}, {points:+.2} points", real.ratio);
+        assert!(points.abs() < 0.3);
+    }
 }
 
 #[test]

@@ -334,7 +334,7 @@ fn finish(job: &Job<'_>, s: &Summary, links: usize) -> String {
         && let Some(dir) = job.inputs.iter().find(|input| input.is_dir())
     {
         let dir = dir.display();
-        let links = if links > 0 { format!(", and {links} links lead to them again") } else { String::new() };
+        let links = if links > 0 { format!(", and what links lead to ({links})") } else { String::new() };
         text += &format!("The files are at their places again{links} with: bsfs mount {dir} {dir}\n");
     }
     text

@@ -168,7 +168,7 @@ mod tests {
         fs::write(root.join("z.safetensors"), b"w").unwrap();
         fs::hard_link(root.join("z.safetensors"), dir.path().join("elsewhere")).unwrap();
 
-        let plan = plan(&[root.clone()], Way::Pack).unwrap();
+        let plan = plan(std::slice::from_ref(&root), Way::Pack).unwrap();
         let names: Vec<Vec<PathBuf>> = plan.groups.iter().map(|group| group.names.clone()).collect();
         let at = |name: &str| root.join(name);
         assert_eq!(names, [vec![at("x.safetensors"), at("y.safetensors")], vec![at("blobs/11")]]);
