@@ -69,6 +69,7 @@ fn unmounted(bench: &Bench, mount: Mount) {
 fn a_hub_cache_packed_in_place_is_what_it_was() {
     let bench = Bench::new();
     let raw = hub(&bench);
+    let age = fs::metadata(bench.source()).unwrap().modified().unwrap();
     let mount = over(&bench);
     let model = mount.path("models--o--n");
     assert_eq!(names(&model.join("blobs")), ["1111", "2222"]);
@@ -94,6 +95,8 @@ fn a_hub_cache_packed_in_place_is_what_it_was() {
     refused(symlink("x", model.join("link")));
     refused(fs::rename(model.join("refs/main"), model.join("refs/other")));
 
+    // The directory is scanned once, not at each request, and has its own times.
+    assert_eq!(fs::metadata(&mount.point).unwrap().modified().unwrap(), age);
     let status = mount.status();
     assert_eq!((&*status.source, status.errors), (bench.source().to_str().unwrap(), 0));
     let log = fs::read_to_string(status.log_file.unwrap()).unwrap();

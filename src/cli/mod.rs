@@ -12,6 +12,8 @@ mod estimate;
 mod exit;
 mod export;
 mod flatten;
+#[cfg(feature = "mount")]
+mod helper;
 mod info;
 mod info_bases;
 mod info_bigsmall;
@@ -21,6 +23,8 @@ mod migrate_report;
 mod migrated;
 #[cfg(feature = "mount")]
 mod mount;
+#[cfg(feature = "mount")]
+mod notify;
 mod opened;
 mod optimise;
 mod out;
@@ -81,9 +85,25 @@ enum Verb {
     Man(complete::ManArgs),
 }
 
+/// What this process was asked to do; `None` for nothing. Wrong arguments end it here.
+fn command_line() -> bsfs::Result<Option<Cli>> {
+    let arguments: Vec<_> = std::env::args_os().collect();
+    #[cfg(feature = "mount")]
+    let Some(arguments) = helper::arguments(arguments)? else { return Ok(None) };
+    Ok(Some(Cli::parse_from(arguments)))
+}
+
 /// Parses the arguments, runs the verb, prints what went wrong, and gives the exit code.
 pub fn main() -> ExitCode {
-    let done = match Cli::parse().verb {
+    let cli = match command_line() {
+        Ok(Some(cli)) => cli,
+        Ok(None) => return ExitCode::SUCCESS,
+        Err(error) => {
+            out::say(&error.to_string());
+            return Exit::of(&error).into();
+        }
+    };
+    let done = match cli.verb {
         Verb::Compress(args) => compress::run(&args),
         Verb::Decompress(args) => decompress::run(&args),
         Verb::Estimate(args) => estimate::run(&args),

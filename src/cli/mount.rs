@@ -11,6 +11,7 @@ use bsfs::{Error, Result};
 use clap::{Args, ValueEnum};
 use log::LevelFilter;
 
+use super::notify::notify;
 use super::size::parse_size;
 
 /// Show compressed files as the plain files that they came from
@@ -25,6 +26,10 @@ use super::size::parse_size;
 /// with the model.safetensors.index.json that it needs.
 ///
 /// Returns when the mount answers; a process in the background serves it until it is unmounted with "bsfs unmount".
+///
+/// As mount.bsfs this program is the helper of mount(8): "mount -t bsfs SOURCE MOUNTPOINT -o memory=1G,allow_other", and lines of
+/// /etc/fstab. Options are those of this command with "_" or "-"; _netdev, nofail, noauto and x-systemd.* are not its business.
+/// With --foreground a service manager that set NOTIFY_SOCKET is told when the mount answers.
 #[derive(Debug, Args)]
 pub struct MountArgs {
     /// Directory (with all below it) or .bs file to show
@@ -203,8 +208,14 @@ fn serve(args: &MountArgs) -> Result<()> {
             Ok(())
         }
         Event::Ready { .. } if args.daemon => mount::announce(),
-        Event::Ready { .. } => Ok(()),
+        Event::Ready { mount_point } => {
+            notify(&format!("READY=1\nSTATUS=serving {}", mount_point.display()));
+            Ok(())
+        }
     });
+    if !args.daemon {
+        notify("STOPPING=1");
+    }
     if let Err(error) = &served
         && args.daemon
     {

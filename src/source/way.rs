@@ -58,7 +58,8 @@ pub fn open(path: &Path, flags: OFlags) -> io::Result<File> {
         return Ok(rustix::fs::open(path, flags, Mode::empty())?.into());
     };
     if rest.as_os_str().is_empty() {
-        return Ok(rustix::fs::open(root, flags, Mode::empty())?.into());
+        // The system shows an open file as a link, which leads to nothing but that.
+        return Ok(rustix::fs::open(root, flags - OFlags::NOFOLLOW, Mode::empty())?.into());
     }
     if !rest.components().all(|part| matches!(part, Component::Normal(_))) {
         return Err(io::ErrorKind::InvalidInput.into());
