@@ -12,7 +12,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use common::{Bench, eventually, pack, safetensors};
-use mounted::{Mount, bsfs, is_mounted, signal, status_of, stderr};
+use mounted::{Mount, as_nobody, bsfs, is_mounted, signal, status_of, stderr};
 
 /// Does something that must not wait for ever.
 fn soon<T: Send + 'static>(what: &str, work: impl FnOnce() -> T + Send + 'static) -> T {
@@ -225,6 +225,26 @@ fn a_daemon_that_died_is_followed_by_another() {
     assert_eq!(status_of(&bench.source()).unwrap().pid, next.pid);
     unmounted(&bench, next);
     assert_eq!(names(&bench.source()), ["a.safetensors.bs"]);
+}
+
+#[test]
+fn an_ordinary_user_mounts_his_own_directory_over_itself() {
+    let bench = Bench::new();
+    let raw = hub(&bench);
+    fs::write(bench.dir.join("expected"), &raw).unwrap();
+    let script = "cp -a source home/hub
+        ./bsfs mount home/hub home/hub
+        cmp expected home/hub/models--o--n/snapshots/aa/model.safetensors
+        readlink home/hub/models--o--n/snapshots/aa/model.safetensors
+        ! touch home/hub/new 2>/dev/null
+        ./bsfs unmount home/hub
+        ls home/hub/models--o--n/blobs
+        ./bsfs decompress home/hub --replace --yes
+        cmp expected home/hub/models--o--n/blobs/1111";
+    let Some(output) = as_nobody(&bench, "", script) else { return };
+    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &stderr(&output);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("../../blobs/1111\n") && said.contains("1111.bs\n") && said.contains("1 replaced"), "{said}");
 }
 
 #[test]

@@ -228,6 +228,32 @@ fn who_comes_to_write_while_a_file_is_packed_gets_it_and_loses_nothing() {
 }
 
 #[test]
+fn asked_to_stop_it_stops_between_two_chunks_and_goes_on_later() {
+    let bench = Bench::new();
+    let dir = &bench.dir;
+    let (small, large) = (safetensors(1, 50_000), safetensors(2, 20_000_000));
+    fs::create_dir(dir.join("model")).unwrap();
+    fs::write(dir.join("model/a.safetensors"), &small).unwrap();
+    fs::write(dir.join("model/b.safetensors"), &large).unwrap();
+    let arguments = ["compress", "model", "--replace", "--yes", "--storage", "-j", "1"];
+    let run = command(dir, &arguments).spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while dir.join("model/a.safetensors").exists() {
+        assert!(Instant::now() < deadline);
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    // SAFETY: no memory is involved.
+    assert_eq!(unsafe { libc::kill(run.id() as i32, libc::SIGTERM) }, 0);
+    let output = run.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("running the same again goes on"));
+    assert_eq!(below(&dir.join("model")), ["a.safetensors.bs", "b.safetensors"]);
+    assert!(fs::read(dir.join("model/b.safetensors")).unwrap() == large);
+    ends(dir, 0, &["compress", "model", "--replace", "--yes"]);
+    assert!(held(&dir.join("model/b.safetensors.bs")).unwrap() == large);
+}
+
+#[test]
 fn a_hub_cache_keeps_its_links_and_hard_links_stay_one_file() {
     let bench = Bench::new();
     let model = bench.dir.join("models--o--n");

@@ -67,6 +67,9 @@ const OURS: &[(&str, bool)] = &[
     ("max-background", true),
     ("ttl", true),
     ("log-file", true),
+    ("log-format", true),
+    ("metrics-file", true),
+    ("metrics-listen", true),
     ("timeout", true),
     ("base", true),
 ];

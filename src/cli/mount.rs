@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::Write;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -87,12 +88,30 @@ pub struct MountArgs {
     /// Log to this file [default: ~/.local/state/bsfs/MOUNTPOINT.log, or standard error with --foreground]
     #[arg(long, value_name = "FILE")]
     pub log_file: Option<PathBuf>,
+    /// One line of JSON for each event in the log, in place of text
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = LogFormat::Text, help_heading = "Watching")]
+    pub log_format: LogFormat,
+    /// Write figures for Prometheus to this file, every 15 seconds, for node_exporter's directory of such files
+    #[arg(long, value_name = "FILE", help_heading = "Watching")]
+    pub metrics_file: Option<PathBuf>,
+    /// Answer with these figures at http://ADDRESS/metrics; an address of this machine only, such as 127.0.0.1:9400
+    #[arg(long, value_name = "ADDRESS", help_heading = "Watching")]
+    pub metrics_listen: Option<SocketAddr>,
     /// Seconds to wait until the mount answers
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..))]
     pub timeout: u64,
     /// Serve as the background process of another "bsfs mount", which waits for a line on standard output
     #[arg(long, hide = true, conflicts_with = "foreground")]
     pub daemon: bool,
+}
+
+/// `--log-format`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Time, level and message
+    Text,
+    /// The same as an object, one a line
+    Json,
 }
 
 /// `--cache`
@@ -158,6 +177,15 @@ fn daemon_arguments(args: &MountArgs) -> Result<Vec<OsString>> {
     if let Some(size) = args.cache_size {
         option("--cache-size", size.to_string().into());
     }
+    if let Some(format) = args.log_format.to_possible_value() {
+        option("--log-format", format.get_name().into());
+    }
+    if let Some(file) = &args.metrics_file {
+        option("--metrics-file", absolute(file)?);
+    }
+    if let Some(address) = args.metrics_listen {
+        option("--metrics-listen", address.to_string().into());
+    }
     if let Some(file) = &args.log_file {
         option("--log-file", absolute(file)?);
     }
@@ -197,6 +225,8 @@ fn serve(args: &MountArgs) -> Result<()> {
         cache_dir: args.cache_dir.clone(),
         cache_size: args.cache_size,
         warm: args.warm,
+        metrics_file: args.metrics_file.clone(),
+        metrics_listen: args.metrics_listen,
         log_file,
     };
     let served = mount::serve(&options, |event| match event {
@@ -243,9 +273,18 @@ fn start_log(args: &MountArgs) -> Result<Option<PathBuf>> {
     };
     let mut builder = env_logger::Builder::new();
     builder.filter_level(LevelFilter::Info).filter_module("fuser", LevelFilter::Warn).format_target(false);
-    builder.format(|out, record| {
-        let time = out.timestamp_seconds();
-        writeln!(out, "[{time} {:<5}] {}", record.level(), mount::readable(&record.args().to_string()))
+    let format = args.log_format;
+    builder.format(move |out, record| {
+        let (time, text) = (out.timestamp_seconds(), record.args().to_string());
+        let text = mount::readable(&text);
+        match format {
+            LogFormat::Text => writeln!(out, "[{time} {:<5}] {text}", record.level()),
+            LogFormat::Json => {
+                let level = record.level().as_str().to_ascii_lowercase();
+                let line = serde_json::json!({ "time": time.to_string(), "level": level, "message": text });
+                writeln!(out, "{line}")
+            }
+        }
     });
     builder.parse_env("BSFS_LOG");
     let path = chosen.map(|(path, file)| {

@@ -5,11 +5,14 @@
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use fuser::Errno;
-use log::{Level, error, log};
+use log::{Level, error, log, warn};
 
 use super::errno;
+use super::limit::Limit;
+use super::meter::Meter;
 use crate::error::Result;
 
 /// What went wrong since the start.
@@ -17,6 +20,8 @@ use crate::error::Result;
 pub(super) struct Guard {
     errors: AtomicU64,
     panics: AtomicU64,
+    pub(super) meter: Meter,
+    limit: Limit,
 }
 
 impl Guard {
@@ -32,12 +37,14 @@ impl Guard {
 
     /// Runs `work`. Its result may cross an unwind: rooms below keep no half-made state outside of locks, and locks
     /// are taken whatever happened to their last holder.
-    pub(super) fn run<T>(&self, op: &str, work: impl FnOnce() -> Result<T>) -> Result<T, Errno> {
+    pub(super) fn run<T>(&self, op: &'static str, work: impl FnOnce() -> Result<T>) -> Result<T, Errno> {
+        self.meter.request(op);
         match catch_unwind(AssertUnwindSafe(work)) {
             Ok(result) => self.answer(op, result),
             Err(payload) => {
                 self.errors.fetch_add(1, Ordering::Relaxed);
                 self.panics.fetch_add(1, Ordering::Relaxed);
+                self.meter.error(op, Errno::EIO.code());
                 error!("{op}: defect in bsfs, please report it: {}", text(&*payload));
                 Err(Errno::EIO)
             }
@@ -45,14 +52,23 @@ impl Guard {
     }
 
     /// Counts and logs what went wrong, and turns it into what the kernel gets.
-    pub(super) fn answer<T>(&self, op: &str, result: Result<T>) -> Result<T, Errno> {
+    pub(super) fn answer<T>(&self, op: &'static str, result: Result<T>) -> Result<T, Errno> {
         result.map_err(|error| {
             let level = errno::level(&error);
             if level == Level::Error {
                 self.errors.fetch_add(1, Ordering::Relaxed);
             }
-            log!(level, "{op}: {error}");
-            errno::of(&error)
+            let errno = errno::of(&error);
+            self.meter.error(op, errno.code());
+            // When a disk dies every request says the same.
+            let (write, kept) = if level > Level::Warn { (true, 0) } else { self.limit.ask(Instant::now()) };
+            if kept > 0 {
+                warn!("{kept} more lines on failed requests were not written");
+            }
+            if write {
+                log!(level, "{op}: {error}");
+            }
+            errno
         })
     }
 

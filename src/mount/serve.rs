@@ -4,6 +4,7 @@
 //! [`serve`]: a signal unmounts it, somebody else unmounts it, or the last file of a lazily unmounted one is closed.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,7 +20,10 @@ use signal_hook::iterator::Signals;
 use super::adapter::Adapter;
 use super::attach::{Detached, attach, detach};
 use super::check::{check, check_base};
+use super::control::Control;
 use super::guard::Guard;
+use super::meter::Requests;
+use super::metrics::{self, Ask};
 use super::passthrough::Passthrough;
 use super::readable;
 use super::status::{Answer, Status, ask};
@@ -88,6 +92,10 @@ pub struct MountOptions {
     pub cache_size: Option<u64>,
     /// Puts all files into the disk cache in the background.
     pub warm: bool,
+    /// A file to write figures for Prometheus to, every 15 seconds.
+    pub metrics_file: Option<PathBuf>,
+    /// An address of this machine only that answers with them by HTTP.
+    pub metrics_listen: Option<SocketAddr>,
     /// Where this process logs to, for [`Status`]. Setting up the log is the program's business.
     pub log_file: Option<PathBuf>,
 }
@@ -164,15 +172,15 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
     let replying = Arc::new(AtomicU64::new(0));
     let passthrough = Arc::new(Passthrough::default());
     let progress = Arc::new(Progress::default());
-    let report = {
+    let ask: Ask = {
         let (vfs, guard, replying) = (vfs.clone(), guard.clone(), replying.clone());
         let (engine, passthrough) = (engine.clone(), passthrough.clone());
         let (progress, warming) = (progress.clone(), options.warm);
         let mut status = initial_status(options, &checked.source, &mount_point, started.1);
         status.cache.clone_from(&cache);
-        move || {
+        Arc::new(move || {
             let files = vfs.stats();
-            let now = Status {
+            Status {
                 uptime_seconds: started.0.elapsed().as_secs(),
                 open_files: files.open_files,
                 reads: files.reads,
@@ -187,11 +195,27 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
                 passthrough: passthrough.works(),
                 passthrough_opens: passthrough.opened(),
                 warming: warming.then(|| progress.now()),
+                requests: guard.meter.now(),
                 ..status.clone()
-            };
-            serde_json::to_vec(&now).unwrap_or_default()
-        }
+            }
+        })
     };
+    let report = {
+        let ask = Arc::clone(&ask);
+        move || serde_json::to_vec(&ask()).unwrap_or_default()
+    };
+    // Both before the mount: a file under it could not be written later, and what is wrong is said.
+    if let Some(path) = &options.metrics_file {
+        if leads_to(path).starts_with(&mount_point) {
+            let text = "the file for metrics lies under the mount point, which is read-only";
+            return Err(Error::invalid(format!("{}: {text}", path.display())));
+        }
+        metrics::to_file(path, Arc::clone(&ask))?;
+    }
+    if let Some(address) = options.metrics_listen {
+        metrics::listen(address, Arc::clone(&ask))?;
+    }
+    let log = options.log_file.as_ref().and_then(|path| fs::File::open(path).ok());
     let adapter = Adapter {
         vfs: vfs.clone(),
         guard,
@@ -201,6 +225,7 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
             n => n,
         },
         report: Box::new(report),
+        control: Control::new(ask, log),
         replying,
         passthrough,
         caching: disk.is_some(),
@@ -366,6 +391,7 @@ fn initial_status(options: &MountOptions, source: &Path, mount_point: &Path, sta
         passthrough: false,
         passthrough_opens: 0,
         warming: None,
+        requests: Requests::default(),
     }
 }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use super::meter::Requests;
 use super::warm::Warming;
 use crate::cache::Counters;
 use crate::engine::Stats;
@@ -66,6 +67,9 @@ pub struct Status {
     pub passthrough_opens: u64,
     /// How far `--warm` is; none without it.
     pub warming: Option<Warming>,
+    /// Requests of the kernel by kind, their errors, and the times of reads.
+    #[serde(default)]
+    pub requests: Requests,
 }
 
 /// What came back from a mount.

@@ -13,6 +13,7 @@
 
 mod attr;
 mod base;
+mod facts;
 mod link;
 mod name;
 mod open;
@@ -215,6 +216,16 @@ impl Vfs {
     /// [`Error::Io`] when a directory of the source is gone, or there is no such inode.
     pub fn getattr(&self, inode: Inode) -> Result<Attr> {
         self.attr(&*self.node("stat", inode)?)
+    }
+
+    /// What is known of a shown file without reading it: `ratio` (packed / raw), `codec` (those of its chunks, that of most bytes
+    /// first), `sha256` (of the original, hexadecimal), `source` (the container's name). `None` for what is not known, and for files
+    /// that are shown as they are.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when there is no such inode.
+    pub fn fact(&self, inode: Inode, name: &str) -> Result<Option<String>> {
+        Ok(facts::fact(&*self.node("look at", inode)?, name))
     }
 
     /// The text of a link.
