@@ -374,20 +374,20 @@ fn an_estimate_from_a_sample_is_within_a_third_of_a_point() {
     assert!(estimate.packed_bytes.abs_diff(real.packed_bytes) < 100, "{estimate:?} {}", real.packed_bytes);
 }
 
-/// For real files: BSFS_FILES=a:b prints what the smallest sample says of each, and what is so.
+/// For real files: BSFS_FILES=a:b prints what a sample of BSFS_SAMPLE bytes says of each, and what is so.
 #[test]
 #[ignore = "needs files"]
 fn estimates_of_files() {
     let (pool, stop) = (bsfs::parallel::pool(0).unwrap(), AtomicBool::new(false));
+    let budget = std::env::var("BSFS_SAMPLE").map_or(16 << 20, |bytes| bytes.parse().unwrap());
     for path in std::env::var("BSFS_FILES").unwrap().split(':') {
         let source = FileSource::open(path).unwrap();
         let options = Options { mode: Mode::Balanced, chunk_len: None, force: false, against: None, stop: &stop };
-        let estimate = compress::estimate(&pool, &source, &options, 0).unwrap();
+        let estimate = compress::estimate(&pool, &source, &options, budget).unwrap();
         let original = Original { source: &source, name: Path::new(path), mtime: (0, 0) };
         let real = compress::measure(&pool, &original, Path::new("m.bs"), &options, &()).unwrap();
         let points = 100.0 * (estimate.ratio - real.ratio);
         println!("{path}: {estimate:?}, really {:.4}, {points:+.2} points", real.ratio);
-        assert!(points.abs() < 0.3);
     }
 }
 

@@ -157,6 +157,8 @@ fn a_probe_tells_whether_a_mount_answers() {
     let live = probe();
     assert!(live.status.success() && live.stdout.is_empty() && live.stderr.is_empty());
     signal(mount.pid, libc::SIGSTOP);
+    let state = || fs::read_to_string(format!("/proc/{}/stat", mount.pid)).unwrap();
+    eventually("it stands still", || state().contains(") T "));
     let stopped = probe();
     signal(mount.pid, libc::SIGCONT);
     assert_eq!(stopped.status.code(), Some(2));

@@ -43,6 +43,19 @@ struct Pick {
     len: usize,
     numbers: Numbers,
     elem: ElemType,
+    /// How often it was met: a longer chunk is met more often.
+    weight: u64,
+}
+
+/// What was found of one element type.
+#[derive(Default, Clone, Copy)]
+struct Found {
+    raw: u64,
+    packed: u64,
+    /// packed / raw of each pick, in 2^32, by its weight. Their mean is that of all bytes: long chunks are met more often, and so
+    /// must not count for more again.
+    ratios: u128,
+    weight: u64,
 }
 
 /// A run of chunks of one length.
@@ -71,7 +84,7 @@ pub fn estimate(pool: &rayon::ThreadPool, source: &dyn ReadAt, options: &Options
     }
     picks.sort_by_key(|pick| pick.offset);
 
-    let mut sums: BTreeMap<u16, (u64, u64)> = BTreeMap::new();
+    let mut sums: BTreeMap<u16, Found> = BTreeMap::new();
     let mut next = picks.into_iter();
     parallel::ordered(
         pool,
@@ -88,11 +101,14 @@ pub fn estimate(pool: &rayon::ThreadPool, source: &dyn ReadAt, options: &Options
         |(pick, raw): (Pick, Vec<u8>)| {
             let what = (pick.numbers, pick.offset);
             let done = pipeline::encode_and_prove(source.path(), options.mode, what, &raw, None, <[u8]>::len)?;
-            Ok((pick.elem, raw.len() as u64, done.packed as u64))
+            Ok((pick.elem, pick.weight, raw.len() as u64, done.packed as u64))
         },
-        |(elem, raw, packed)| {
+        |(elem, weight, raw, packed)| {
             let sum = sums.entry(elem.0).or_default();
-            *sum = (sum.0 + raw, sum.1 + packed);
+            sum.raw += raw;
+            sum.packed += packed;
+            sum.ratios += (u128::from(packed) << 32) / u128::from(raw.max(1)) * u128::from(weight);
+            sum.weight += weight;
             Ok(())
         },
     )?;
@@ -100,11 +116,15 @@ pub fn estimate(pool: &rayon::ThreadPool, source: &dyn ReadAt, options: &Options
     let mut packed = PER_FILE + literal / LITERAL_RATIO + PER_TENSOR * plan.tensors.len() as u64;
     for (elem, runs) in &runs {
         let raw: u64 = runs.iter().map(|run| run.len).sum();
-        let (looked, became) = sums.get(elem).copied().unwrap_or_default();
-        packed += (u128::from(raw) * u128::from(became) / u128::from(looked.max(1))) as u64;
+        let found = sums.get(elem).copied().unwrap_or_default();
+        packed += if found.raw == raw {
+            found.packed
+        } else {
+            ((u128::from(raw) * (found.ratios / u128::from(found.weight.max(1)))) >> 32) as u64
+        };
         packed += PER_CHUNK * runs.iter().map(|run| run.len.div_ceil(run.chunk_len)).sum::<u64>();
     }
-    let sampled_bytes = sums.values().map(|(raw, _)| raw).sum();
+    let sampled_bytes = sums.values().map(|found| found.raw).sum();
     let ratio = ratio(source.len(), packed);
     Ok(Estimate { raw_bytes: source.len(), packed_bytes: packed, ratio, sampled_bytes })
 }
@@ -131,14 +151,14 @@ fn pick(elem: ElemType, runs: &[Run], total: u64, budget: u64) -> Vec<Pick> {
     let chunk = |run: &Run, number: u64| {
         let at = number * run.chunk_len;
         let len = run.chunk_len.min(run.len - at) as usize;
-        Pick { offset: run.offset + at, len, numbers: run.numbers, elem }
+        Pick { offset: run.offset + at, len, numbers: run.numbers, elem, weight: 1 }
     };
     let chunks: u64 = runs.iter().map(|run| run.len.div_ceil(run.chunk_len)).sum();
     let wanted = (u128::from(chunks) * u128::from(budget)).div_ceil(u128::from(total.max(1))) as u64;
     if wanted.saturating_mul(3) >= chunks.saturating_mul(2) {
         return runs.iter().flat_map(|run| (0..run.len.div_ceil(run.chunk_len)).map(move |n| chunk(run, n))).collect();
     }
-    let (mut picks, mut run_start, mut at) = (Vec::new(), 0, 0);
+    let (mut picks, mut run_start, mut at): (Vec<Pick>, _, _) = (Vec::new(), 0, 0);
     let mut last = None;
     for number in 0..wanted {
         // The golden section's multiples, which fill an interval evenly, as a fraction of 2^32.
@@ -150,9 +170,11 @@ fn pick(elem: ElemType, runs: &[Run], total: u64, budget: u64) -> Vec<Pick> {
         }
         let Some(run) = runs.get(at) else { break };
         let found = (at, (position - run_start) / run.chunk_len);
-        if last.replace(found) != Some(found) {
-            picks.push(chunk(run, found.1));
+        match picks.last_mut().filter(|_| last == Some(found)) {
+            Some(again) => again.weight += 1,
+            None => picks.push(chunk(run, found.1)),
         }
+        last = Some(found);
     }
     picks
 }
