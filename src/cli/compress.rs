@@ -25,6 +25,7 @@ use super::optimise::Optimise;
 use super::out::{self, print, row, say, shorten, with_bs};
 use super::progress::Bar;
 use super::replace;
+use super::share::{self, Share};
 use super::size::show_size;
 
 /// Compress files of weights, without loss
@@ -65,6 +66,10 @@ pub struct CompressArgs {
     /// Store tensors as differences from those of the same name in this safetensors file, container or directory. May be repeated
     #[arg(long, value_name = "BASE")]
     pub base: Vec<PathBuf>,
+    /// Do share I (from 0) of N of the files, for N machines with the same INPUT and OUT, in any order. Files that are there
+    /// already are not made again. Implies --no-dedup
+    #[arg(long, value_name = "I/N", conflicts_with = "replace")]
+    pub shard: Option<Share>,
     /// Store every tensor, also one that another file of this run has
     #[arg(long)]
     pub no_dedup: bool,
@@ -135,7 +140,10 @@ pub fn run(args: &CompressArgs) -> Result<ExitCode> {
     let stop = out::stop_flag();
     let (mode, chunk_len) = (args.optimise.mode(), args.optimise.chunk_len()?);
     let mut directories = Vec::new();
-    let tasks = plan(args, &mut directories)?;
+    let mut tasks = plan(args, &mut directories)?;
+    if let Some(share) = args.shard {
+        tasks = share_of(share, tasks, args.force, &stop)?;
+    }
     if !args.dry_run {
         check_outputs(&tasks, args.force)?;
         for dir in &directories {
@@ -147,7 +155,7 @@ pub fn run(args: &CompressArgs) -> Result<ExitCode> {
     let inputs: Vec<PathBuf> = tasks.iter().filter_map(Task::compressed).map(Path::to_path_buf).collect();
     let engine = opened::engine(args.threads);
     let mut bases = Bases::open(&engine, &BaseArg { base: args.base.clone() }, &inputs)?;
-    if !args.no_dedup {
+    if !args.no_dedup && args.shard.is_none() {
         bases.compare(&pool, &inputs)?;
     }
     let mut numbers = 0..;
@@ -227,6 +235,28 @@ pub fn run(args: &CompressArgs) -> Result<ExitCode> {
         say("some files failed; see above");
     }
     Ok(failed.unwrap_or(Exit::Done).into())
+}
+
+/// The tasks of a share that are not done yet.
+fn share_of(share: Share, tasks: Vec<Task>, force: bool, stop: &AtomicBool) -> Result<Vec<Task>> {
+    let files: Vec<(&Path, u64)> = tasks.iter().map(|task| (task.output(), task.len())).collect();
+    let own = share.of(&files);
+    let mut left = Vec::new();
+    for (task, own) in tasks.into_iter().zip(own) {
+        let done = match &task {
+            // A link may be made before what it leads to.
+            Task::Link { .. } if !share.is_first() => continue,
+            Task::Link { output, target } => fs::read_link(output).is_ok_and(|text| text == *target),
+            _ if !own => continue,
+            _ if force => false,
+            Task::Compress { input, output, .. } => share::is_packed(input, output, stop)?,
+            Task::Copy { input, output, .. } => share::is_copied(input, output)?,
+        };
+        if !done {
+            left.push(task);
+        }
+    }
+    Ok(left)
 }
 
 /// What compressing a file would write, without writing it.

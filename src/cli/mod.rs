@@ -34,6 +34,7 @@ mod replace_plan;
 mod replaced;
 mod rounds;
 mod shards;
+mod share;
 mod size;
 #[cfg(feature = "mount")]
 mod status;
@@ -42,6 +43,8 @@ mod tables;
 mod unmount;
 mod unpack;
 mod verify;
+#[cfg(feature = "mount")]
+mod watch;
 
 use std::process::ExitCode;
 

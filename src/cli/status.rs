@@ -10,6 +10,7 @@ use bsfs::{Error, Result};
 use clap::Args;
 
 use super::size::show_size;
+use super::watch;
 
 /// List mounts and what they have done
 ///
@@ -29,10 +30,16 @@ pub struct StatusArgs {
     /// longer than a few seconds, whatever state the mount is in: a probe for whoever restarts things
     #[arg(long, conflicts_with_all = ["json", "metrics"])]
     pub check: bool,
+    /// Show a view that follows the mounts, until q is pressed
+    #[arg(short, long, conflicts_with_all = ["json", "metrics", "check"])]
+    pub watch: bool,
 }
 
 /// Prints the mounts to standard output.
 pub fn run(args: &StatusArgs) -> Result<ExitCode> {
+    if args.watch {
+        return watch::run(args.mount_point.as_deref());
+    }
     let records = mount::mounts(args.mount_point.as_deref())?;
     if args.check {
         return check(&records);
