@@ -171,6 +171,30 @@ fn a_probe_tells_whether_a_mount_answers() {
 }
 
 #[test]
+fn the_doctor_finds_a_dead_mount_and_says_what_to_do() {
+    let bench = Bench::new();
+    model(&bench);
+    let point = bench.mount_point();
+    let mount = Mount::new(&bench, &[]);
+    let findings =
+        || -> Vec<serde_json::Value> { serde_json::from_slice(&bsfs(&bench, ["doctor", "--json"]).stdout).unwrap() };
+    // There may be other mounts on this machine.
+    let ours = || findings().into_iter().find(|f| f["found"].as_str().unwrap().starts_with(point.to_str().unwrap()));
+    assert!(ours().is_none());
+    let all = findings();
+    assert!(all.iter().any(|f| f["what"] == "/dev/fuse" && f["state"] == "good"), "{all:?}");
+    assert!(all.iter().any(|f| f["what"] == "processor" && f["found"].as_str().unwrap().contains("GB/s")), "{all:?}");
+    signal(mount.pid, libc::SIGKILL);
+    eventually("the daemon is gone", || fs::read_dir(&mount.point).is_err());
+    let dead = ours().unwrap();
+    assert_eq!(
+        (&dead["state"], &dead["advice"]),
+        (&"wrong".into(), &format!("bsfs unmount {}", point.display()).into())
+    );
+    assert_eq!(bsfs(&bench, ["doctor"]).status.code(), Some(1));
+}
+
+#[test]
 fn a_source_that_fails_does_not_flood_the_log() {
     let bench = Bench::new();
     let packed = bench.packed("m.safetensors.bs", &common::safetensors(3, 2_000_000));

@@ -8,6 +8,8 @@ mod cache;
 mod complete;
 mod compress;
 mod decompress;
+#[cfg(feature = "mount")]
+mod doctor;
 mod estimate;
 mod exit;
 mod export;
@@ -84,6 +86,8 @@ enum Verb {
     Unmount(unmount::UnmountArgs),
     #[cfg(feature = "mount")]
     Status(status::StatusArgs),
+    #[cfg(feature = "mount")]
+    Doctor(doctor::DoctorArgs),
     Completions(complete::CompletionsArgs),
     Man(complete::ManArgs),
 }
@@ -123,6 +127,8 @@ pub fn main() -> ExitCode {
         Verb::Unmount(args) => unmount::run(&args),
         #[cfg(feature = "mount")]
         Verb::Status(args) => status::run(&args),
+        #[cfg(feature = "mount")]
+        Verb::Doctor(args) => doctor::run(&args),
         Verb::Completions(args) => complete::completions(&args, Cli::command()),
         Verb::Man(args) => complete::man(&args, Cli::command()),
     };
