@@ -4,6 +4,7 @@
 //! [`serve`]: a signal unmounts it, somebody else unmounts it, or the last file of a lazily unmounted one is closed.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,9 +20,13 @@ use signal_hook::iterator::Signals;
 use super::adapter::Adapter;
 use super::attach::{Detached, attach, detach};
 use super::check::{check, check_base, check_mount_point};
+use super::control::Control;
 use super::guard::Guard;
+use super::meter::Requests;
+use super::metrics::{self, Ask};
 use super::passthrough::Passthrough;
 use super::place::{self, Place};
+use super::readable;
 use super::status::{Answer, Status, ask};
 use super::table;
 use super::warm::{Progress, warm};
@@ -58,7 +63,7 @@ const MAX_SESSION_THREADS: usize = 256;
 pub struct MountOptions {
     /// A directory, or one container; or the address of a remote place.
     pub source: PathBuf,
-    /// An existing directory outside of the source.
+    /// An existing directory outside of the source, or the source itself.
     pub mount_point: PathBuf,
     /// Bound for decoded chunks and buffers together, bytes.
     pub memory: u64,
@@ -92,6 +97,10 @@ pub struct MountOptions {
     pub patience: Duration,
     /// Puts all files into the disk cache in the background.
     pub warm: bool,
+    /// A file to write figures for Prometheus to, every 15 seconds.
+    pub metrics_file: Option<PathBuf>,
+    /// An address of this machine only that answers with them by HTTP.
+    pub metrics_listen: Option<SocketAddr>,
     /// Where this process logs to, for [`Status`]. Setting up the log is the program's business.
     pub log_file: Option<PathBuf>,
 }
@@ -118,7 +127,7 @@ pub enum Event {
 pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) -> Result<()> {
     let remote = place::is_remote(options);
     let checked = if remote {
-        check_mount_point(None, &options.mount_point, options.allow_other)
+        check_mount_point(&options.mount_point, options.allow_other)
     } else {
         check(&options.source, &options.mount_point, options.allow_other)
     }?;
@@ -141,7 +150,7 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
     let place = if remote {
         Place::remote(options, disk.as_ref().map(|disk| &disk.store))?
     } else {
-        Place::local(checked.source)
+        Place::local(checked.source, checked.over)
     };
     if options.download {
         place.download()?;
@@ -159,6 +168,10 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
     if options.null {
         warn!("showing zeros in place of the contents of every compressed file, as asked");
     }
+    if let Some(way) = place.way() {
+        readable::over(way, &mount_point);
+    }
+    let base = |base: &PathBuf| check_base(base, &mount_point, place.way());
     let vfs = Arc::new(Vfs::over(
         Arc::clone(&place.tree),
         VfsConfig {
@@ -167,7 +180,7 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
             gid: rustix::process::getegid().as_raw(),
             exclude: Some(mount_point.clone()),
             hubs: place::hub_caches().into_iter().filter(|hub| !hub.starts_with(&mount_point)).collect(),
-            bases: options.bases.iter().map(|base| check_base(base, &mount_point)).collect::<Result<_>>()?,
+            bases: options.bases.iter().map(base).collect::<Result<_>>()?,
         },
         engine.clone(),
     )?);
@@ -179,16 +192,16 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
     let replying = Arc::new(AtomicU64::new(0));
     let passthrough = Arc::new(Passthrough::default());
     let progress = Arc::new(Progress::default());
-    let report = {
+    let ask: Ask = {
         let (vfs, guard, replying) = (vfs.clone(), guard.clone(), replying.clone());
         let (engine, passthrough) = (engine.clone(), passthrough.clone());
         let (progress, warming) = (progress.clone(), options.warm);
         let place = Arc::clone(&place);
         let mut status = initial_status(options, &place.label, &mount_point, started.1);
         status.cache.clone_from(&cache);
-        move || {
+        Arc::new(move || {
             let files = vfs.stats();
-            let now = Status {
+            Status {
                 uptime_seconds: started.0.elapsed().as_secs(),
                 open_files: files.open_files,
                 reads: files.reads,
@@ -204,11 +217,27 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
                 passthrough_opens: passthrough.opened(),
                 remote: place.traffic(),
                 warming: warming.then(|| progress.now()),
+                requests: guard.meter.now(),
                 ..status.clone()
-            };
-            serde_json::to_vec(&now).unwrap_or_default()
-        }
+            }
+        })
     };
+    let report = {
+        let ask = Arc::clone(&ask);
+        move || serde_json::to_vec(&ask()).unwrap_or_default()
+    };
+    // Both before the mount: a file under it could not be written later, and what is wrong is said.
+    if let Some(path) = &options.metrics_file {
+        if leads_to(path).starts_with(&mount_point) {
+            let text = "the file for metrics lies under the mount point, which is read-only";
+            return Err(Error::invalid(format!("{}: {text}", path.display())));
+        }
+        metrics::to_file(path, Arc::clone(&ask))?;
+    }
+    if let Some(address) = options.metrics_listen {
+        metrics::listen(address, Arc::clone(&ask))?;
+    }
+    let log = options.log_file.as_ref().and_then(|path| fs::File::open(path).ok());
     let adapter = Adapter {
         vfs: vfs.clone(),
         guard,
@@ -218,6 +247,7 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
             n => n,
         },
         report: Box::new(report),
+        control: Control::new(ask, log),
         replying,
         passthrough,
         caching: disk.is_some(),
@@ -385,6 +415,7 @@ fn initial_status(options: &MountOptions, source: &Path, mount_point: &Path, sta
         passthrough_opens: 0,
         warming: None,
         remote: None,
+        requests: Requests::default(),
     }
 }
 
