@@ -156,11 +156,7 @@ fn readahead(root: bool) -> Finding {
     if root {
         good(what, "raised to 2 MiB for each mount (--readahead)")
     } else {
-        note(
-            what,
-            "128 KiB, the kernel's own",
-            "mounted by root it is raised, which makes cold reads faster",
-        )
+        note(what, "128 KiB, the kernel's own", "mounted by root it is raised, which makes cold reads faster")
     }
 }
 

@@ -45,6 +45,15 @@ pub(super) struct Checked {
     pub(super) notes: Vec<String>,
 }
 
+/// The source of a mount that somebody else made; `mount_point` is only how it is called.
+///
+/// # Errors
+/// [`Error::Io`] when there is no such source.
+pub(super) fn check_given(source: &Path, mount_point: &Path) -> Result<Checked> {
+    let source = fs::canonicalize(source).map_err(Error::io("open the source", source))?;
+    Ok(Checked { source, mount_point: mount_point.to_path_buf(), over: None, notes: Vec::new() })
+}
+
 /// Checks source and mount point, and clears the mount of a dead daemon away.
 ///
 /// # Errors
