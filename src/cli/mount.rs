@@ -3,8 +3,10 @@
 use std::ffi::OsString;
 use std::io::Write;
 use std::net::SocketAddr;
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bsfs::mount::{self, CacheMode, Event, MountOptions, Started};
@@ -46,6 +48,10 @@ pub struct MountArgs {
     /// Serve in this process, log to standard error, end with Ctrl-C
     #[arg(short, long)]
     pub foreground: bool,
+    /// Serve the open FUSE connection with this number, which somebody else has mounted (read-only): nothing is mounted or
+    /// unmounted, and no privilege is needed. MOUNTPOINT only names it. /dev/fd/N as MOUNTPOINT means the same
+    #[arg(long, value_name = "N")]
+    pub fuse_fd: Option<u32>,
     /// Where what fine-tunes and deltas refer to is looked for, beside SOURCE itself and the cache of the Hugging Face Hub: a file
     /// (safetensors or .bs), or a directory. May be given several times
     #[arg(long, value_name = "PATH")]
@@ -148,7 +154,7 @@ impl From<Cache> for CacheMode {
 
 /// Mounts; returns when the mount answers, or with `--foreground` when it has ended.
 pub fn run(args: &MountArgs) -> Result<ExitCode> {
-    if args.foreground || args.daemon {
+    if args.foreground || args.daemon || given(args).is_some() {
         return serve(args).map(|()| ExitCode::SUCCESS);
     }
     let arguments = daemon_arguments(args)?;
@@ -159,6 +165,27 @@ pub fn run(args: &MountArgs) -> Result<ExitCode> {
         // It has said why itself.
         Started::Failed(code) => Ok(ExitCode::from(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(2))),
     }
+}
+
+/// The number of the connection that was given.
+fn given(args: &MountArgs) -> Option<u32> {
+    args.fuse_fd.or_else(|| args.mount_point.strip_prefix("/dev/fd").ok()?.to_str()?.parse().ok())
+}
+
+/// The connection with this number.
+fn connection(number: u32) -> Result<Arc<OwnedFd>> {
+    let path = Path::new("/proc/self/fd").join(number.to_string());
+    let is_device =
+        std::fs::read_link(&path).is_ok_and(|target| target.ends_with("dev/fuse") || target.ends_with("fuse"));
+    let raw = i32::try_from(number).ok().filter(|&raw| is_device && raw > 2);
+    let Some(raw) = raw else {
+        let text = "is no open /dev/fuse; give the number of a descriptor that this process inherits";
+        return Err(Error::invalid(format!("--fuse-fd {number}: {text}")));
+    };
+    // SAFETY: it is open, as was just seen, and nothing else in this process knows its number: it was inherited.
+    let fd = unsafe { OwnedFd::from_raw_fd(raw) };
+    rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC).map_err(|e| Error::io("use", &path)(e.into()))?;
+    Ok(Arc::new(fd))
 }
 
 fn say(text: &str) {
@@ -235,6 +262,7 @@ fn serve(args: &MountArgs) -> Result<()> {
         download: args.download,
         patience: Duration::from_secs(args.patience),
         mount_point: args.mount_point.clone(),
+        fuse: given(args).map(connection).transpose()?,
         bases: args.base.clone(),
         memory: args.memory,
         threads: args.threads,

@@ -45,28 +45,29 @@ pub(super) struct Checked {
     pub(super) notes: Vec<String>,
 }
 
-/// Checks source and mount point, and clears the mount of a dead daemon away.
+/// The source of a mount that somebody else made, `None` when it is not of this machine; `mount_point` is only how it is called.
+///
+/// # Errors
+/// [`Error::Io`] when there is no such source.
+pub(super) fn check_given(source: Option<&Path>, mount_point: &Path) -> Result<Checked> {
+    let source = source.map(real_source).transpose()?.unwrap_or_default();
+    Ok(Checked { source, mount_point: mount_point.to_path_buf(), over: None, notes: Vec::new() })
+}
+
+fn real_source(source: &Path) -> Result<PathBuf> {
+    fs::canonicalize(source).map_err(Error::io("open the source", source))
+}
+
+/// Checks source, `None` when it is not of this machine, and mount point, and clears the mount of a dead daemon away.
 ///
 /// # Errors
 /// [`Error::Mount`] or [`Error::Io`] naming what is wrong.
-pub(super) fn check(source: &Path, mount_point: &Path, allow_other: bool) -> Result<Checked> {
-    check_all(Some(source), mount_point, allow_other)
-}
-
-/// The same for a source that is not of this machine.
-pub(super) fn check_mount_point(mount_point: &Path, allow_other: bool) -> Result<Checked> {
-    check_all(None, mount_point, allow_other)
-}
-
-fn check_all(source: Option<&Path>, mount_point: &Path, allow_other: bool) -> Result<Checked> {
+pub(super) fn check(source: Option<&Path>, mount_point: &Path, allow_other: bool) -> Result<Checked> {
     let mut notes = Vec::new();
     // A dead mount over itself cannot be looked at before it is cleared away.
     let itself = source
         .is_some_and(|source| resolve(source).is_ok_and(|source| resolve(mount_point).is_ok_and(|at| at == source)));
-    let found = match source.filter(|_| !itself) {
-        Some(source) => Some(fs::canonicalize(source).map_err(Error::io("open the source", source))?),
-        None => None,
-    };
+    let found = source.filter(|_| !itself).map(real_source).transpose()?;
     let mount_point = resolve(mount_point).map_err(|e| match e.kind() {
         io::ErrorKind::NotFound => {
             fail(mount_point, format!("no such directory; make it with: mkdir -p {}", mount_point.display()))
