@@ -4,13 +4,14 @@
 //! process leaves anything behind; elsewhere to a hidden temporary name in the same directory.
 
 use std::ffi::OsString;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags};
+use rustix::fs::{Advice, AtFlags, CWD, Gid, Mode, OFlags, RenameFlags, Uid};
 
 use crate::error::{Error, Result};
 
@@ -80,6 +81,41 @@ impl AtomicFile {
         match time.and_then(|time| time.checked_add(Duration::from_nanos(nanoseconds.into()))) {
             Some(time) => self.set_modified(time),
             None => Err(Error::io("set the time of", &self.path)(io::Error::other("out of range"))),
+        }
+    }
+
+    /// Gives the file the permissions of another, which it is going to stand for, and its owner and group as far as the user may.
+    /// Best at once, while nothing is in it that not all may read.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the permissions cannot be set.
+    pub fn resemble(&self, other: &Metadata) -> Result<()> {
+        let (uid, gid) = (Uid::from_raw(other.uid()), Gid::from_raw(other.gid()));
+        // Only root may give files away; a group may be one that the user is not in.
+        if rustix::fs::fchown(&self.file, Some(uid), Some(gid)).is_err() {
+            let _ = rustix::fs::fchown(&self.file, None, Some(gid));
+        }
+        let mode = Mode::from_raw_mode(other.mode() & 0o777);
+        rustix::fs::fchmod(&self.file, mode).map_err(|e| Error::io("set the permissions of", &self.path)(e.into()))
+    }
+
+    /// Sends what was written to the disk and out of memory, and gives it to `take` in order, as it is read back from there.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the system refuses, and those of `take`.
+    pub fn read_back(&mut self, mut take: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        self.file.sync_all().map_err(Error::io("write to disk", &self.path))?;
+        // Only a hint: a refusal means that memory is read back and not the disk.
+        let _ = rustix::fs::fadvise(&self.file, 0, None, Advice::DontNeed);
+        let mut buffer = vec![0; 1 << 20];
+        let mut at = 0;
+        loop {
+            let got = self.file.read_at(&mut buffer, at).map_err(Error::io("read back", &self.path))?;
+            match buffer.get(..got) {
+                Some(bytes) if got > 0 => take(bytes)?,
+                _ => return Ok(()),
+            }
+            at += got as u64;
         }
     }
 
@@ -207,6 +243,29 @@ mod tests {
         f.publish().unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"third");
         assert_eq!(names(dir.path()), ["out.bs"]);
+    }
+
+    #[test]
+    fn a_successor_is_as_private_as_what_it_stands_for_and_is_read_back() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let (old, new) = (dir.path().join("old"), dir.path().join("new"));
+        std::fs::write(&old, b"x").unwrap();
+        std::fs::set_permissions(&old, std::fs::Permissions::from_mode(0o640)).unwrap();
+        let mut f = AtomicFile::create(&new, false).unwrap();
+        f.resemble(&old.metadata().unwrap()).unwrap();
+        let bytes: Vec<u8> = (0..3_000_001_u32).map(|i| (i % 251) as u8).collect();
+        f.write_all(&bytes).unwrap();
+        let mut back = Vec::new();
+        f.read_back(|piece| {
+            back.extend_from_slice(piece);
+            Ok(())
+        })
+        .unwrap();
+        assert!(back == bytes);
+        f.publish().unwrap();
+        let (old, new) = (old.metadata().unwrap(), new.metadata().unwrap());
+        assert_eq!((new.mode() & 0o7777, new.uid(), new.gid()), (0o640, old.uid(), old.gid()));
     }
 
     #[test]

@@ -44,6 +44,45 @@ fn names(dir: &Path) -> Vec<String> {
 }
 
 #[test]
+fn shares_of_a_directory_together_are_all_of_it() {
+    let bench = Bench::new();
+    let (dir, model) = (&bench.dir, bench.dir.join("model"));
+    fs::create_dir_all(model.join("sub")).unwrap();
+    for n in 0..5 {
+        fs::write(model.join(format!("m{n}.safetensors")), safetensors(n, 20_000 + 30_000 * n as usize)).unwrap();
+    }
+    fs::write(model.join("sub/config.json"), b"{}").unwrap();
+    symlink("m0.safetensors", model.join("link.safetensors")).unwrap();
+    ok(dir, 0, &["compress", "model", "-o", "whole", "--no-dedup"]);
+    for index in ["2/3", "0/3", "1/3", "0/3"] {
+        ok(dir, 0, &["compress", "model", "-o", "shared", "--shard", index]);
+    }
+    let tree = |name: &str| {
+        let tree = bsfs::compress::walk(&dir.join(name), None).unwrap();
+        let read = |path: &Path| fs::read(dir.join(name).join(path)).unwrap();
+        let mut files: Vec<_> = tree.entries.iter().map(|e| (e.path().to_owned(), read(e.path()))).collect();
+        files.sort();
+        files
+    };
+    assert!(tree("whole") == tree("shared") && tree("shared").len() == 7);
+    // What is there is not made again, and what is something else is not replaced.
+    let inode = |name: &str| std::os::unix::fs::MetadataExt::ino(&fs::metadata(dir.join("shared").join(name)).unwrap());
+    let before: Vec<u64> = (0..5).map(|n| inode(&format!("m{n}.safetensors.bs"))).collect();
+    fs::remove_file(dir.join("shared/m3.safetensors.bs")).unwrap();
+    for index in ["0/3", "1/3", "2/3"] {
+        ok(dir, 0, &["compress", "model", "-o", "shared", "--shard", index]);
+    }
+    let after: Vec<u64> = (0..5).map(|n| inode(&format!("m{n}.safetensors.bs"))).collect();
+    assert_eq!((before[4], before[1]), (after[4], after[1]));
+    assert!(tree("whole") == tree("shared"));
+    fs::write(model.join("m4.safetensors"), safetensors(9, 140_000)).unwrap();
+    let failed = ["0/1"].map(|index| bsfs(dir, &["compress", "model", "-o", "shared", "--shard", index]));
+    assert_eq!(failed[0].status.code(), Some(2));
+    assert!(text(&failed[0].stderr).contains("exists already"), "{}", text(&failed[0].stderr));
+    assert_eq!(bsfs(dir, &["compress", "model", "-o", "x", "--shard", "3/3"]).status.code(), Some(2));
+}
+
+#[test]
 fn a_file_becomes_its_name_with_bs_and_comes_back() {
     let bench = Bench::new();
     let (dir, raw) = (&bench.dir, safetensors(1, 400_000));

@@ -82,7 +82,7 @@ impl Shelf {
             let source = Arc::new(FileSource::open(path).unwrap());
             let container = Arc::new(Container::open(&*source).unwrap());
             finder.remember(source.identity(), &container);
-            finder.image(engine, container, (&(Arc::new(bsfs::source::LocalTree) as _), source))
+            finder.image(engine, container, (&(Arc::new(bsfs::source::LocalTree::default()) as _), source))
         };
         self.files.iter().map(open).collect()
     }

@@ -40,7 +40,7 @@ impl BaseArg {
         let named = self.base.iter().map(absolute).collect::<Result<_>>()?;
         let mut trees: Vec<(Arc<dyn Tree>, PathBuf)> = Vec::new();
         if input.is_dir() {
-            trees.push((Arc::new(LocalTree), absolute(&input.to_path_buf())?));
+            trees.push((Arc::new(LocalTree::default()), absolute(&input.to_path_buf())?));
         }
         Ok(Arc::new(Finder::new(Places { named, trees, hubs: hub_caches(), exclude: None })))
     }

@@ -24,6 +24,8 @@ use super::opened;
 use super::optimise::Optimise;
 use super::out::{self, print, row, say, shorten, with_bs};
 use super::progress::Bar;
+use super::replace;
+use super::share::{self, Share};
 use super::size::show_size;
 
 /// Compress files of weights, without loss
@@ -36,6 +38,15 @@ use super::size::show_size;
 /// With --base a fine-tune is stored as what differs from its base, which is needed to read it. Of several files in one run,
 /// tensors that occur twice are stored once, in the first file that has them: the others need that file, beside them or below
 /// the same mount.
+///
+/// With --replace each file of weights becomes NAME.bs in its place, one after the other, the shortest first: the container is
+/// written beside it, read back from the disk, decoded and compared with it, and only then is the original removed. There must be
+/// room for one more file. Interrupted at any moment, each file is the original, or packed and proven, or both, and running the
+/// same again goes on. In directories these are the files called .safetensors and those that a link of such a name leads to, as
+/// in the cache of the Hugging Face Hub; links stay as they are, and lead somewhere again when the directory is mounted over
+/// itself ("bsfs mount DIR DIR"). Every container holds all of its file: nothing is stored once for several. Files that are open
+/// for writing, and hard links with names elsewhere, are left as they are, and said. Permissions stay; extended attributes and
+/// access lists are not kept. "bsfs decompress --replace" is the way back.
 #[derive(Debug, Args)]
 pub struct CompressArgs {
     /// Files, directories or models on the Hub (hf://ORG/NAME) to compress
@@ -47,9 +58,19 @@ pub struct CompressArgs {
     /// Replace outputs that exist already
     #[arg(short, long)]
     pub force: bool,
+    /// Remove each original once its container, beside it, was proven to hold it; asks before, and says what it will save
+    #[arg(long, conflicts_with_all = ["output", "base"])]
+    pub replace: bool,
+    /// Do not ask
+    #[arg(short, long, requires = "replace")]
+    pub yes: bool,
     /// Store tensors as differences from those of the same name in this safetensors file, container or directory. May be repeated
     #[arg(long, value_name = "BASE")]
     pub base: Vec<PathBuf>,
+    /// Do share I (from 0) of N of the files, for N machines with the same INPUT and OUT, in any order. Files that are there
+    /// already are not made again. Implies --no-dedup
+    #[arg(long, value_name = "I/N", conflicts_with = "replace")]
+    pub shard: Option<Share>,
     /// Store every tensor, also one that another file of this run has
     #[arg(long)]
     pub no_dedup: bool,
@@ -133,13 +154,20 @@ impl Task {
 
 /// Compresses everything, then prints what became of it.
 pub fn run(args: &CompressArgs) -> Result<ExitCode> {
+    if args.replace {
+        return replace::compress(args);
+    }
     let started = Instant::now();
     let stop = out::stop_flag();
     let (mode, chunk_len) = (args.optimise.mode(), args.optimise.chunk_len()?);
     let mut directories = Vec::new();
     let mut tasks = plan(args, &found(args, &stop)?, &mut directories)?;
+    if let Some(share) = args.shard {
+        tasks = share_of(share, tasks, args.force, &stop)?;
+    }
+    let dedup = !args.no_dedup && args.shard.is_none();
     let pool = parallel::pool(args.threads)?;
-    let archives = if args.no_dedup { Vec::new() } else { archives(&tasks) };
+    let archives = if dedup { archives(&tasks) } else { Vec::new() };
     let mut inputs: Vec<PathBuf> = tasks.iter().filter_map(Task::compressed).map(Path::to_path_buf).collect();
     let sure = inputs.len();
     inputs.extend(archives);
@@ -153,7 +181,7 @@ pub fn run(args: &CompressArgs) -> Result<ExitCode> {
         // Before the inputs are compared, which may take a while.
         check_outputs(&tasks, args.force)?;
     }
-    if !args.no_dedup {
+    if dedup {
         bases.compare(&pool, inputs.len() - sure)?;
         pack_repeated(&mut tasks, &mut bases);
     }
@@ -278,6 +306,28 @@ fn pack_repeated(tasks: &mut [Task], bases: &mut Bases) {
         task if late(task) => 1,
         _ => 0,
     });
+}
+
+/// The tasks of a share that are not done yet.
+fn share_of(share: Share, tasks: Vec<Task>, force: bool, stop: &AtomicBool) -> Result<Vec<Task>> {
+    let files: Vec<(&Path, u64)> = tasks.iter().map(|task| (task.output(), task.len())).collect();
+    let own = share.of(&files);
+    let mut left = Vec::new();
+    for (task, own) in tasks.into_iter().zip(own) {
+        let done = match &task {
+            // A link may be made before what it leads to.
+            Task::Link { .. } if !share.is_first() => continue,
+            Task::Link { output, to } => fs::read_link(output).is_ok_and(|text| text == relative(output, to)),
+            _ if !own => continue,
+            _ if force => false,
+            Task::Compress { input, output, .. } => share::is_packed(input, output, stop)?,
+            Task::Copy { input, output, .. } => share::is_copied(input, output)?,
+        };
+        if !done {
+            left.push(task);
+        }
+    }
+    Ok(left)
 }
 
 /// What compressing a file would write, without writing it.

@@ -20,6 +20,7 @@ use super::exit::Exit;
 use super::opened::{self, Opened, open};
 use super::out::{self, print, say, without_bs};
 use super::progress::Bar;
+use super::replace;
 use super::shards;
 use super::size::show_size;
 use super::unpack::{shown_path, unpack};
@@ -32,6 +33,9 @@ use super::unpack::{shown_path, unpack};
 /// A container of the Python package bigsmall holds tensors and not the file they came from: NAME.bs (or .bsr) becomes
 /// NAME.safetensors, the same tensors with a header that is always the same for the same container. The MD5 of each tensor is
 /// checked. Beside its shards, model.safetensors.index.json is written if there is none.
+///
+/// With --replace each container (of bsfs) is removed once the original, beside it, was read back from the disk and has the
+/// SHA-256 that the container tells: the way back from "bsfs compress --replace", with the same promises.
 #[derive(Debug, Args)]
 pub struct DecompressArgs {
     /// Container of either format, or a directory of which all .bs and .bsr files are decompressed
@@ -42,6 +46,12 @@ pub struct DecompressArgs {
     /// Replace outputs that exist already
     #[arg(short, long)]
     pub force: bool,
+    /// Remove each container once its original, beside it, was proven; asks before
+    #[arg(long, conflicts_with = "output")]
+    pub replace: bool,
+    /// Do not ask
+    #[arg(short, long, requires = "replace")]
+    pub yes: bool,
     #[command(flatten)]
     pub base: BaseArg,
     /// Threads that decompress [default: one for each core]
@@ -58,6 +68,9 @@ struct Task {
 
 /// Decompresses everything.
 pub fn run(args: &DecompressArgs) -> Result<ExitCode> {
+    if args.replace {
+        return replace::decompress(args);
+    }
     let stop = out::stop_flag();
     let mut exit = Exit::Done;
     let tasks = plan(args, &mut exit)?;

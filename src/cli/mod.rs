@@ -8,17 +8,25 @@ mod cache;
 mod complete;
 mod compress;
 mod decompress;
+#[cfg(feature = "mount")]
+mod doctor;
+mod estimate;
 mod exit;
 mod export;
 mod flatten;
+#[cfg(feature = "mount")]
+mod helper;
 mod info;
 mod info_bases;
 mod info_bigsmall;
+mod lease;
 mod migrate;
 mod migrate_report;
 mod migrated;
 #[cfg(feature = "mount")]
 mod mount;
+#[cfg(feature = "mount")]
+mod notify;
 mod opened;
 mod optimise;
 mod out;
@@ -27,8 +35,12 @@ mod progress;
 mod pull;
 #[cfg(feature = "hub")]
 mod push;
+mod replace;
+mod replace_plan;
+mod replaced;
 mod rounds;
 mod shards;
+mod share;
 mod size;
 #[cfg(feature = "mount")]
 mod status;
@@ -37,6 +49,8 @@ mod tables;
 mod unmount;
 mod unpack;
 mod verify;
+#[cfg(feature = "mount")]
+mod watch;
 
 use std::process::ExitCode;
 
@@ -61,6 +75,7 @@ struct Cli {
 enum Verb {
     Compress(compress::CompressArgs),
     Decompress(decompress::DecompressArgs),
+    Estimate(estimate::EstimateArgs),
     Info(info::InfoArgs),
     Verify(verify::VerifyArgs),
     Migrate(migrate::MigrateArgs),
@@ -79,15 +94,34 @@ enum Verb {
     Unmount(unmount::UnmountArgs),
     #[cfg(feature = "mount")]
     Status(status::StatusArgs),
+    #[cfg(feature = "mount")]
+    Doctor(doctor::DoctorArgs),
     Completions(complete::CompletionsArgs),
     Man(complete::ManArgs),
 }
 
+/// What this process was asked to do; `None` for nothing. Wrong arguments end it here.
+fn command_line() -> bsfs::Result<Option<Cli>> {
+    let arguments: Vec<_> = std::env::args_os().collect();
+    #[cfg(feature = "mount")]
+    let Some(arguments) = helper::arguments(arguments)? else { return Ok(None) };
+    Ok(Some(Cli::parse_from(arguments)))
+}
+
 /// Parses the arguments, runs the verb, prints what went wrong, and gives the exit code.
 pub fn main() -> ExitCode {
-    let done = match Cli::parse().verb {
+    let cli = match command_line() {
+        Ok(Some(cli)) => cli,
+        Ok(None) => return ExitCode::SUCCESS,
+        Err(error) => {
+            out::say(&error.to_string());
+            return Exit::of(&error).into();
+        }
+    };
+    let done = match cli.verb {
         Verb::Compress(args) => compress::run(&args),
         Verb::Decompress(args) => decompress::run(&args),
+        Verb::Estimate(args) => estimate::run(&args),
         Verb::Info(args) => info::run(&args),
         Verb::Verify(args) => verify::run(&args),
         Verb::Migrate(args) => migrate::run(&args),
@@ -105,6 +139,8 @@ pub fn main() -> ExitCode {
         Verb::Unmount(args) => unmount::run(&args),
         #[cfg(feature = "mount")]
         Verb::Status(args) => status::run(&args),
+        #[cfg(feature = "mount")]
+        Verb::Doctor(args) => doctor::run(&args),
         Verb::Completions(args) => complete::completions(&args, Cli::command()),
         Verb::Man(args) => complete::man(&args, Cli::command()),
     };

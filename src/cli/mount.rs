@@ -2,8 +2,11 @@
 
 use std::ffi::OsString;
 use std::io::Write;
+use std::net::SocketAddr;
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bsfs::mount::{self, CacheMode, Event, MountOptions, Started};
@@ -11,6 +14,7 @@ use bsfs::{Error, Result};
 use clap::{Args, ValueEnum};
 use log::LevelFilter;
 
+use super::notify::notify;
 use super::out;
 use super::progress::Bar;
 use super::size::parse_size;
@@ -25,13 +29,20 @@ const TELL: Duration = Duration::from_millis(200);
 ///
 /// SOURCE is a directory or one .bs file, or a remote place: s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX, or the
 /// https:// address of a directory with an index page, or of a file, or hf://ORG/NAME[@REVISION] of the Hub. Of a remote place what is read is fetched as it is read, and
-/// kept in the disk cache; credentials are those of the environment (AWS_..., GOOGLE_..., AZURE_..., HF_TOKEN). MOUNTPOINT is an existing directory outside of SOURCE. Under it,
+/// kept in the disk cache; credentials are those of the environment (AWS_..., GOOGLE_..., AZURE_..., HF_TOKEN). MOUNTPOINT is an existing directory outside of SOURCE, or SOURCE itself. Under it,
 /// model.safetensors.bs is seen as model.safetensors, every other file as it is, all of it read-only.
+///
+/// A directory mounted over itself ("bsfs mount DIR DIR") shows its files at the paths that they always had; links are seen as
+/// links. "bsfs unmount" gives it back for writing.
 ///
 /// Files of the Python package bigsmall (.bs, .bsr) are seen as safetensors files too, and a model in several of them
 /// with the model.safetensors.index.json that it needs.
 ///
 /// Returns when the mount answers; a process in the background serves it until it is unmounted with "bsfs unmount".
+///
+/// As mount.bsfs this program is the helper of mount(8): "mount -t bsfs SOURCE MOUNTPOINT -o memory=1G,allow_other", and lines of
+/// /etc/fstab. Options are those of this command with "_" or "-"; _netdev, nofail, noauto and x-systemd.* are not its business.
+/// With --foreground a service manager that set NOTIFY_SOCKET is told when the mount answers.
 #[derive(Debug, Args)]
 pub struct MountArgs {
     /// Directory (with all below it) or .bs file to show, or address of a remote place
@@ -42,6 +53,10 @@ pub struct MountArgs {
     /// Serve in this process, log to standard error, end with Ctrl-C
     #[arg(short, long)]
     pub foreground: bool,
+    /// Serve the open FUSE connection with this number, which somebody else has mounted (read-only): nothing is mounted or
+    /// unmounted, and no privilege is needed. MOUNTPOINT only names it. /dev/fd/N as MOUNTPOINT means the same
+    #[arg(long, value_name = "N")]
+    pub fuse_fd: Option<u32>,
     /// Where what fine-tunes and deltas refer to is looked for, beside SOURCE itself and the cache of the Hugging Face Hub: a file
     /// (safetensors or .bs), or a directory. May be given several times
     #[arg(long, value_name = "PATH")]
@@ -95,12 +110,30 @@ pub struct MountArgs {
     /// Log to this file [default: ~/.local/state/bsfs/MOUNTPOINT.log, or standard error with --foreground]
     #[arg(long, value_name = "FILE")]
     pub log_file: Option<PathBuf>,
+    /// One line of JSON for each event in the log, in place of text
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = LogFormat::Text, help_heading = "Watching")]
+    pub log_format: LogFormat,
+    /// Write figures for Prometheus to this file, every 15 seconds, for node_exporter's directory of such files
+    #[arg(long, value_name = "FILE", help_heading = "Watching")]
+    pub metrics_file: Option<PathBuf>,
+    /// Answer with these figures at http://ADDRESS/metrics; an address of this machine only, such as 127.0.0.1:9400
+    #[arg(long, value_name = "ADDRESS", help_heading = "Watching")]
+    pub metrics_listen: Option<SocketAddr>,
     /// Seconds to wait until the mount answers
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..))]
     pub timeout: u64,
     /// Serve as the background process of another "bsfs mount", which waits for a line on standard output
     #[arg(long, hide = true, conflicts_with = "foreground")]
     pub daemon: bool,
+}
+
+/// `--log-format`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Time, level and message
+    Text,
+    /// The same as an object, one a line
+    Json,
 }
 
 /// `--cache`
@@ -126,7 +159,7 @@ impl From<Cache> for CacheMode {
 
 /// Mounts; returns when the mount answers, or with `--foreground` when it has ended.
 pub fn run(args: &MountArgs) -> Result<ExitCode> {
-    if args.foreground || args.daemon {
+    if args.foreground || args.daemon || given(args).is_some() {
         return serve(args).map(|()| ExitCode::SUCCESS);
     }
     let arguments = daemon_arguments(args)?;
@@ -143,6 +176,27 @@ pub fn run(args: &MountArgs) -> Result<ExitCode> {
         // It has said why itself.
         Started::Failed(code) => Ok(ExitCode::from(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(2))),
     }
+}
+
+/// The number of the connection that was given.
+fn given(args: &MountArgs) -> Option<u32> {
+    args.fuse_fd.or_else(|| args.mount_point.strip_prefix("/dev/fd").ok()?.to_str()?.parse().ok())
+}
+
+/// The connection with this number.
+fn connection(number: u32) -> Result<Arc<OwnedFd>> {
+    let path = Path::new("/proc/self/fd").join(number.to_string());
+    let is_device =
+        std::fs::read_link(&path).is_ok_and(|target| target.ends_with("dev/fuse") || target.ends_with("fuse"));
+    let raw = i32::try_from(number).ok().filter(|&raw| is_device && raw > 2);
+    let Some(raw) = raw else {
+        let text = "is no open /dev/fuse; give the number of a descriptor that this process inherits";
+        return Err(Error::invalid(format!("--fuse-fd {number}: {text}")));
+    };
+    // SAFETY: it is open, as was just seen, and nothing else in this process knows its number: it was inherited.
+    let fd = unsafe { OwnedFd::from_raw_fd(raw) };
+    rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC).map_err(|e| Error::io("use", &path)(e.into()))?;
+    Ok(Arc::new(fd))
 }
 
 fn say(text: &str) {
@@ -180,6 +234,15 @@ fn daemon_arguments(args: &MountArgs) -> Result<Vec<OsString>> {
     if let Some(size) = args.cache_size {
         option("--cache-size", size.to_string().into());
     }
+    if let Some(format) = args.log_format.to_possible_value() {
+        option("--log-format", format.get_name().into());
+    }
+    if let Some(file) = &args.metrics_file {
+        option("--metrics-file", absolute(file)?);
+    }
+    if let Some(address) = args.metrics_listen {
+        option("--metrics-listen", address.to_string().into());
+    }
     if let Some(file) = &args.log_file {
         option("--log-file", absolute(file)?);
     }
@@ -210,6 +273,7 @@ fn serve(args: &MountArgs) -> Result<()> {
         download: args.download,
         patience: Duration::from_secs(args.patience),
         mount_point: args.mount_point.clone(),
+        fuse: given(args).map(connection).transpose()?,
         bases: args.base.clone(),
         memory: args.memory,
         threads: args.threads,
@@ -224,6 +288,8 @@ fn serve(args: &MountArgs) -> Result<()> {
         cache_dir: args.cache_dir.clone(),
         cache_size: args.cache_size,
         warm: args.warm,
+        metrics_file: args.metrics_file.clone(),
+        metrics_listen: args.metrics_listen,
         log_file,
     };
     let (mut told_last, mut bar) = (Instant::now(), None);
@@ -250,8 +316,14 @@ fn serve(args: &MountArgs) -> Result<()> {
             Ok(())
         }
         Event::Ready { .. } if args.daemon => mount::announce(),
-        Event::Ready { .. } => Ok(()),
+        Event::Ready { mount_point } => {
+            notify(&format!("READY=1\nSTATUS=serving {}", mount_point.display()));
+            Ok(())
+        }
     });
+    if !args.daemon {
+        notify("STOPPING=1");
+    }
     if let Err(error) = &served
         && args.daemon
     {
@@ -279,6 +351,19 @@ fn start_log(args: &MountArgs) -> Result<Option<PathBuf>> {
     };
     let mut builder = env_logger::Builder::new();
     builder.filter_level(LevelFilter::Info).filter_module("fuser", LevelFilter::Warn).format_target(false);
+    let format = args.log_format;
+    builder.format(move |out, record| {
+        let (time, text) = (out.timestamp_seconds(), record.args().to_string());
+        let text = mount::readable(&text);
+        match format {
+            LogFormat::Text => writeln!(out, "[{time} {:<5}] {text}", record.level()),
+            LogFormat::Json => {
+                let level = record.level().as_str().to_ascii_lowercase();
+                let line = serde_json::json!({ "time": time.to_string(), "level": level, "message": text });
+                writeln!(out, "{line}")
+            }
+        }
+    });
     builder.parse_env("BSFS_LOG");
     let path = chosen.map(|(path, file)| {
         builder.target(env_logger::Target::Pipe(Box::new(file)));

@@ -74,7 +74,7 @@ impl Opened {
     pub fn image(self, engine: &Arc<Engine>, finder: &Arc<Finder>, base: Option<Arc<dyn Base>>) -> Image {
         match self {
             Self::Native(source, container) => {
-                let local: Arc<dyn Tree> = Arc::new(LocalTree);
+                let local: Arc<dyn Tree> = Arc::new(LocalTree::default());
                 finder.image(engine, container, (&local, source))
             }
             Self::BigSmall(file) => engine.presented(file.presented, file.source, base),

@@ -10,6 +10,7 @@ use bsfs::{Error, Result};
 use clap::Args;
 
 use super::size::show_size;
+use super::watch;
 
 /// List mounts and what they have done
 ///
@@ -22,12 +23,30 @@ pub struct StatusArgs {
     /// Print a JSON array, one object for each mount
     #[arg(long)]
     pub json: bool,
+    /// Print figures in the text format of Prometheus
+    #[arg(long, conflicts_with = "json")]
+    pub metrics: bool,
+    /// Print nothing, and fail unless the mount at MOUNTPOINT answers (without one: unless all do, and there is one). Never takes
+    /// longer than a few seconds, whatever state the mount is in: a probe for whoever restarts things
+    #[arg(long, conflicts_with_all = ["json", "metrics"])]
+    pub check: bool,
+    /// Show a view that follows the mounts, until q is pressed
+    #[arg(short, long, conflicts_with_all = ["json", "metrics", "check"])]
+    pub watch: bool,
 }
 
 /// Prints the mounts to standard output.
 pub fn run(args: &StatusArgs) -> Result<ExitCode> {
+    if args.watch {
+        return watch::run(args.mount_point.as_deref());
+    }
     let records = mount::mounts(args.mount_point.as_deref())?;
-    let text = if args.json {
+    if args.check {
+        return check(&records);
+    }
+    let text = if args.metrics {
+        mount::metrics(&records.into_iter().filter_map(|record| record.status).collect::<Vec<_>>())
+    } else if args.json {
         let json = serde_json::to_string_pretty(&records);
         format!("{}\n", json.map_err(|e| Error::Invalid { message: format!("cannot print as JSON: {e}") })?)
     } else if records.is_empty() {
@@ -117,6 +136,18 @@ fn describe(record: &MountRecord) -> String {
     line("time", format!("source {source}, decode {decode}, wait {wait}, gather {gather}, reply {reply}"));
     line("errors", format!("{} ({} of them panics)", s.errors, s.panics));
     text
+}
+
+fn check(records: &[MountRecord]) -> Result<ExitCode> {
+    if records.is_empty() {
+        return Err(Error::invalid("no bsfs mounts"));
+    }
+    match records.iter().find(|record| record.status.is_none()) {
+        None => Ok(ExitCode::SUCCESS),
+        Some(MountRecord { mount_point, state, .. }) => {
+            Err(Error::Mount { mount_point: mount_point.clone(), message: state.clone() })
+        }
+    }
 }
 
 fn show_duration(seconds: u64) -> String {

@@ -5,6 +5,7 @@
 
 mod against;
 mod digest;
+mod estimate;
 mod export;
 mod matching;
 mod memory;
@@ -15,9 +16,10 @@ mod tree;
 mod written;
 
 pub use against::{Against, BaseSource, Duplicate, duplicates};
+pub use estimate::{Estimate, estimate};
 pub use export::{Exported, export};
 pub use memory::{DtypeSeconds, InMemory, encode_in_memory};
-pub use pipeline::{Original, compress, compress_from, measure};
+pub use pipeline::{Original, compress, compress_beside, compress_from, measure};
 pub use report::{DtypeReport, Report, Sums, ratio};
 pub use tree::{Entry, Tree, walk};
 

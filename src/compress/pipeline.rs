@@ -1,6 +1,7 @@
 //! One file: read, hash, encode, prove, write.
 
 use std::cell::RefCell;
+use std::fs::Metadata;
 use std::io::{self, BufWriter, Seek, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -89,7 +90,7 @@ pub fn compress(
     let (seconds, nanoseconds) = source.identity().mtime;
     let mtime = (seconds, u32::try_from(nanoseconds).unwrap_or(0));
     let original = Original { source: &source, name: input, mtime };
-    let (file, report) = write(pool, &original, output, options, progress)?;
+    let (file, report) = write(pool, &original, output, options, None, progress)?;
     if !source.unchanged()? {
         return Err(Error::Changed { path: input.into() });
     }
@@ -110,7 +111,23 @@ pub fn compress_from(
     progress: &dyn Progress,
     admit: impl FnOnce(&dyn ReadAt) -> Result<bool>,
 ) -> Result<Option<Report>> {
-    let (mut file, report) = write(pool, original, output, options, progress)?;
+    compress_beside(pool, original, output, options, None, progress, admit)
+}
+
+/// The same, to a container with the permissions and, as far as the user may, the owner of the file that `like` is of.
+///
+/// # Errors
+/// Those of [`compress_from`].
+pub fn compress_beside(
+    pool: &rayon::ThreadPool,
+    original: &Original<'_>,
+    output: &Path,
+    options: &Options<'_>,
+    like: Option<&Metadata>,
+    progress: &dyn Progress,
+    admit: impl FnOnce(&dyn ReadAt) -> Result<bool>,
+) -> Result<Option<Report>> {
+    let (mut file, report) = write(pool, original, output, options, like, progress)?;
     let admitted = admit(&Written::new(file.file(), output)?)?;
     if !admitted {
         return Ok(None);
@@ -149,11 +166,18 @@ fn write(
     original: &Original<'_>,
     output: &Path,
     options: &Options<'_>,
+    like: Option<&Metadata>,
     progress: &dyn Progress,
 ) -> Result<(AtomicFile, Report)> {
     check_input(original.source)?;
     // First of all, so that an output that cannot be written fails now and not after hours.
-    let create = || AtomicFile::create(output, options.force).map(|file| BufWriter::with_capacity(1 << 20, file));
+    let create = || {
+        let file = AtomicFile::create(output, options.force)?;
+        if let Some(like) = like {
+            file.resemble(like)?;
+        }
+        Ok(BufWriter::with_capacity(1 << 20, file))
+    };
     let (mut file, mut report) = encode(pool, original, output, create()?, options, progress)?;
     if let Some(options) = without_bases(&report, options) {
         (file, report) = encode(pool, original, output, create()?, &options, &())?;

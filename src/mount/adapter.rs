@@ -20,6 +20,7 @@ use fuser::{
 use log::{debug, warn};
 use rustix::fs::OFlags;
 
+use super::control::{Control, FILES, What};
 use super::guard::Guard;
 use super::passthrough::Passthrough;
 use super::status;
@@ -30,6 +31,9 @@ use crate::vfs::{Attr, BLOCK_SIZE, Data, Handle, Inode, Kind, Time, Vfs};
 const MAX_REQUEST: u32 = 1024 * 1024;
 /// The longest time for which the kernel may believe that a name does not exist.
 const MAX_ABSENT: Duration = Duration::from_secs(5);
+/// What the names of attributes of shown files begin with. They are given to who asks by name, and not listed: what copies a file
+/// with its attributes would take them along.
+const FACTS: &str = "user.bsfs.";
 /// Inode numbers are never used twice, so one generation is enough.
 const GENERATION: Generation = Generation(0);
 
@@ -45,6 +49,8 @@ pub(super) struct Adapter {
     /// How many requests may wait in the background.
     pub(super) background: u16,
     pub(super) report: Report,
+    /// The hidden directory.
+    pub(super) control: Control,
     /// Time that went into answers to reads, which is the kernel's copy into its pages; nanoseconds.
     pub(super) replying: Arc<AtomicU64>,
     pub(super) passthrough: Arc<Passthrough>,
@@ -57,6 +63,7 @@ struct Answer {
     reply: Option<ReplyData>,
     guard: Arc<Guard>,
     replying: Arc<AtomicU64>,
+    asked: Instant,
 }
 
 impl Answer {
@@ -71,6 +78,7 @@ impl Answer {
             }
             Err(errno) => reply.error(errno),
         }
+        self.guard.meter.read(self.asked.elapsed());
     }
 }
 
@@ -84,7 +92,7 @@ impl Drop for Answer {
 }
 
 impl Adapter {
-    fn run<T>(&self, op: &str, work: impl FnOnce(&Vfs) -> Result<T>) -> Result<T, Errno> {
+    fn run<T>(&self, op: &'static str, work: impl FnOnce(&Vfs) -> Result<T>) -> Result<T, Errno> {
         self.guard.run(op, || work(&self.vfs))
     }
 }
@@ -101,6 +109,7 @@ fn kind(kind: Kind) -> FileType {
     match kind {
         Kind::File => FileType::RegularFile,
         Kind::Directory => FileType::Directory,
+        Kind::Symlink => FileType::Symlink,
     }
 }
 
@@ -172,6 +181,13 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        match Control::find(parent.0, name) {
+            Some(Some(what)) => {
+                return reply.entry(&Duration::ZERO, &attributes(&self.control.attr(what)), GENERATION);
+            }
+            Some(None) => return reply.error(Errno::ENOENT),
+            None => {}
+        }
         match self.run("lookup", |vfs| vfs.lookup(inode(parent), name)) {
             Ok(Some(attr)) => reply.entry(&self.ttl, &attributes(&attr), GENERATION),
             Ok(None) => reply.entry(&self.ttl.min(MAX_ABSENT), &absent(), GENERATION),
@@ -188,8 +204,18 @@ impl Filesystem for Adapter {
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        if let Some(what) = Control::what(ino.0) {
+            return reply.attr(&Duration::ZERO, &attributes(&self.control.attr(what)));
+        }
         match self.run("getattr", |vfs| vfs.getattr(inode(ino))) {
             Ok(attr) => reply.attr(&self.ttl, &attributes(&attr)),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
+        match self.run("readlink", |vfs| vfs.read_link(inode(ino))) {
+            Ok(text) => reply.data(&text),
             Err(errno) => reply.error(errno),
         }
     }
@@ -197,6 +223,10 @@ impl Filesystem for Adapter {
     fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         if flags.acc_mode() != OpenAccMode::O_RDONLY {
             return reply.error(Errno::EROFS);
+        }
+        if let Some(What::File(at)) = Control::what(ino.0) {
+            // Its length is another at each look.
+            return reply.opened(FileHandle(self.control.open(at)), FopenFlags::FOPEN_DIRECT_IO);
         }
         match self.run("open", |vfs| vfs.open(inode(ino))) {
             Ok(handle) => {
@@ -218,7 +248,11 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let answer = Answer { reply: Some(reply), guard: self.guard.clone(), replying: self.replying.clone() };
+        if Control::has_handle(fh.0) {
+            return self.control.read(fh.0, offset, size, |bytes| reply.data(bytes));
+        }
+        let (guard, replying) = (self.guard.clone(), self.replying.clone());
+        let answer = Answer { reply: Some(reply), guard, replying, asked: Instant::now() };
         // The answer is given here for what is in memory, by another thread otherwise. A panic drops it, which counts it.
         let read = || self.vfs.read_with(handle(fh), offset, size, move |result| answer.give(result));
         let _ = catch_unwind(AssertUnwindSafe(read));
@@ -234,11 +268,18 @@ impl Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
+        if Control::has_handle(fh.0) {
+            self.control.release(fh.0);
+            return reply.ok();
+        }
         self.passthrough.release(ino);
         self.close(fh, reply);
     }
 
     fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        if Control::what(ino.0).is_some() {
+            return reply.opened(FileHandle(ino.0), FopenFlags::empty());
+        }
         match self.run("opendir", |vfs| vfs.opendir(inode(ino))) {
             Ok(handle) => reply.opened(FileHandle(handle.0), FopenFlags::empty()),
             Err(errno) => reply.error(errno),
@@ -246,6 +287,15 @@ impl Filesystem for Adapter {
     }
 
     fn readdir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        if Control::has_handle(fh.0) {
+            for (at, name) in FILES.iter().enumerate().skip(usize::try_from(offset).unwrap_or(usize::MAX)) {
+                let file = self.control.attr(What::File(at)).inode;
+                if reply.add(INodeNo(file.0), at as u64 + 1, FileType::RegularFile, name) {
+                    break;
+                }
+            }
+            return reply.ok();
+        }
         let filled = self.run("readdir", |vfs| {
             vfs.readdir(handle(fh), offset, |item| {
                 !reply.add(INodeNo(item.inode.0), item.next, kind(item.kind), item.name)
@@ -258,6 +308,15 @@ impl Filesystem for Adapter {
     }
 
     fn readdirplus(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+        if Control::has_handle(fh.0) {
+            for (at, name) in FILES.iter().enumerate().skip(usize::try_from(offset).unwrap_or(usize::MAX)) {
+                let file = attributes(&self.control.attr(What::File(at)));
+                if reply.add(file.ino, at as u64 + 1, name, &Duration::ZERO, &file, GENERATION) {
+                    break;
+                }
+            }
+            return reply.ok();
+        }
         let filled = self.run("readdirplus", |vfs| {
             vfs.readdirplus(handle(fh), offset, |item, attr| {
                 let attr = attributes(attr);
@@ -271,6 +330,9 @@ impl Filesystem for Adapter {
     }
 
     fn releasedir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
+        if Control::has_handle(fh.0) {
+            return reply.ok();
+        }
         self.close(fh, reply);
     }
 
@@ -284,11 +346,19 @@ impl Filesystem for Adapter {
     }
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        if inode(ino) != Inode::ROOT || name != status::ATTRIBUTE {
-            return reply.error(Errno::NO_XATTR);
-        }
-        let answer = match self.run("status", |_| Ok((self.report)())) {
-            Ok(answer) => answer,
+        let answer = if inode(ino) == Inode::ROOT && name == status::ATTRIBUTE {
+            self.run("status", |_| Ok(Some((self.report)())))
+        } else {
+            match name.to_str().and_then(|name| name.strip_prefix(FACTS)) {
+                Some(fact) if Control::what(ino.0).is_none() => {
+                    self.run("getxattr", |vfs| Ok(vfs.fact(inode(ino), fact)?.map(String::into_bytes)))
+                }
+                _ => Ok(None),
+            }
+        };
+        let answer = match answer {
+            Ok(Some(answer)) => answer,
+            Ok(None) => return reply.error(Errno::NO_XATTR),
             Err(errno) => return reply.error(errno),
         };
         match (size as usize, answer.len()) {

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -10,6 +11,7 @@ use rustix::io::Errno;
 use super::table::{self, Line};
 use super::{attach, status};
 use crate::error::{Error, Result};
+use crate::source::way::keep_open;
 
 /// Allows users other than root to open a mount to everyone.
 const FUSE_CONF: &str = "/etc/fuse.conf";
@@ -37,23 +39,35 @@ pub(super) fn resolve(path: &Path) -> io::Result<PathBuf> {
 pub(super) struct Checked {
     pub(super) source: PathBuf,
     pub(super) mount_point: PathBuf,
+    /// The source, kept open, when it is the mount point itself.
+    pub(super) over: Option<OwnedFd>,
     /// What the user should know though it does not stop the mount.
     pub(super) notes: Vec<String>,
 }
 
-/// Checks source and mount point, and clears the mount of a dead daemon away.
+/// The source of a mount that somebody else made, `None` when it is not of this machine; `mount_point` is only how it is called.
+///
+/// # Errors
+/// [`Error::Io`] when there is no such source.
+pub(super) fn check_given(source: Option<&Path>, mount_point: &Path) -> Result<Checked> {
+    let source = source.map(real_source).transpose()?.unwrap_or_default();
+    Ok(Checked { source, mount_point: mount_point.to_path_buf(), over: None, notes: Vec::new() })
+}
+
+fn real_source(source: &Path) -> Result<PathBuf> {
+    fs::canonicalize(source).map_err(Error::io("open the source", source))
+}
+
+/// Checks source, `None` when it is not of this machine, and mount point, and clears the mount of a dead daemon away.
 ///
 /// # Errors
 /// [`Error::Mount`] or [`Error::Io`] naming what is wrong.
-pub(super) fn check(source: &Path, mount_point: &Path, allow_other: bool) -> Result<Checked> {
-    let source = fs::canonicalize(source).map_err(Error::io("open the source", source))?;
-    let Checked { mount_point, notes, .. } = check_mount_point(Some(&source), mount_point, allow_other)?;
-    Ok(Checked { source, mount_point, notes })
-}
-
-/// The same for a source that is not of this machine, or not looked at yet.
-pub(super) fn check_mount_point(source: Option<&Path>, mount_point: &Path, allow_other: bool) -> Result<Checked> {
+pub(super) fn check(source: Option<&Path>, mount_point: &Path, allow_other: bool) -> Result<Checked> {
     let mut notes = Vec::new();
+    // A dead mount over itself cannot be looked at before it is cleared away.
+    let itself = source
+        .is_some_and(|source| resolve(source).is_ok_and(|source| resolve(mount_point).is_ok_and(|at| at == source)));
+    let found = source.filter(|_| !itself).map(real_source).transpose()?;
     let mount_point = resolve(mount_point).map_err(|e| match e.kind() {
         io::ErrorKind::NotFound => {
             fail(mount_point, format!("no such directory; make it with: mkdir -p {}", mount_point.display()))
@@ -65,17 +79,30 @@ pub(super) fn check_mount_point(source: Option<&Path>, mount_point: &Path, allow
     if !meta.is_dir() {
         return Err(fail(&mount_point, "the mount point is not a directory"));
     }
-    if let Some(source) = source {
+    let over = if itself { Some(keep_open(&mount_point).map_err(cannot_keep(&mount_point))?) } else { None };
+    if let Some(source) = &found {
         apart(source, &mount_point, &meta)?;
     }
-    if fs::read_dir(&mount_point).is_ok_and(|mut entries| entries.next().is_some()) {
+    if over.is_none() && fs::read_dir(&mount_point).is_ok_and(|mut entries| entries.next().is_some()) {
         notes.push(format!("{}: not empty; what is in it is hidden while mounted", mount_point.display()));
     }
     if allow_other && !rustix::process::geteuid().is_root() && !may_allow_other(fs::read_to_string(FUSE_CONF)) {
         let message = format!("--allow-other needs the line user_allow_other in {FUSE_CONF}, which root can add");
         return Err(fail(&mount_point, message));
     }
-    Ok(Checked { source: PathBuf::new(), mount_point, notes })
+    let source = found.or_else(|| itself.then(|| mount_point.clone())).unwrap_or_default();
+    Ok(Checked { source, mount_point, over, notes })
+}
+
+/// What to say when a directory cannot be mounted over itself.
+fn cannot_keep(mount_point: &Path) -> impl FnOnce(io::Error) -> Error {
+    let mount_point = mount_point.to_path_buf();
+    move |error| match error.raw_os_error() {
+        Some(errno) if errno == Errno::NOSYS.raw_os_error() => {
+            fail(&mount_point, "mounting a directory over itself takes Linux 5.6; choose another mount point")
+        }
+        _ => Error::io("open the source", &mount_point)(error),
+    }
 }
 
 /// Refuses a mount point in use; takes off a mount of ours whose daemon is dead.
@@ -106,7 +133,7 @@ fn clear(mount_point: &Path) -> Result<Option<String>> {
 fn apart(source: &Path, mount_point: &Path, mount_meta: &fs::Metadata) -> Result<()> {
     let same = fs::metadata(source).is_ok_and(|m| (m.dev(), m.ino()) == (mount_meta.dev(), mount_meta.ino()));
     let message = if same || source == mount_point {
-        "mounting a directory over itself is not supported yet; choose a mount point outside of the source"
+        "source and mount point are the same directory by two paths; to mount it over itself give one of them twice"
     } else if mount_point.starts_with(source) {
         "the mount point is inside the source; choose one outside of it"
     } else if source.starts_with(mount_point) {
@@ -120,11 +147,15 @@ fn apart(source: &Path, mount_point: &Path, mount_meta: &fs::Metadata) -> Result
 /// The absolute path of a base for deltas, which keeps its name when it is a link.
 ///
 /// # Errors
-/// [`Error::Io`] when it is not there, [`Error::Mount`] when it would be looked for in the mount itself.
-pub(super) fn check_base(base: &Path, mount_point: &Path) -> Result<PathBuf> {
+/// [`Error::Io`] when it is not there, [`Error::Mount`] when it would be looked for in the mount itself, unless that has a `way`
+/// round it.
+pub(super) fn check_base(base: &Path, mount_point: &Path, way: Option<&Path>) -> Result<PathBuf> {
     let fail_to_open = || Error::io("open the base", base);
     let real = fs::canonicalize(base).map_err(fail_to_open())?;
     let absolute = std::path::absolute(base).map_err(fail_to_open())?;
+    if let (Some(way), Ok(below)) = (way, real.strip_prefix(mount_point)) {
+        return Ok(way.join(below));
+    }
     if real.starts_with(mount_point) || absolute.starts_with(mount_point) {
         let message = format!("the base {} is inside the mount point, which will hide it", base.display());
         return Err(fail(mount_point, message));

@@ -7,11 +7,14 @@ use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 use fuser::Errno;
-use log::{Level, error, log};
+use log::{Level, error, log, warn};
 
 use super::errno;
+use super::limit::Limit;
+use super::meter::Meter;
 use crate::error::{Error, Result};
 
 /// What went wrong since the start.
@@ -21,6 +24,8 @@ pub(super) struct Guard {
     panics: AtomicU64,
     /// Missing bases that were logged: every read would say so again.
     said: Mutex<HashSet<String>>,
+    pub(super) meter: Meter,
+    limit: Limit,
 }
 
 /// Texts that are known again, at most.
@@ -39,12 +44,14 @@ impl Guard {
 
     /// Runs `work`. Its result may cross an unwind: rooms below keep no half-made state outside of locks, and locks
     /// are taken whatever happened to their last holder.
-    pub(super) fn run<T>(&self, op: &str, work: impl FnOnce() -> Result<T>) -> Result<T, Errno> {
+    pub(super) fn run<T>(&self, op: &'static str, work: impl FnOnce() -> Result<T>) -> Result<T, Errno> {
+        self.meter.request(op);
         match catch_unwind(AssertUnwindSafe(work)) {
             Ok(result) => self.answer(op, result),
             Err(payload) => {
                 self.errors.fetch_add(1, Ordering::Relaxed);
                 self.panics.fetch_add(1, Ordering::Relaxed);
+                self.meter.error(op, Errno::EIO.code());
                 error!("{op}: defect in bsfs, please report it: {}", text(&*payload));
                 Err(Errno::EIO)
             }
@@ -52,16 +59,26 @@ impl Guard {
     }
 
     /// Counts and logs what went wrong, and turns it into what the kernel gets.
-    pub(super) fn answer<T>(&self, op: &str, result: Result<T>) -> Result<T, Errno> {
+    pub(super) fn answer<T>(&self, op: &'static str, result: Result<T>) -> Result<T, Errno> {
         result.map_err(|error| {
             let level = errno::level(&error);
             if level == Level::Error || matches!(error, Error::Remote { .. }) {
                 self.errors.fetch_add(1, Ordering::Relaxed);
             }
+            let errno = errno::of(&error);
+            self.meter.error(op, errno.code());
             let text = format!("{op}: {error}");
             let again = matches!(error, Error::NoBase { .. }) && !self.is_new(&text);
-            log!(if again { Level::Debug } else { level }, "{text}");
-            errno::of(&error)
+            let level = if again { Level::Debug } else { level };
+            // When a disk dies every request says the same.
+            let (write, kept) = if level > Level::Warn { (true, 0) } else { self.limit.ask(Instant::now()) };
+            if kept > 0 {
+                warn!("{kept} more lines on failed requests were not written");
+            }
+            if write {
+                log!(level, "{text}");
+            }
+            errno
         })
     }
 

@@ -26,9 +26,9 @@ impl fmt::Display for Holder {
     }
 }
 
-/// At most [`MOST`] processes besides this one that use the mount, and whether there are more. Only those of the asking user, unless
+/// At most [`MOST`] processes besides this one and the `daemon` that use the mount, and whether there are more. Only those of the asking user, unless
 /// that is root. Looks at names and device numbers only: a `stat` of an open file would ask the daemon.
-pub(super) fn find(mount: &Line) -> (Vec<Holder>, bool) {
+pub(super) fn find(mount: &Line, daemon: Option<u32>) -> (Vec<Holder>, bool) {
     let mut holders = Vec::new();
     let Ok(processes) = fs::read_dir("/proc") else {
         return (holders, false);
@@ -37,7 +37,8 @@ pub(super) fn find(mount: &Line) -> (Vec<Holder>, bool) {
         let Some(pid) = process.file_name().to_str().and_then(|name| name.parse().ok()) else {
             continue;
         };
-        if pid == std::process::id() {
+        // A daemon that mounted over its source keeps that open.
+        if pid == std::process::id() || Some(pid) == daemon {
             continue;
         }
         let Some(by) = uses(&process.path(), mount) else {

@@ -6,21 +6,30 @@
 mod adapter;
 mod attach;
 mod check;
+mod control;
 mod daemon;
 mod errno;
 mod guard;
 mod holders;
+mod limit;
+mod meter;
+mod metrics;
 mod passthrough;
 mod place;
+mod readable;
 mod serve;
 mod status;
 mod table;
 mod unmount;
 mod warm;
 
+pub use control::CONTROL;
 pub use daemon::{
     SOURCE_VARIABLE, Started, announce, announce_download, become_daemon, default_log_file, open_log, start,
 };
+pub use meter::{BOUNDS, Requests};
+pub use metrics::metrics;
+pub use readable::readable;
 pub use serve::{CacheMode, Event, MountOptions, serve};
 pub use status::{ATTRIBUTE, Answer, Status, ask};
 pub use table::FS_TYPE;

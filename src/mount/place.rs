@@ -1,13 +1,14 @@
 //! What is mounted: a directory or file of this machine, or a remote place.
 
-use std::path::PathBuf;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::MountOptions;
 use crate::cache::Store;
 use crate::engine::EngineConfig;
 use crate::error::{Error, Result};
-use crate::source::{LocalTree, Traffic, Tree};
+use crate::source::{LocalTree, Traffic, Tree, way};
 
 /// Of the memory that was asked for, what is for packed bytes on their way from a server.
 const REMOTE_SHARE: u64 = 4;
@@ -47,11 +48,15 @@ pub(super) fn share(options: &MountOptions, config: EngineConfig) -> EngineConfi
 }
 
 impl Place {
-    /// A path that was checked.
-    pub(super) fn local(source: PathBuf) -> Self {
+    /// A path that was checked; `over`, the directory itself, when it is to be mounted over.
+    pub(super) fn local(label: PathBuf, over: Option<OwnedFd>) -> Self {
+        let (tree, source) = match over {
+            Some(directory) => LocalTree::holding(directory),
+            None => (LocalTree::default(), label.clone()),
+        };
         Self {
-            tree: Arc::new(LocalTree),
-            label: source.clone(),
+            tree: Arc::new(tree),
+            label,
             source,
             #[cfg(feature = "remote")]
             remote: None,
@@ -99,6 +104,11 @@ impl Place {
         let text = options.source.to_string_lossy();
         let scheme = text.split(':').next().unwrap_or_default();
         Err(Error::invalid(format!("{scheme}://: this bsfs was built without the feature remote")))
+    }
+
+    /// The way round the mount, when it is over the source itself.
+    pub(super) fn way(&self) -> Option<&Path> {
+        way::is_way(&self.source).then_some(&self.source)
     }
 
     /// What was asked of a server.

@@ -4,10 +4,13 @@
 //! [`serve`]: a signal unmounts it, somebody else unmounts it, or the last file of a lazily unmounted one is closed.
 
 use std::fs;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -18,10 +21,14 @@ use signal_hook::iterator::Signals;
 
 use super::adapter::Adapter;
 use super::attach::{Detached, attach, detach};
-use super::check::{check, check_base, check_mount_point};
+use super::check::{check, check_base, check_given};
+use super::control::Control;
 use super::guard::Guard;
+use super::meter::Requests;
+use super::metrics::{self, Ask};
 use super::passthrough::Passthrough;
 use super::place::{self, Place};
+use super::readable;
 use super::status::{Answer, Status, ask};
 use super::table;
 use super::warm::{Progress, warm};
@@ -52,6 +59,11 @@ const MIN_QUEUE: u64 = 4 << 20;
 /// How long the end of a mount may take for the sake of the disk cache: files that are nearly whole are finished.
 const SETTLE: Duration = Duration::from_secs(20);
 
+/// How long the kernel's first request may take.
+const FIRST_REQUEST: Duration = Duration::from_secs(30);
+/// How long a process whose connection was given goes on for open files; those who end it often wait for 30 s.
+const GRACE: Duration = Duration::from_secs(25);
+
 /// Each is a thread that lives as long as the mount; more than this only wait for the same queue.
 const MAX_SESSION_THREADS: usize = 256;
 
@@ -60,8 +72,11 @@ const MAX_SESSION_THREADS: usize = 256;
 pub struct MountOptions {
     /// A directory, or one container; or the address of a remote place.
     pub source: PathBuf,
-    /// An existing directory outside of the source.
+    /// An existing directory outside of the source, or the source itself.
     pub mount_point: PathBuf,
+    /// A connection that somebody else has mounted, read-only: nothing is mounted, unmounted or looked at under `mount_point` then,
+    /// which only names it. No privilege is needed.
+    pub fuse: Option<Arc<OwnedFd>>,
     /// Bound for decoded chunks and buffers together, bytes.
     pub memory: u64,
     /// Threads that decode; 0 for one for each core.
@@ -94,6 +109,10 @@ pub struct MountOptions {
     pub patience: Duration,
     /// Puts all files into the disk cache in the background.
     pub warm: bool,
+    /// A file to write figures for Prometheus to, every 15 seconds.
+    pub metrics_file: Option<PathBuf>,
+    /// An address of this machine only that answers with them by HTTP.
+    pub metrics_listen: Option<SocketAddr>,
     /// Where this process logs to, for [`Status`]. Setting up the log is the program's business.
     pub log_file: Option<PathBuf>,
 }
@@ -118,7 +137,8 @@ pub enum Event {
 }
 
 /// Mounts and serves until the mount has ended. SIGTERM, SIGINT and SIGHUP unmount; while files are open the mount
-/// is only taken off the tree, and served until the last one is closed. A second signal ends the process.
+/// is only taken off the tree, and served until the last one is closed. A second signal ends the process. A connection that was
+/// given is not unmounted: a signal ends the process when no file is open any more, within 25 seconds.
 ///
 /// `tell` is called on this thread. Its error ends the mount.
 ///
@@ -126,11 +146,11 @@ pub enum Event {
 /// [`Error::Mount`] and [`Error::Io`] when it cannot be mounted, the error of `tell`.
 pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) -> Result<()> {
     let remote = place::is_remote(options);
-    let checked = if remote {
-        check_mount_point(None, &options.mount_point, options.allow_other)
-    } else {
-        check(&options.source, &options.mount_point, options.allow_other)
-    }?;
+    let source = Some(options.source.as_path()).filter(|_| !remote);
+    let checked = match options.fuse {
+        None => check(source, &options.mount_point, options.allow_other)?,
+        Some(_) => check_given(source, &options.mount_point)?,
+    };
     for note in checked.notes {
         warn!("{note}");
         tell(Event::Note(note))?;
@@ -150,7 +170,7 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
     let place = if remote {
         Place::remote(options, disk.as_ref().map(|disk| &disk.store))?
     } else {
-        Place::local(checked.source)
+        Place::local(checked.source, checked.over)
     };
     if options.download {
         place.download(&mut |done, total| tell(Event::Downloading { done, total }))?;
@@ -168,6 +188,10 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
     if options.null {
         warn!("showing zeros in place of the contents of every compressed file, as asked");
     }
+    if let Some(way) = place.way() {
+        readable::over(way, &mount_point);
+    }
+    let base = |base: &PathBuf| check_base(base, &mount_point, place.way());
     let vfs = Arc::new(Vfs::over(
         Arc::clone(&place.tree),
         VfsConfig {
@@ -176,7 +200,7 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
             gid: rustix::process::getegid().as_raw(),
             exclude: Some(mount_point.clone()),
             hubs: place::hub_caches().into_iter().filter(|hub| !hub.starts_with(&mount_point)).collect(),
-            bases: options.bases.iter().map(|base| check_base(base, &mount_point)).collect::<Result<_>>()?,
+            bases: options.bases.iter().map(base).collect::<Result<_>>()?,
         },
         engine.clone(),
     )?);
@@ -188,16 +212,16 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
     let replying = Arc::new(AtomicU64::new(0));
     let passthrough = Arc::new(Passthrough::default());
     let progress = Arc::new(Progress::default());
-    let report = {
+    let ask: Ask = {
         let (vfs, guard, replying) = (vfs.clone(), guard.clone(), replying.clone());
         let (engine, passthrough) = (engine.clone(), passthrough.clone());
         let (progress, warming) = (progress.clone(), options.warm);
         let place = Arc::clone(&place);
         let mut status = initial_status(options, &place.label, &mount_point, started.1);
         status.cache.clone_from(&cache);
-        move || {
+        Arc::new(move || {
             let files = vfs.stats();
-            let now = Status {
+            Status {
                 uptime_seconds: started.0.elapsed().as_secs(),
                 open_files: files.open_files,
                 reads: files.reads,
@@ -213,11 +237,27 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
                 passthrough_opens: passthrough.opened(),
                 remote: place.traffic(),
                 warming: warming.then(|| progress.now()),
+                requests: guard.meter.now(),
                 ..status.clone()
-            };
-            serde_json::to_vec(&now).unwrap_or_default()
-        }
+            }
+        })
     };
+    let report = {
+        let ask = Arc::clone(&ask);
+        move || serde_json::to_vec(&ask()).unwrap_or_default()
+    };
+    // Both before the mount: a file under it could not be written later, and what is wrong is said.
+    if let Some(path) = &options.metrics_file {
+        if leads_to(path).starts_with(&mount_point) {
+            let text = "the file for metrics lies under the mount point, which is read-only";
+            return Err(Error::invalid(format!("{}: {text}", path.display())));
+        }
+        metrics::to_file(path, Arc::clone(&ask))?;
+    }
+    if let Some(address) = options.metrics_listen {
+        metrics::listen(address, Arc::clone(&ask))?;
+    }
+    let log = options.log_file.as_ref().and_then(|path| fs::File::open(path).ok());
     let adapter = Adapter {
         vfs: vfs.clone(),
         guard,
@@ -227,6 +267,7 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
             n => n,
         },
         report: Box::new(report),
+        control: Control::new(ask, log),
         replying,
         passthrough,
         caching: disk.is_some(),
@@ -234,28 +275,43 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
 
     // Before the mount: a signal that comes in between waits instead of leaving a dead mount behind.
     let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(Error::io("wait for signals", &mount_point))?;
-    let device = attach(&place.label, &mount_point, options.allow_other)?;
-    let mounted = Mounted { mount_point: &mount_point };
-    let acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
+    let (device, mounted) = match &options.fuse {
+        None => {
+            let device = attach(&place.label, &mount_point, options.allow_other)?;
+            (device, Some(Mounted { mount_point: &mount_point }))
+        }
+        Some(given) => (given.try_clone().map_err(Error::io("use the connection", &mount_point))?, None),
+    };
+    // Who may come in was said by whoever mounted.
+    let all = options.allow_other || options.fuse.is_some();
+    let acl = if all { SessionACL::All } else { SessionACL::Owner };
     let mut config = Config::default();
     config.acl = acl;
     config.n_threads = Some(threads);
-    let session =
-        Session::from_fd(adapter, device, acl, config).map_err(Error::io("start the connection", &mount_point))?;
+    let session = connect(adapter, device, config, &mount_point)?;
     let serving = thread::Builder::new()
         .name("session".into())
         .spawn(move || session.run())
         .map_err(Error::io("start a thread", &mount_point))?;
 
-    let device = device_number(&mount_point)?;
-    set_readahead(&device, options.readahead);
-    confirm(&mount_point)?;
+    let number = if mounted.is_some() {
+        let device = device_number(&mount_point)?;
+        set_readahead(&device, options.readahead);
+        confirm(&mount_point)?;
+        Some(device)
+    } else {
+        info!("whoever mounted may want a readahead of {} KiB", options.readahead / 1024);
+        None
+    };
     let on_signal = signals.handle();
     let ending = {
-        let mount_point = mount_point.clone();
+        let (mount_point, vfs) = (mount_point.clone(), vfs.clone());
         thread::Builder::new()
             .name("signals".into())
-            .spawn(move || wait_for_signals(signals, &mount_point, &device))
+            .spawn(move || match number {
+                Some(device) => wait_for_signals(signals, &mount_point, &device),
+                None => drain(signals, &vfs),
+            })
             .map_err(Error::io("start a thread", &place.label))?
     };
     info!(
@@ -267,7 +323,9 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
     );
     tell(Event::Ready { mount_point: mount_point.clone() })?;
     // From here on somebody else may unmount at any time, and another mount may take the place.
-    mounted.keep();
+    if let Some(mounted) = mounted {
+        mounted.keep();
+    }
     // Names in the log what in the source cannot be shown as it should, before somebody needs it.
     if let Ok(handle) = vfs.opendir(Inode::ROOT) {
         vfs.release(handle);
@@ -300,7 +358,50 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
         Ok(Err(e)) => Err(Error::io("serve", &mount_point)(e)),
         Err(_) => {
             let message = "defect in bsfs, please report it: a session thread panicked".to_owned();
-            Err(Error::Mount { mount_point, message })
+            Err(Error::Mount { mount_point: mount_point.clone(), message })
+        }
+    }
+}
+
+/// Begins to serve a connection. The kernel's first request waits there since it was mounted; where somebody else has taken it, it
+/// never comes.
+fn connect(adapter: Adapter, device: OwnedFd, config: Config, mount_point: &Path) -> Result<Session<Adapter>> {
+    let (send, receive) = mpsc::channel();
+    let begin = move || {
+        let acl = config.acl;
+        // Nobody waits any more when this fails.
+        let _ = send.send(Session::from_fd(adapter, device, acl, config));
+    };
+    thread::Builder::new().name("connect".into()).spawn(begin).map_err(Error::io("start a thread", mount_point))?;
+    match receive.recv_timeout(FIRST_REQUEST) {
+        Ok(session) => session.map_err(Error::io("start the connection", mount_point)),
+        Err(_) => {
+            let message = "nothing came over the connection; is it mounted, and served by nobody else?".to_owned();
+            Err(Error::Mount { mount_point: mount_point.to_path_buf(), message })
+        }
+    }
+}
+
+/// Ends the process after a signal once nobody has a file open, or after a while: a connection that was given cannot be unmounted.
+fn drain(mut signals: Signals, vfs: &Arc<Vfs>) {
+    for (number, signal) in signals.forever().enumerate() {
+        if number > 0 {
+            warn!("second signal: ending at once");
+            signal_hook::low_level::exit(INTERRUPTED);
+        }
+        info!("signal {signal}: ending when no file is open, in {} s at most", GRACE.as_secs());
+        let vfs = Arc::clone(vfs);
+        let wait = move || {
+            let (end, mut quiet) = (Instant::now() + GRACE, 0);
+            while quiet < 3 && Instant::now() < end {
+                thread::sleep(Duration::from_millis(100));
+                quiet = if vfs.stats().open_files == 0 { quiet + 1 } else { 0 };
+            }
+            info!("ending; {} files are open", vfs.stats().open_files);
+            signal_hook::low_level::exit(0);
+        };
+        if thread::Builder::new().name("drain".into()).spawn(wait).is_err() {
+            signal_hook::low_level::exit(0);
         }
     }
 }
@@ -394,6 +495,7 @@ fn initial_status(options: &MountOptions, source: &Path, mount_point: &Path, sta
         passthrough_opens: 0,
         warming: None,
         remote: None,
+        requests: Requests::default(),
     }
 }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use super::meter::Requests;
 use super::warm::Warming;
 use crate::cache::Counters;
 use crate::engine::Stats;
@@ -69,6 +70,9 @@ pub struct Status {
     pub warming: Option<Warming>,
     /// What was asked of the server; none for a source of this machine.
     pub remote: Option<Traffic>,
+    /// Requests of the kernel by kind, their errors, and the times of reads.
+    #[serde(default)]
+    pub requests: Requests,
 }
 
 /// What came back from a mount.

@@ -51,7 +51,7 @@ pub fn unmount(mount_point: &Path, lazy: bool) -> Result<Unmounted> {
     };
     if detach(&mount_point, false)? == Detached::Busy {
         if !lazy {
-            return Err(fail(busy(&line)));
+            return Err(fail(busy(&line, pid)));
         }
         detach(&mount_point, true)?;
         return Ok(pid.map_or(Unmounted::Done, Unmounted::Lingers));
@@ -76,14 +76,15 @@ fn is_daemon(pid: u32) -> bool {
         .is_some_and(|(name, rest)| name == "bsfs" && !ended(rest))
 }
 
-fn busy(line: &Line) -> String {
+/// Why a mount is busy; its own daemon is no reason.
+fn busy(line: &Line, daemon: Option<u32>) -> String {
     let mut text = "in use; ".to_owned();
     let below = table::read().map(|table| holders::mounts_below(&line.mount_point, &table)).unwrap_or_default();
     for mount in &below {
         // Writing to a string does not fail.
         let _ = write!(text, "{} is mounted inside it; ", mount.display());
     }
-    let (found, more) = holders::find(line);
+    let (found, more) = holders::find(line, daemon);
     if found.is_empty() && below.is_empty() {
         text.push_str("by a process that you may not see; ");
     }

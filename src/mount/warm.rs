@@ -56,6 +56,7 @@ pub(super) fn warm(vfs: &Arc<Vfs>, progress: &Progress) {
             let Ok(Some(attr)) = vfs.lookup(directory, &name) else { continue };
             match attr.kind {
                 Kind::Directory => directories.push(attr.inode),
+                Kind::Symlink => vfs.forget(attr.inode, 1),
                 Kind::File => {
                     file(vfs, attr.inode, progress);
                     vfs.forget(attr.inode, 1);

@@ -58,9 +58,7 @@ impl FileSource {
         let path = path.as_ref();
         // A FIFO without a writer would block an ordinary open for ever.
         let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC | rustix::fs::OFlags::NONBLOCK;
-        let fd =
-            rustix::fs::open(path, flags, rustix::fs::Mode::empty()).map_err(|e| Error::io("open", path)(e.into()))?;
-        let file = File::from(fd);
+        let file = super::way::open(path, flags).map_err(Error::io("open", path))?;
         let meta = file.metadata().map_err(Error::io("stat", path))?;
         if !meta.is_file() {
             let kind = if meta.is_dir() { "a directory" } else { "not a regular file" };

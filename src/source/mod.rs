@@ -8,6 +8,7 @@ mod memory;
 #[cfg(feature = "remote")]
 pub mod remote;
 mod tree;
+pub mod way;
 
 pub use ahead::Streams;
 pub use file::{FileSource, Identity};

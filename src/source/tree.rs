@@ -3,19 +3,20 @@
 use std::ffi::OsString;
 use std::fmt::Debug;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{FileSource, Identity, ReadAt};
+use super::{FileSource, Identity, ReadAt, way};
 use crate::error::{Error, Result};
 
 /// Seconds since 1970 and nanoseconds.
 pub type Timestamp = (i64, i64);
 
-/// What a path is, links followed.
+/// What a path is, links followed where they may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stat {
     /// A directory: the numbers that tell it from others, and when its names changed last.
@@ -29,6 +30,8 @@ pub enum Stat {
     },
     /// A regular file, in this version.
     File(Identity),
+    /// A link that was not followed, in this version.
+    Link(Identity),
     /// Anything else.
     Other,
 }
@@ -43,6 +46,8 @@ impl Stat {
             }
         } else if meta.is_file() {
             Self::File(Identity::of(meta))
+        } else if meta.is_symlink() {
+            Self::Link(Identity::of(meta))
         } else {
             Self::Other
         }
@@ -78,6 +83,22 @@ pub trait Tree: Debug + Send + Sync {
     /// Why that cannot be said; [`io::ErrorKind::NotFound`] when there is nothing, or a link that leads to nothing.
     fn stat(&self, path: &Path) -> io::Result<Stat>;
 
+    /// What `path` is; of a link itself. In a tree without links what [`stat`](Tree::stat) says.
+    ///
+    /// # Errors
+    /// Those of [`stat`](Tree::stat), but for links that lead to nothing.
+    fn stat_link(&self, path: &Path) -> io::Result<Stat> {
+        self.stat(path)
+    }
+
+    /// The text of a link.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::InvalidInput`] for what is no link, as everything is in a tree without any; those of the system.
+    fn read_link(&self, _path: &Path) -> io::Result<PathBuf> {
+        Err(io::ErrorKind::InvalidInput.into())
+    }
+
     /// The names in a directory, in any order.
     ///
     /// # Errors
@@ -99,18 +120,38 @@ pub trait Tree: Debug + Send + Sync {
     }
 }
 
-/// The files of this machine.
-#[derive(Debug, Clone, Copy)]
-pub struct LocalTree;
+/// The files of this machine. On [ways](way) round a mount links are not followed.
+#[derive(Debug, Clone, Default)]
+pub struct LocalTree {
+    /// Open for what is below it, and not used otherwise.
+    _held: Option<Arc<OwnedFd>>,
+}
+
+impl LocalTree {
+    /// The tree that keeps a directory [open](way::keep_open) for as long as it lives, because it is mounted over, and the way to
+    /// that directory.
+    #[must_use]
+    pub fn holding(directory: OwnedFd) -> (Self, PathBuf) {
+        let path = way::way(&directory);
+        (Self { _held: Some(Arc::new(directory)) }, path)
+    }
+}
 
 impl Tree for LocalTree {
     fn stat(&self, path: &Path) -> io::Result<Stat> {
-        std::fs::metadata(path).map(|meta| Stat::of(&meta))
+        way::metadata(path).map(|meta| Stat::of(&meta))
+    }
+
+    fn stat_link(&self, path: &Path) -> io::Result<Stat> {
+        way::symlink_metadata(path).map(|meta| Stat::of(&meta))
+    }
+
+    fn read_link(&self, path: &Path) -> io::Result<PathBuf> {
+        way::read_link(path)
     }
 
     fn names(&self, path: &Path) -> Result<Vec<OsString>> {
-        let fail = || Error::io("list", path);
-        std::fs::read_dir(path).map_err(fail())?.map(|entry| Ok(entry.map_err(fail())?.file_name())).collect()
+        way::names(path).map_err(Error::io("list", path))
     }
 
     fn open(&self, path: &Path) -> Result<Arc<dyn ReadAt>> {

@@ -20,13 +20,15 @@ const NAME_MAX: u32 = 255;
 /// Seconds since 1970 (negative before) and nanoseconds (0 to 999,999,999).
 pub type Time = (i64, u32);
 
-/// What an inode is. Links are followed in the source, so these two are all.
+/// What an inode is. Links are followed in the source, unless what they lead to is shown in the same tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// A regular file.
     File,
     /// A directory.
     Directory,
+    /// A symbolic link.
+    Symlink,
 }
 
 /// Attributes of one inode.
@@ -34,15 +36,15 @@ pub enum Kind {
 pub struct Attr {
     /// Its number.
     pub inode: Inode,
-    /// File or directory.
+    /// File, directory or link.
     pub kind: Kind,
-    /// Exact size in bytes, known before anything is decoded; 0 for directories.
+    /// Exact size in bytes, known before anything is decoded; 0 for directories, that of the text for links.
     pub size: u64,
     /// Modification time: of the original for a container, of the source for everything else.
     pub mtime: Time,
     /// Change time of the source.
     pub ctime: Time,
-    /// Permission bits: 0o444 or 0o555.
+    /// Permission bits: 0o444 or 0o555; 0o777 for links.
     pub mode: u16,
     /// Number of hard links: 1 for files, 2 for directories.
     pub links: u32,

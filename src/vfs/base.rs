@@ -20,7 +20,7 @@ use crate::engine::{Base, Engine, FileBase};
 use crate::error::{Error, Result};
 use crate::format::bigsmall::{Container, Content};
 use crate::format::{SNIFF_LEN, Sniff, sniff};
-use crate::source::{FileSource, Identity};
+use crate::source::{FileSource, Identity, way};
 
 /// What a base's name ends in, and what a name that lacks it may gain.
 const ENDINGS: [&str; 3] = [".safetensors", ".bs", ".safetensors.bs"];
@@ -80,7 +80,7 @@ impl Bases {
     /// Opens a candidate; `None` when there is no file, or it is the delta itself.
     fn open(&self, candidate: &Candidate, delta: Identity, engine: &Arc<Engine>) -> Result<Option<FileBase>> {
         let path = &candidate.path;
-        let stat = if candidate.link { fs::metadata(path) } else { fs::symlink_metadata(path) };
+        let stat = if candidate.link { way::metadata(path) } else { way::symlink_metadata(path) };
         let Some(meta) = stat.ok().filter(|meta| meta.is_file() && !is_same(meta, delta)) else {
             return Ok(None);
         };
@@ -167,6 +167,10 @@ impl Bases {
     fn is_reachable(&self, path: &Path) -> bool {
         let Some(exclude) = &self.exclude else { return true };
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return true };
+        // On a way round the mount only a link leads back.
+        if way::is_way(path) {
+            return way::metadata(path).is_ok_and(|meta| !meta.is_symlink());
+        }
         // By its text first: resolving it would look.
         !path.starts_with(exclude)
             && fs::canonicalize(parent).is_ok_and(|real| !leads_to(path, &real.join(name), exclude))

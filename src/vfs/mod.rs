@@ -13,6 +13,8 @@
 
 mod attr;
 mod base;
+mod facts;
+mod link;
 mod name;
 mod open;
 mod packed;
@@ -25,6 +27,7 @@ pub use open::Data;
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -65,7 +68,8 @@ pub struct Handle(pub u64);
 #[derive(Debug, Clone)]
 pub struct VfsConfig {
     /// A directory, or one container, which is then the only file shown. Absolute, so that changing the working
-    /// directory does not matter.
+    /// directory does not matter. A directory that is [kept open](crate::source::way::keep_open) because it is mounted over, as the
+    /// [way to it](crate::source::way::way): then links are shown as links and never followed, since the same paths lead to the same things.
     pub source: PathBuf,
     /// Owner of everything shown.
     pub uid: u32,
@@ -145,7 +149,7 @@ impl Vfs {
     /// # Errors
     /// [`Error::Io`] when there is no such source; what is wrong with the file when it is one and no container.
     pub fn new(config: VfsConfig, engine: Arc<Engine>) -> Result<Self> {
-        Self::over(Arc::new(LocalTree), config, engine)
+        Self::over(Arc::new(LocalTree::default()), config, engine)
     }
 
     /// The same over another tree than that of this machine's files, in which `config.source` is the path of its root, or of one
@@ -225,6 +229,28 @@ impl Vfs {
         self.attr(&*self.node("stat", inode)?)
     }
 
+    /// What is known of a shown file without reading it: `ratio` (packed / raw), `codec` (those of its chunks, that of most bytes
+    /// first), `sha256` (of the original, hexadecimal), `source` (the container's name). `None` for what is not known, and for files
+    /// that are shown as they are.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when there is no such inode.
+    pub fn fact(&self, inode: Inode, name: &str) -> Result<Option<String>> {
+        Ok(facts::fact(&*self.node("look at", inode)?, name))
+    }
+
+    /// The text of a link.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the inode is none.
+    pub fn read_link(&self, inode: Inode) -> Result<Vec<u8>> {
+        let node = self.node("read the link", inode)?;
+        let Body::Link(link) = &node.body else {
+            return Err(refuse("read the link", &self.config.source, Errno::INVAL));
+        };
+        Ok(link.shown().as_os_str().as_bytes().to_vec())
+    }
+
     /// Opens a file for reading. The handle is given back with [`Vfs::release`].
     ///
     /// # Errors
@@ -232,8 +258,11 @@ impl Vfs {
     /// name up again gives the present one. [`Error::Io`] when the source cannot be opened.
     pub fn open(&self, inode: Inode) -> Result<Handle> {
         let node = self.node("open", inode)?;
-        let Body::File(file) = &node.body else {
-            return Err(refuse("open", &self.config.source, Errno::ISDIR));
+        let file = match &node.body {
+            Body::File(file) => file,
+            Body::Directory(_) => return Err(refuse("open", &self.config.source, Errno::ISDIR)),
+            // The system follows links itself.
+            Body::Link(_) => return Err(refuse("open", &self.config.source, Errno::LOOP)),
         };
         let open = OpenFile::open(file, &self.engine, (&self.bases, &self.finder))?;
         Ok(self.keep(Open::File(open)))
@@ -422,7 +451,8 @@ impl Vfs {
         }
         let known = old.as_ref().map(|l| l.classes()).unwrap_or_default();
         let notes = old.as_ref().map(|l| &l.notes);
-        let scan = scan::scan(&directory.place, &known, notes, self.config.exclude.as_deref())?;
+        let bounds = scan::Bounds { root: &self.config.source, exclude: self.config.exclude.as_deref() };
+        let scan = scan::scan(&directory.place, &known, notes, bounds)?;
         for found in &scan.found {
             if let Class::Container(opened) = &found.class
                 && let Packed::Native(container) = &opened.packed
@@ -456,6 +486,12 @@ impl Vfs {
                     Err(error) => return Err(error),
                 };
                 common(Kind::Directory, 0, mtime, ctime, 0o555, 2)
+            }
+            Body::Link(link) => {
+                let version = link.version();
+                let of = |(seconds, n): (i64, i64)| (seconds, nanos(n));
+                let size = link.shown().as_os_str().len() as u64;
+                common(Kind::Symlink, size, of(version.mtime), of(version.ctime), 0o777, 1)
             }
             Body::File(file) => {
                 let (version, size, original) = match &file.contents {

@@ -11,11 +11,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use log::{debug, warn};
 
+use super::link::Link;
 use super::name::{self, Candidate, Shown};
 use super::packed::{self, Opened};
 use super::shards::{self, Generated, Index, SHOWN_INDEX, has_version};
 use crate::error::{Error, Result};
-use crate::source::{Identity, Stat, Timestamp, Tree};
+use crate::source::{Identity, Stat, Timestamp, Tree, way};
 
 /// A directory's modification time proves nothing about changes within the clock's granularity before the scan.
 const CLOCK_STEP: Duration = Duration::from_millis(50);
@@ -65,6 +66,8 @@ pub(super) enum Class {
     Container(Opened),
     /// A shard index that no file of the source holds.
     Generated(Arc<Generated>),
+    /// A link that is shown as one.
+    Link(Link),
 }
 
 impl Class {
@@ -79,6 +82,7 @@ impl Class {
                 has_version(tree, &dir.join(name), Some(opened.identity)) && opened.index_unchanged(tree, dir)
             }
             Self::Generated(generated) => generated.unchanged(tree, dir),
+            Self::Link(link) => link.unchanged(tree, &dir.join(name)),
         }
     }
 }
@@ -120,18 +124,28 @@ pub(super) struct Notes {
     pub(super) generated: Option<Arc<Generated>>,
 }
 
+/// Where a scan may look.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounds<'a> {
+    /// The source.
+    pub(super) root: &'a Path,
+    /// The mount point: looking at it from the daemon would wait for the daemon.
+    pub(super) exclude: Option<&'a Path>,
+}
+
 /// Scans `place`. `known` gives the class that a source name had in the last scan, which left these notes; a container that
-/// has not changed is not opened again. `exclude` is the mount point: looking at it from the daemon would wait for the daemon.
+/// has not changed is not opened again.
 pub(super) fn scan(
     place: &Place,
     known: &HashMap<&OsStr, &Class>,
     last: Option<&Notes>,
-    exclude: Option<&Path>,
+    bounds: Bounds<'_>,
 ) -> Result<Scan> {
+    // On a way round the mount no link is followed, and nothing else leads into it.
+    let exclude = bounds.exclude.filter(|_| place.tree.is_local() && !way::is_way(&place.path));
     let taken = Instant::now();
     let now = SystemTime::now();
     let tree = &*place.tree;
-    let exclude = exclude.filter(|_| tree.is_local());
     let stamp = Stamp::take(tree, &place.path)?;
     let mut remarks = BTreeSet::new();
     let real = exclude.and_then(|_| std::fs::canonicalize(&place.path).ok());
@@ -146,15 +160,21 @@ pub(super) fn scan(
             continue;
         }
         let stat = match tree.stat(&path) {
-            Ok(stat) => stat,
-            // Removed since it was listed: as if it had never been there. A link is still there and dangles.
-            Err(e)
-                if e.kind() == std::io::ErrorKind::NotFound
-                    && !(tree.is_local() && std::fs::symlink_metadata(&path).is_ok()) =>
-            {
+            Ok(Stat::Link(identity)) => {
+                match Link::read(tree, &path, identity, bounds.root) {
+                    Ok(link) => classes.push((source, Class::Link(link))),
+                    Err(e) => drop(remarks.insert(format!("{}: cannot be read ({e}); not listed", path.display()))),
+                }
                 continue;
             }
+            Ok(stat) => stat,
+            // Removed since it was listed: as if it had never been there. A link is still there and dangles.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound && tree.stat_link(&path).is_err() => continue,
             Err(e) => {
+                if let Some(link) = Link::to_packed(tree, &path, bounds.root) {
+                    classes.push((source, Class::Link(link)));
+                    continue;
+                }
                 remarks.insert(format!("{}: cannot be followed ({e}); not listed", path.display()));
                 continue;
             }
@@ -267,7 +287,11 @@ fn settle(place: &Place, classes: Vec<(OsString, Class)>, remarks: &mut BTreeSet
     let candidates: Vec<Candidate<'_>> = classes
         .iter()
         .map(|(name, class)| {
-            let maker = if let Class::Container(opened) = class { Some(opened.packed.maker()) } else { None };
+            let maker = match class {
+                Class::Container(opened) => Some(opened.packed.maker()),
+                Class::Link(link) => link.maker(),
+                Class::Directory(_) | Class::Plain(_) | Class::Generated(_) => None,
+            };
             Candidate { name, maker }
         })
         .collect();

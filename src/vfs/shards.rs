@@ -176,8 +176,7 @@ impl Generated {
 pub(super) fn has_version(tree: &dyn Tree, path: &Path, version: Option<Identity>) -> bool {
     match version {
         Some(version) => tree.stat(path).is_ok_and(|found| found == Stat::File(version)),
-        None if tree.is_local() => !std::fs::symlink_metadata(path).is_ok_and(|meta| meta.is_file()),
-        None => !matches!(tree.stat(path), Ok(Stat::File(_))),
+        None => !matches!(tree.stat_link(path), Ok(Stat::File(_))),
     }
 }
 

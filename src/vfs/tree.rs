@@ -15,6 +15,7 @@ use std::time::Instant;
 
 use super::Inode;
 use super::attr::Kind;
+use super::link::Shown;
 use super::lock;
 use super::open::OpenFile;
 use super::packed::Opened;
@@ -35,6 +36,7 @@ pub(super) struct Node {
 pub(super) enum Body {
     Directory(Arc<Directory>),
     File(File),
+    Link(Shown),
 }
 
 /// A directory of the source.
@@ -95,6 +97,7 @@ impl Node {
         match self.body {
             Body::Directory(_) => Kind::Directory,
             Body::File(_) => Kind::File,
+            Body::Link(_) => Kind::Symlink,
         }
     }
 
@@ -146,6 +149,7 @@ impl Entry {
                 _ => !found.decoded && old.identity == new.identity,
             },
             (Class::Generated(old), Class::Generated(new), Body::File(_)) => old.is(new),
+            (Class::Link(_), Class::Link(new), Body::Link(shown)) => *shown == new.shown(found.decoded),
             _ => false,
         }
     }
@@ -197,7 +201,7 @@ impl Table {
         let bytes = self.records.values().map(|r| match &r.node.body {
             Body::File(File { contents: Contents::Original(opened), .. }) => opened.packed.memory(),
             Body::File(File { contents: Contents::Generated(generated), .. }) => generated.text().len() as u64,
-            Body::File(File { contents: Contents::AsItIs(_), .. }) => 0,
+            Body::File(File { contents: Contents::AsItIs(_), .. }) | Body::Link(_) => 0,
             Body::Directory(directory) => {
                 directory.listing().and_then(|listing| Some(listing.notes.index.as_ref()?.memory())).unwrap_or(0)
             }
@@ -250,6 +254,7 @@ impl Table {
             Class::Container(opened) if found.decoded => file(Contents::Original(opened.clone())),
             Class::Container(opened) => file(Contents::AsItIs(opened.identity)),
             Class::Generated(generated) => file(Contents::Generated(Arc::clone(generated))),
+            Class::Link(link) => Body::Link(link.shown(found.decoded)),
         };
         let inode = Inode(self.next);
         self.next += 1;

@@ -5,7 +5,7 @@
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
-use std::fs::{self, Metadata};
+use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -17,7 +17,7 @@ use super::{BaseFile, Bound, Later, MAX_DEPTH, References};
 use crate::engine::{Engine, Image, Presented};
 use crate::error::{Error, Result};
 use crate::format::{BaseId, Container, SNIFF_LEN, Sniff, bigsmall, sniff};
-use crate::source::{Identity, LocalTree, ReadAt, Stat, Tree};
+use crate::source::{Identity, LocalTree, ReadAt, Stat, Tree, way};
 
 /// What a base's name may end in, beside the name that is hinted at.
 const ENDINGS: [&str; 3] = ["", ".bs", ".safetensors"];
@@ -92,7 +92,7 @@ impl Finder {
     /// A finder that knows nothing yet.
     #[must_use]
     pub fn new(places: Places) -> Self {
-        Self { places, local: Arc::new(LocalTree), known: Mutex::default() }
+        Self { places, local: Arc::new(LocalTree::default()), known: Mutex::default() }
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -198,6 +198,10 @@ impl Finder {
     /// Whether looking at a path does not wait for ourselves.
     fn is_reachable(&self, tree: &dyn Tree, path: &Path) -> bool {
         let Some(exclude) = self.places.exclude.as_ref().filter(|_| tree.is_local()) else { return true };
+        // On a way round the mount only a link leads back.
+        if way::is_way(path) {
+            return tree.stat(path).is_ok_and(|stat| !matches!(stat, Stat::Link(_)));
+        }
         // By its text first: resolving it would look.
         !path.starts_with(exclude)
             && path.parent().is_none_or(|parent| {
@@ -266,7 +270,7 @@ impl Search<'_> {
         let beside = self.path.parent().map(Path::to_path_buf);
         let (places, local, home) = (&self.finder.places, &self.finder.local, self.home);
         for named in &places.named {
-            if !fs::metadata(named).is_ok_and(|meta| meta.is_dir()) {
+            if !matches!(local.stat(named), Ok(Stat::Directory { .. })) {
                 self.file((local, named), true, container);
                 continue;
             }
@@ -371,12 +375,7 @@ impl Search<'_> {
         }
         for path in paths {
             // Directories by their own name: a link may lead in a circle.
-            let is_directory = if tree.is_local() {
-                fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_dir())
-            } else {
-                matches!(tree.stat(&path), Ok(Stat::Directory { .. }))
-            };
-            if is_directory {
+            if matches!(tree.stat_link(&path), Ok(Stat::Directory { .. })) {
                 self.tree((tree, &path), links, depth - 1, left, container);
             }
         }
@@ -388,17 +387,12 @@ impl Search<'_> {
         if wants.is_empty() || !self.finder.is_reachable(&**tree, path) {
             return;
         }
-        let version = if links || !tree.is_local() {
-            match tree.stat(path) {
-                Ok(Stat::File(version)) => version,
-                Err(error) if !tree.is_local() && error.kind() != std::io::ErrorKind::NotFound => {
-                    return self.note(format!("{}: {error}", path.display()));
-                }
-                _ => return,
+        let version = match if links { tree.stat(path) } else { tree.stat_link(path) } {
+            Ok(Stat::File(version)) => version,
+            Err(error) if !tree.is_local() && error.kind() != std::io::ErrorKind::NotFound => {
+                return self.note(format!("{}: {error}", path.display()));
             }
-        } else {
-            let Some(meta) = fs::symlink_metadata(path).ok().filter(Metadata::is_file) else { return };
-            Identity::of(&meta)
+            _ => return,
         };
         if same_file(version, self.version) || !self.seen.insert(version) {
             return;

@@ -1,0 +1,140 @@
+//! `bsfs estimate`
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use bsfs::compress::{self, Entry, Estimate, Options, ratio};
+use bsfs::parallel;
+use bsfs::source::FileSource;
+use bsfs::{Error, Result};
+use clap::Args;
+use serde::Serialize;
+
+use super::exit::Exit;
+use super::optimise::Optimise;
+use super::out::{self, print, row, say, shorten};
+use super::progress::Bar;
+use super::size::show_size;
+
+/// Raw bytes that are compressed to know what the rest will be: this, or this part of all, whatever is more.
+const BUDGET: u64 = 256 << 20;
+const PART: u64 = 50;
+
+/// Say what compressing would save, without compressing all of it
+///
+/// Compresses a sample, spread over all files and all of each, and writes nothing. Takes the files that "bsfs compress" would: of
+/// a directory the .safetensors files, links followed. Bases and tensors that occur twice are not considered.
+#[derive(Debug, Args)]
+pub struct EstimateArgs {
+    /// Files or directories
+    #[arg(required = true, value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+    #[command(flatten)]
+    pub optimise: Optimise,
+    /// Threads that compress [default: one for each core]
+    #[arg(short = 'j', long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    pub threads: usize,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// One file.
+#[derive(Debug, Serialize)]
+pub struct Row {
+    pub path: PathBuf,
+    #[serde(flatten)]
+    pub estimate: Estimate,
+}
+
+/// All that is printed.
+#[derive(Debug, Serialize)]
+struct Summary {
+    files: Vec<Row>,
+    raw_bytes: u64,
+    packed_bytes: u64,
+    ratio: f64,
+    sampled_bytes: u64,
+}
+
+/// Estimates and prints.
+pub fn run(args: &EstimateArgs) -> Result<ExitCode> {
+    let stop = out::stop_flag();
+    let mut files: Vec<(PathBuf, u64)> = Vec::new();
+    for path in &args.paths {
+        let meta = std::fs::metadata(path).map_err(Error::io("open", path))?;
+        if !meta.is_dir() {
+            files.push((path.clone(), meta.len()));
+            continue;
+        }
+        files.extend(compress::walk(path, None)?.entries.into_iter().filter_map(|entry| match entry {
+            Entry::Compress { path: below, len } => Some((path.join(below), len)),
+            Entry::Copy { .. } | Entry::Same { .. } => None,
+        }));
+    }
+    if files.is_empty() {
+        return Err(Error::invalid("no .safetensors file in what you named or below it"));
+    }
+    let pool = parallel::pool(args.threads)?;
+    let (mode, chunk_len) = (args.optimise.mode(), args.optimise.chunk_len()?);
+    let options = Options { mode, chunk_len, force: false, against: None, stop: &stop };
+    let bar = Bar::new(files.iter().map(|(_, len)| len).sum(), args.json);
+    let (rows, errors) = estimates(&pool, &files, &options, &bar)?;
+    bar.done();
+    for error in &errors {
+        say(&error.to_string());
+    }
+    let sum = |of: fn(&Estimate) -> u64| rows.iter().map(|row| of(&row.estimate)).sum::<u64>();
+    let (raw_bytes, packed_bytes) = (sum(|e| e.raw_bytes), sum(|e| e.packed_bytes));
+    let ratio = ratio(raw_bytes, packed_bytes);
+    let summary = Summary { raw_bytes, packed_bytes, ratio, sampled_bytes: sum(|e| e.sampled_bytes), files: rows };
+    if args.json {
+        out::print_json(&summary)?;
+    } else {
+        print(&describe(&summary))?;
+    }
+    Ok(errors.first().map_or(Exit::Done, Exit::of).into())
+}
+
+/// What each of `files`, paths and lengths, would become; those that cannot be read are errors.
+pub fn estimates(
+    pool: &rayon::ThreadPool,
+    files: &[(PathBuf, u64)],
+    options: &Options<'_>,
+    bar: &Bar,
+) -> Result<(Vec<Row>, Vec<Error>)> {
+    let all: u64 = files.iter().map(|(_, len)| len).sum();
+    let budget = u128::from(BUDGET.max(all / PART));
+    let (mut rows, mut errors) = (Vec::new(), Vec::new());
+    for (path, len) in files {
+        bar.name(&path.display().to_string());
+        let share = (budget * u128::from(*len) / u128::from(all.max(1))) as u64;
+        match one(pool, path, options, share) {
+            Ok(estimate) => rows.push(Row { path: path.clone(), estimate }),
+            Err(Error::Interrupted) => return Err(Error::Interrupted),
+            Err(error) => errors.push(error),
+        }
+        bar.skip(*len);
+    }
+    Ok((rows, errors))
+}
+
+fn one(pool: &rayon::ThreadPool, path: &Path, options: &Options<'_>, budget: u64) -> Result<Estimate> {
+    compress::estimate(pool, &FileSource::open(path)?, options, budget)
+}
+
+fn describe(s: &Summary) -> String {
+    let mut text = row("file", 40, &["raw".into(), "packed".into(), "ratio".into()]);
+    let line = |name: &str, raw: u64, packed: u64, ratio: f64| {
+        row(&shorten(name, 40), 40, &[show_size(raw), show_size(packed), format!("{ratio:.4}")])
+    };
+    for file in &s.files {
+        let Estimate { raw_bytes, packed_bytes, ratio, .. } = file.estimate;
+        text += &line(&file.path.display().to_string(), raw_bytes, packed_bytes, ratio);
+    }
+    if s.files.len() != 1 {
+        text += &line("all", s.raw_bytes, s.packed_bytes, s.ratio);
+    }
+    let saved = show_size(s.raw_bytes.saturating_sub(s.packed_bytes));
+    text + &format!("about {saved} less, by {} that were compressed to see\n", show_size(s.sampled_bytes))
+}

@@ -1,0 +1,142 @@
+//! A file that nobody writes to meanwhile: a read lease of the kernel, and who stands in its way.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bsfs::source::Identity;
+use bsfs::{Error, Result};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGIO, SIGTERM};
+
+/// More processes than these are not named.
+const MOST: usize = 3;
+
+/// Why work must stop: the user's wish, or somebody who wants to write to the file in work.
+pub struct Halt {
+    /// Set by both; what work looks at.
+    pub any: Arc<AtomicBool>,
+    stop: Arc<AtomicBool>,
+    wanted: Arc<AtomicBool>,
+}
+
+impl Halt {
+    /// Watches signals from now on. `stop` is the flag that the user's signals set.
+    pub fn watch(stop: Arc<AtomicBool>) -> Result<Self> {
+        let halt = Self { any: Arc::default(), stop, wanted: Arc::default() };
+        let failed = Error::io("watch signals", "bsfs");
+        // The kernel tells with SIGIO that somebody opens a file of ours for writing, and has them wait; unheard, it would end us.
+        let registered = [SIGINT, SIGTERM, SIGHUP, SIGIO]
+            .iter()
+            .try_for_each(|&signal| signal_hook::flag::register(signal, Arc::clone(&halt.any)).map(drop))
+            .and_then(|()| signal_hook::flag::register(SIGIO, Arc::clone(&halt.wanted)).map(drop));
+        registered.map_err(failed)?;
+        Ok(halt)
+    }
+
+    /// Whether the user asked to stop.
+    pub fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    /// [`Error::Interrupted`] once work must stop.
+    pub fn check(&self) -> Result<()> {
+        if self.any.load(Ordering::SeqCst) { Err(Error::Interrupted) } else { Ok(()) }
+    }
+
+    /// Begins with the next file. What was wanted of the last one is settled.
+    pub fn next(&self) {
+        self.wanted.store(false, Ordering::SeqCst);
+        self.any.store(self.stopped(), Ordering::SeqCst);
+    }
+
+    /// Whether work stopped because somebody wants to write, and nobody asked to stop.
+    pub fn is_wanted(&self) -> bool {
+        self.wanted.load(Ordering::SeqCst) && !self.stopped()
+    }
+}
+
+/// Held while a file is read, proven and removed. While it is, whoever opens the file for writing waits, and [`Halt`] says so:
+/// so nothing is written that gets lost. Where there are no leases (network file systems, files of others) writers are looked
+/// for, and times are compared.
+pub struct Lease {
+    _file: File,
+}
+
+impl Lease {
+    /// Takes it on this version of `path`.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] naming who has the file open for writing, [`Error::Changed`] when it is another by now.
+    pub fn take(path: &Path, version: Identity) -> Result<Self> {
+        let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
+        let file = File::options()
+            .read(true)
+            .custom_flags(flags.bits().cast_signed())
+            .open(path)
+            .map_err(Error::io("open", path))?;
+        if Identity::of(&file.metadata().map_err(Error::io("stat", path))?) != version {
+            return Err(Error::Changed { path: path.into() });
+        }
+        // SAFETY: plain numbers; the descriptor is open.
+        let taken = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_RDLCK) } == 0;
+        let refused = !taken && std::io::Error::last_os_error().kind() == std::io::ErrorKind::WouldBlock;
+        let mut writers = if taken { Vec::new() } else { users(version) };
+        writers.retain(|user| user.writes);
+        if refused || !writers.is_empty() {
+            let who = if writers.is_empty() { "a process that you may not see".into() } else { names(&writers) };
+            return Err(Error::invalid(format!("{}: open for writing by {who}; left as it is", path.display())));
+        }
+        Ok(Self { _file: file })
+    }
+}
+
+/// A process that has a file open.
+pub struct User {
+    /// "process N (command)"
+    pub name: String,
+    pub writes: bool,
+}
+
+/// Processes that have this file open, but for this one; only those that the user may see.
+pub fn users(version: Identity) -> Vec<User> {
+    let mut found = Vec::new();
+    for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        if pid == std::process::id() {
+            continue;
+        }
+        let process = process.path();
+        let files = fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
+        let writes: Vec<bool> = files.filter_map(|fd| writes(&process, &fd.file_name(), version)).collect();
+        if !writes.is_empty() {
+            let command = fs::read_to_string(process.join("comm")).unwrap_or_default();
+            let name = format!("process {pid} ({})", command.trim());
+            found.push(User { name, writes: writes.contains(&true) });
+        }
+    }
+    found
+}
+
+/// Whether an open file of a process is open for writing; `None` when it is another file.
+fn writes(process: &Path, number: &OsStr, version: Identity) -> Option<bool> {
+    let info = fs::read_to_string(process.join("fdinfo").join(number)).ok()?;
+    let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+    // First by number: asking a file of a file system that hangs would hang.
+    if field("ino:").is_some_and(|ino| ino.parse() != Ok(version.ino)) {
+        return None;
+    }
+    let meta = fs::metadata(process.join("fd").join(number)).ok()?;
+    let flags = field("flags:").and_then(|flags| u32::from_str_radix(flags, 8).ok()).unwrap_or(0);
+    ((meta.dev(), meta.ino()) == (version.dev, version.ino)).then_some(flags & 3 != 0)
+}
+
+/// Names for a message, the first few.
+pub fn names(users: &[User]) -> String {
+    let first: Vec<&str> = users.iter().take(MOST).map(|user| &*user.name).collect();
+    let more = if users.len() > MOST { " and others" } else { "" };
+    format!("{}{more}", first.join(", "))
+}

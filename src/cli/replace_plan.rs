@@ -1,0 +1,186 @@
+//! What `--replace` works on: the files themselves, not what links lead to.
+
+use std::collections::{BTreeMap, HashSet};
+use std::ffi::OsStr;
+use std::fs::{self, Metadata};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use bsfs::{Error, Result};
+
+/// Device and inode number.
+type Id = (u64, u64);
+
+/// A file, and all its names if it has several.
+pub struct Group {
+    /// In order.
+    pub names: Vec<PathBuf>,
+    /// Bytes.
+    pub len: u64,
+}
+
+/// What is done and what is not.
+#[derive(Default)]
+pub struct Plan {
+    /// The shortest first: what they free makes room for the longer ones.
+    pub groups: Vec<Group>,
+    /// What is left as it is and why, for the user.
+    pub skipped: Vec<String>,
+    /// Links of the tree that lead to files of the plan.
+    pub links: usize,
+}
+
+/// All regular files and links of the inputs.
+#[derive(Default)]
+struct Found {
+    files: Vec<(PathBuf, Id, Metadata)>,
+    /// Links that lead to a file, and which.
+    links: Vec<(PathBuf, PathBuf, Id)>,
+    seen: HashSet<PathBuf>,
+    skipped: Vec<String>,
+}
+
+/// Which way.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// Files of weights become containers: those called `.safetensors`, and those that a link of that name leads to, as the blobs
+    /// of a hub cache are. A file that is named itself is taken whatever it is called.
+    Pack,
+    /// Containers become files.
+    Unpack,
+}
+
+/// Looks at `inputs`, files and directories with all below them.
+pub fn plan(inputs: &[PathBuf], way: Way) -> Result<Plan> {
+    let mut found = Found::default();
+    let mut named = HashSet::new();
+    for input in inputs {
+        let meta = fs::symlink_metadata(input).map_err(Error::io("open", input))?;
+        if meta.is_symlink() && !fs::metadata(input).map_err(Error::io("open", input))?.is_dir() {
+            let target = fs::canonicalize(input).map_err(Error::io("open", input))?;
+            let text =
+                "is a link, and what it leads to would be replaced; name that file, or a directory that holds both";
+            return Err(Error::invalid(format!("{}: {text} ({})", input.display(), target.display())));
+        }
+        if meta.is_file() {
+            named.insert(input.clone());
+        }
+        let meta = fs::metadata(input).map_err(Error::io("open", input))?;
+        enter(input, meta, &mut found)?;
+    }
+    let has = |path: &Path, ending: &str| path.extension() == Some(OsStr::new(ending));
+    let wanted: HashSet<Id> = match way {
+        Way::Pack => found.links.iter().filter(|link| has(&link.0, "safetensors")).map(|link| link.2).collect(),
+        Way::Unpack => HashSet::new(),
+    };
+    let mut groups: BTreeMap<Id, (Group, u64)> = BTreeMap::new();
+    for (path, id, meta) in &found.files {
+        let taken = match way {
+            Way::Pack => named.contains(path) || has(path, "safetensors") || (wanted.contains(id) && !has(path, "bs")),
+            Way::Unpack => has(path, "bs"),
+        };
+        if taken {
+            let group = groups.entry(*id);
+            let (group, _) = group.or_insert_with(|| (Group { names: Vec::new(), len: meta.len() }, meta.nlink()));
+            group.names.push(path.clone());
+        }
+    }
+    let mut plan = Plan { skipped: found.skipped, ..Plan::default() };
+    for (link, target, id) in &found.links {
+        if groups.contains_key(id) {
+            plan.links += 1;
+        } else if !found.files.iter().any(|(_, other, _)| other == id) && has(link, "safetensors") {
+            plan.skipped.push(format!("{}: leads to {}, out of what you named", link.display(), target.display()));
+        }
+    }
+    for (mut group, names) in groups.into_values() {
+        group.names.sort();
+        let here = group.names.len() as u64;
+        if here == names {
+            plan.groups.push(group);
+        } else if let Some(name) = group.names.first() {
+            let text = format!("has {names} names (hard links), {here} of them here: nothing would be freed");
+            plan.skipped.push(format!("{}: {text}", name.display()));
+        }
+    }
+    plan.groups.sort_by(|a, b| a.len.cmp(&b.len).then_with(|| a.names.cmp(&b.names)));
+    plan.skipped.sort();
+    Ok(plan)
+}
+
+fn enter(path: &Path, meta: Metadata, found: &mut Found) -> Result<()> {
+    if !found.seen.insert(path.to_path_buf()) {
+        return Ok(());
+    }
+    if meta.is_file() {
+        found.files.push((path.to_path_buf(), (meta.dev(), meta.ino()), meta));
+        return Ok(());
+    }
+    if !meta.is_dir() {
+        return Ok(());
+    }
+    let fail = || Error::io("read directory", path);
+    let mut entries: Vec<_> = fs::read_dir(path).map_err(fail())?.collect::<Result<_, _>>().map_err(fail())?;
+    entries.sort_by_key(fs::DirEntry::file_name);
+    for entry in entries {
+        let below = entry.path();
+        let Ok(inner) = fs::symlink_metadata(&below) else { continue };
+        if inner.is_symlink() {
+            // One that leads nowhere is none of ours; one that leads to a directory is not entered.
+            if let (Ok(target), Ok(to)) = (fs::canonicalize(&below), fs::metadata(&below))
+                && to.is_file()
+            {
+                found.links.push((below, target, (to.dev(), to.ino())));
+            }
+        } else if inner.is_dir() && inner.dev() != meta.dev() {
+            found.skipped.push(format!("{}: another file system is mounted there", below.display()));
+        } else {
+            enter(&below, inner, found)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn files_are_taken_and_links_are_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("models--o--n");
+        for sub in ["blobs", "snapshots/a", "snapshots/b"] {
+            fs::create_dir_all(root.join(sub)).unwrap();
+        }
+        fs::write(root.join("blobs/11"), b"weights of the model").unwrap();
+        fs::write(root.join("blobs/22"), b"{}").unwrap();
+        fs::write(dir.path().join("outside"), b"weights").unwrap();
+        for snapshot in ["a", "b"] {
+            let at = root.join("snapshots").join(snapshot);
+            symlink("../../blobs/11", at.join("model.safetensors")).unwrap();
+            symlink("../../blobs/22", at.join("config.json")).unwrap();
+        }
+        symlink(dir.path().join("outside"), root.join("snapshots/a/far.safetensors")).unwrap();
+        symlink("nowhere", root.join("snapshots/a/gone.safetensors")).unwrap();
+        fs::write(root.join("x.safetensors"), b"weights").unwrap();
+        fs::hard_link(root.join("x.safetensors"), root.join("y.safetensors")).unwrap();
+        fs::write(root.join("z.safetensors"), b"w").unwrap();
+        fs::hard_link(root.join("z.safetensors"), dir.path().join("elsewhere")).unwrap();
+
+        let plan = plan(std::slice::from_ref(&root), Way::Pack).unwrap();
+        let names: Vec<Vec<PathBuf>> = plan.groups.iter().map(|group| group.names.clone()).collect();
+        let at = |name: &str| root.join(name);
+        assert_eq!(names, [vec![at("x.safetensors"), at("y.safetensors")], vec![at("blobs/11")]]);
+        assert_eq!(plan.links, 2);
+        assert_eq!(plan.skipped.len(), 2, "{:?}", plan.skipped);
+        assert!(plan.skipped[0].contains("far.safetensors") && plan.skipped[0].contains("out of what you named"));
+        assert!(plan.skipped[1].contains("z.safetensors") && plan.skipped[1].contains("2 names"));
+
+        let link = root.join("snapshots/a/model.safetensors");
+        let refused = super::plan(&[link], Way::Pack).err().unwrap().to_string();
+        assert!(refused.contains("is a link") && refused.contains("blobs/11"), "{refused}");
+        let named = super::plan(&[at("blobs/22")], Way::Pack).unwrap();
+        assert_eq!(named.groups.len(), 1);
+    }
+}

@@ -1,0 +1,257 @@
+//! One file in place of another: written beside it, proven to hold the same, and only then is the other removed.
+//!
+//! At every moment each name is the original, or a successor that was proven, or both. A killed run leaves no half file, as a
+//! successor has no name before it was proven; what is left of a finished one is proven again before it is used.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use bsfs::compress::{self, Options, Original, Progress};
+use bsfs::engine::{self, Whole};
+use bsfs::format::Container;
+use bsfs::format::checksum::hex;
+use bsfs::sink::AtomicFile;
+use bsfs::source::{FileSource, Identity, ReadAt};
+use bsfs::{Error, Result};
+use sha2::{Digest, Sha256};
+
+use super::lease::{Halt, Lease, User, users};
+use super::opened::{self, Opened};
+use super::out::{with_bs, without_bs};
+use super::progress::Bar;
+use super::replace_plan::Group;
+
+/// What it takes.
+pub struct Tools<'a> {
+    pub pool: rayon::ThreadPool,
+    pub halt: &'a Halt,
+    pub bar: &'a Bar,
+    pub force: bool,
+}
+
+/// What became of a file.
+pub enum Done {
+    /// Its successor has its place.
+    Replaced {
+        output: PathBuf,
+        /// Bytes of it.
+        len: u64,
+        /// Whether it had been there before.
+        found: bool,
+        /// Who reads the file that was removed: until they end nothing is freed.
+        readers: Vec<User>,
+    },
+    /// It would become longer, by so many bytes or none.
+    Kept(u64),
+}
+
+/// Makes a container of a file.
+pub fn pack(tools: &Tools<'_>, options: &Options<'_>, group: &Group) -> Result<Done> {
+    let (source, meta, name) = original(group)?;
+    let _lease = Lease::take(name, source.identity())?;
+    let output = home(group, |name| Some(with_bs(name)))?;
+    let found = output.symlink_metadata().is_ok() && !tools.force;
+    if found {
+        packed_before(tools, &output, &source)?;
+        tools.bar.skip(source.len());
+    } else {
+        source.advise_sequential();
+        let (seconds, nanoseconds) = source.identity().mtime;
+        let mtime = (seconds, u32::try_from(nanoseconds).unwrap_or(0));
+        let original = Original { source: &source, name, mtime };
+        let mut longer = 0;
+        let admit = |written: &dyn ReadAt| {
+            if written.len() >= source.len() {
+                longer = written.len() - source.len();
+                return Ok(false);
+            }
+            let container = Container::open(written)?;
+            let whole = Whole::new(&container, written);
+            engine::verify(&tools.pool, whole, Some(&source), &tools.halt.any, &mut |_, _| Ok(())).map(|_| true)
+        };
+        let done = compress::compress_beside(&tools.pool, &original, &output, options, Some(&meta), tools.bar, admit)?;
+        let Some(report) = done else { return Ok(Done::Kept(longer)) };
+        let (file, got) = container(&output)?;
+        if hex(&got.file().sha256) != report.sha256 || file.len() != report.packed_bytes {
+            return Err(Error::Changed { path: output });
+        }
+    }
+    finish(tools, group, &source, &output, found, |name| Some(with_bs(name)), &mut |other| {
+        packed_before(tools, other, &source)
+    })
+}
+
+/// Makes the original of a container.
+pub fn unpack(
+    tools: &Tools<'_>,
+    references: impl FnOnce(&Container, Identity) -> Result<Option<std::sync::Arc<engine::References>>>,
+    group: &Group,
+) -> Result<Done> {
+    let (source, meta, name) = original(group)?;
+    let Opened::Native(_, opened) = opened::open(name)? else {
+        let text = "is a container of bigsmall, which does not hold the file that was packed; use \"bsfs migrate\"";
+        return Err(Error::invalid(format!("{}: {text}", name.display())));
+    };
+    let _lease = Lease::take(name, source.identity())?;
+    let output = home(group, without_bs)?;
+    let references = references(&opened, source.identity())?;
+    if let Some(references) = &references {
+        references.complete(&opened)?;
+    }
+    let whole = Whole { container: &opened, source: &source, references: references.as_deref() };
+    let same = |other: &Path| {
+        let plain = FileSource::open(other)?;
+        synced(other)?;
+        plain.wont_need(0, plain.len());
+        engine::verify(&tools.pool, whole, Some(&plain), &tools.halt.any, &mut |_, _| Ok(())).map(|_| ())
+    };
+    let found = output.symlink_metadata().is_ok() && !tools.force;
+    if found {
+        same(&output)?;
+        tools.bar.skip(group.len);
+    } else {
+        source.advise_sequential();
+        let mut file = AtomicFile::create(&output, tools.force)?;
+        file.resemble(&meta)?;
+        engine::verify(&tools.pool, whole, None, &tools.halt.any, &mut |_, raw: &[u8]| {
+            file.write_all(raw).map_err(Error::io("write", &output))?;
+            tools.bar.advance(raw.len() as u64, 0);
+            Ok(())
+        })?;
+        let (seconds, nanoseconds) = opened.mtime();
+        file.set_modified_at(seconds, nanoseconds)?;
+        let mut digest = Sha256::new();
+        file.read_back(|bytes| {
+            digest.update(bytes);
+            tools.halt.check()
+        })?;
+        let got: [u8; 32] = digest.finalize().into();
+        if got != opened.file().sha256 {
+            let what = "SHA-256 of the file, read back before it was published,".to_owned();
+            return Err(Error::Differs { path: output, what, expected: hex(&opened.file().sha256), got: hex(&got) });
+        }
+        file.publish()?;
+    }
+    finish(tools, group, &source, &output, found, without_bs, &mut |other| same(other))
+}
+
+/// The file of a group, of which all names are known.
+fn original(group: &Group) -> Result<(FileSource, fs::Metadata, &Path)> {
+    let Some(name) = group.names.first() else { return Err(Error::invalid("a file without a name")) };
+    let source = FileSource::open(name)?;
+    let meta = name.symlink_metadata().map_err(Error::io("stat", name))?;
+    if Identity::of(&meta) != source.identity() || meta.nlink() != group.names.len() as u64 {
+        return Err(Error::Changed { path: name.clone() });
+    }
+    Ok((source, meta, name))
+}
+
+/// Where the successor goes: to where it is already, by one of the names.
+fn home(group: &Group, successor: impl Fn(&Path) -> Option<PathBuf>) -> Result<PathBuf> {
+    let mut homes: Vec<PathBuf> = group.names.iter().filter_map(|name| successor(name)).collect();
+    let there = homes.iter().position(|home| home.symlink_metadata().is_ok()).unwrap_or(0);
+    if homes.is_empty() {
+        return Err(Error::invalid("a container without a name before .bs"));
+    }
+    Ok(homes.swap_remove(there))
+}
+
+fn container(path: &Path) -> Result<(FileSource, Container)> {
+    let meta = path.symlink_metadata().map_err(Error::io("stat", path))?;
+    let file = FileSource::open(path)?;
+    if (meta.dev(), meta.ino()) != (file.identity().dev, file.identity().ino) {
+        return Err(Error::invalid(format!("{}: is a link, and no container of its own", path.display())));
+    }
+    let container = Container::open(&file)?;
+    Ok((file, container))
+}
+
+/// Proves that the container at `path` holds `original`, by what is on the disk.
+fn packed_before(tools: &Tools<'_>, path: &Path, original: &FileSource) -> Result<()> {
+    let other = |why: &str| {
+        let text = "both are left; remove the one that you do not want, or use --force to replace the container";
+        Error::invalid(format!("{}: is there already and {why}; {text}", path.display()))
+    };
+    let (file, container) = container(path).map_err(|error| other(&format!("cannot be used ({error})")))?;
+    if container.bases().needs_others() {
+        return Err(other("needs other files"));
+    }
+    synced(path)?;
+    file.wont_need(0, file.len());
+    let whole = Whole::new(&container, &file);
+    let verified = engine::verify(&tools.pool, whole, Some(original), &tools.halt.any, &mut |_, _| Ok(()));
+    match verified {
+        Ok(_) => Ok(()),
+        Err(Error::Interrupted) => Err(Error::Interrupted),
+        Err(error) => Err(other(&format!("does not hold this file ({error})"))),
+    }
+}
+
+/// Sends a file to the disk that somebody may have written a moment ago.
+fn synced(path: &Path) -> Result<()> {
+    File::open(path).and_then(|file| file.sync_all()).map_err(Error::io("write to disk", path))
+}
+
+fn sync_directory(path: &Path) -> Result<()> {
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(Error::io("write to disk", dir))
+}
+
+/// Gives the proven successor all names, then removes the original's.
+fn finish(
+    tools: &Tools<'_>,
+    group: &Group,
+    source: &FileSource,
+    output: &Path,
+    found: bool,
+    successor: impl Fn(&Path) -> Option<PathBuf>,
+    prove: &mut dyn FnMut(&Path) -> Result<()>,
+) -> Result<Done> {
+    let stat = |path: &Path| path.symlink_metadata().map_err(Error::io("stat", path));
+    let meta = stat(output)?;
+    let proven = (meta.dev(), meta.ino());
+    let mut others = Vec::new();
+    for other in group.names.iter().filter_map(|name| successor(name)).filter(|other| other != output) {
+        match other.symlink_metadata() {
+            Ok(meta) if (meta.dev(), meta.ino()) == proven => {}
+            Ok(_) => prove(&other)?,
+            Err(_) => fs::hard_link(output, &other).map_err(Error::io("create", &other))?,
+        }
+        let meta = stat(&other)?;
+        others.push((other, (meta.dev(), meta.ino())));
+    }
+    if found {
+        sync_directory(output)?;
+    }
+    others.iter().try_for_each(|(other, _)| sync_directory(other))?;
+
+    tools.halt.check()?;
+    // Without a lease (see there) somebody may write just now.
+    let readers = users(source.identity());
+    if readers.iter().any(|user| user.writes) {
+        return Err(Error::Changed { path: source.path().into() });
+    }
+    for (at, id) in std::iter::once((output, proven)).chain(others.iter().map(|(path, id)| (&**path, *id))) {
+        let meta = stat(at)?;
+        if (meta.dev(), meta.ino()) != id {
+            return Err(Error::Changed { path: at.into() });
+        }
+    }
+    let mut version = source.identity();
+    for (gone, name) in group.names.iter().enumerate() {
+        let meta = stat(name)?;
+        let now = Identity::of(&meta);
+        // Removing a name is a change of the inode, and so moves its time.
+        if gone > 0 {
+            version.ctime = now.ctime;
+        }
+        if now != version || meta.nlink() != (group.names.len() - gone) as u64 {
+            return Err(Error::Changed { path: name.clone() });
+        }
+        tools.halt.check()?;
+        fs::remove_file(name).map_err(Error::io("remove", name))?;
+    }
+    Ok(Done::Replaced { output: output.into(), len: meta.len(), found, readers })
+}

@@ -1,0 +1,224 @@
+//! `bsfs status --watch`: the mounts, second by second.
+
+use std::collections::HashMap;
+use std::io::{self, IsTerminal};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use bsfs::mount::{self, BOUNDS, MountRecord, Status};
+use bsfs::{Error, Result};
+use ratatui::Frame;
+use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
+use ratatui::style::{Modifier, Style};
+use ratatui::text::{Line, Span};
+use ratatui::widgets::Paragraph;
+
+use super::out::shorten;
+use super::size::show_size;
+
+/// Time between two looks.
+const EVERY: Duration = Duration::from_secs(1);
+/// Characters of a bar.
+const BAR: usize = 20;
+
+/// What a mount said at a moment.
+struct Look {
+    at: Instant,
+    status: Status,
+}
+
+/// Shows the view until somebody presses q, Escape or Ctrl-C.
+pub fn run(only: Option<&Path>) -> Result<ExitCode> {
+    if !io::stdout().is_terminal() {
+        return Err(Error::invalid("--watch is for a terminal; use --json or --metrics"));
+    }
+    // What is wrong is said on the ordinary screen.
+    mount::mounts(only)?;
+    let failed = |e| Error::io("use", "the terminal")(e);
+    let mut terminal = ratatui::try_init().map_err(failed)?;
+    let done = follow(&mut terminal, only);
+    ratatui::restore();
+    done.map(|()| ExitCode::SUCCESS)
+}
+
+fn follow(terminal: &mut ratatui::DefaultTerminal, only: Option<&Path>) -> Result<()> {
+    let failed = |e| Error::io("use", "the terminal")(e);
+    let mut before: HashMap<PathBuf, Look> = HashMap::new();
+    loop {
+        // A mount that was unmounted meanwhile is no error of the view.
+        let records = mount::mounts(only).unwrap_or_default();
+        let now = Instant::now();
+        terminal.draw(|frame| draw(frame, &records, &before, now)).map_err(failed)?;
+        before = records
+            .into_iter()
+            .filter_map(|record| Some((record.mount_point, Look { at: now, status: record.status? })))
+            .collect();
+        let next = now + EVERY;
+        loop {
+            let left = next.saturating_duration_since(Instant::now());
+            if left.is_zero() || !event::poll(left).map_err(failed)? {
+                break;
+            }
+            match event::read().map_err(failed)? {
+                Event::Key(key) if key.kind == KeyEventKind::Press => {
+                    let ctrl_c = key.code == KeyCode::Char('c') && key.modifiers.contains(KeyModifiers::CONTROL);
+                    if ctrl_c || matches!(key.code, KeyCode::Char('q') | KeyCode::Esc) {
+                        return Ok(());
+                    }
+                }
+                Event::Resize(..) => break,
+                _ => {}
+            }
+        }
+    }
+}
+
+fn draw(frame: &mut Frame<'_>, records: &[MountRecord], before: &HashMap<PathBuf, Look>, now: Instant) {
+    let area = frame.area();
+    let width = usize::from(area.width);
+    let mut lines = Vec::new();
+    for record in records {
+        if !lines.is_empty() {
+            lines.push(Line::default());
+        }
+        match &record.status {
+            Some(status) => live(&mut lines, record, status, before.get(&record.mount_point), now, width),
+            None => {
+                let text = format!("{}  ({})", record.mount_point.display(), record.state);
+                lines.push(Line::styled(shorten(&text, width), Style::new().add_modifier(Modifier::BOLD)));
+            }
+        }
+    }
+    if records.is_empty() {
+        lines.push("no bsfs mounts".into());
+    }
+    let room = usize::from(area.height).saturating_sub(1);
+    if lines.len() > room {
+        lines.truncate(room.saturating_sub(1));
+        lines.push("more mounts; name one to see it alone".into());
+    }
+    lines.resize(room, Line::default());
+    lines.push(Line::styled("q ends", Style::new().add_modifier(Modifier::DIM)));
+    frame.render_widget(Paragraph::new(lines), area);
+}
+
+/// The lines of one mount.
+fn live(
+    lines: &mut Vec<Line<'_>>,
+    record: &MountRecord,
+    s: &Status,
+    before: Option<&Look>,
+    now: Instant,
+    width: usize,
+) {
+    let e = &s.engine;
+    // A daemon that was started anew counts from 0.
+    let before = before.filter(|look| look.status.pid == s.pid);
+    let seconds = before.map_or(0.0, |look| now.duration_since(look.at).as_secs_f64());
+    let rate = |of: fn(&Status) -> f64| match before {
+        Some(look) if seconds > 0.0 => (of(s) - of(&look.status)).max(0.0) / seconds,
+        _ => 0.0,
+    };
+    let speed = |of: fn(&Status) -> f64| format!("{:>7.2} GB/s", rate(of) / 1e9);
+    let title = format!("{} ← {}", record.mount_point.display(), record.source.display());
+    lines.push(Line::styled(shorten(&title, width), Style::new().add_modifier(Modifier::BOLD)));
+    let mut row = |name: &'static str, text: String| {
+        let name = Span::styled(format!("  {name:<9}"), Style::new().add_modifier(Modifier::DIM));
+        lines.push(Line::from(vec![name, Span::raw(text)]));
+    };
+    row(
+        "now",
+        format!(
+            "served {}   decoded {}   source {}",
+            speed(|s| s.read_bytes as f64),
+            speed(|s| s.engine.decoded_bytes as f64),
+            speed(|s| s.engine.packed_bytes_read as f64)
+        ),
+    );
+    let cores = rate(|s| s.engine.decode_seconds);
+    row("threads", format!("{cores:.1} decode, {:.1} wait for another", rate(|s| s.engine.wait_seconds)));
+    row("served", format!("{} in {} reads; {} files open", show_size(s.read_bytes), s.reads, s.open_files));
+    let disk = s.disk.as_ref().map_or_else(|| "no disk cache".to_owned(), |disk| format!("{} disk", disk.hits));
+    row("chunks", format!("{} memory, {disk}, {} decoded, {} left memory", e.hits, e.decoded_chunks, e.evicted_chunks));
+    row("ahead", format!("{} decoded: {} read, {} for nothing", e.ahead_chunks, e.ahead_used, e.ahead_wasted));
+    row(
+        "memory",
+        format!(
+            "{} {} of {}",
+            bar(e.buffer_bytes, e.memory_limit),
+            show_size(e.buffer_bytes),
+            show_size(e.memory_limit)
+        ),
+    );
+    let [half, most, worst] = [0.5, 0.99, 1.0].map(|part| within(&s.requests.read_times, part));
+    row("reads", format!("half within {half}, 99 % within {most}, all within {worst}"));
+    if let Some(warming) = &s.warming {
+        let state = if warming.finished { "done" } else { "under way" };
+        row("warming", format!("{state}: {} of {} files kept", warming.files_kept, warming.files));
+    }
+    row("errors", format!("{} ({} of them panics), up {} s", s.errors, s.panics, s.uptime_seconds));
+}
+
+fn bar(part: u64, whole: u64) -> String {
+    let filled = (part as f64 / whole.max(1) as f64 * BAR as f64).round().clamp(0.0, BAR as f64) as usize;
+    format!("[{}{}]", "#".repeat(filled), "·".repeat(BAR - filled))
+}
+
+/// The bound of the class that this part of all reads was within.
+fn within(times: &[u64], part: f64) -> String {
+    let all: u64 = times.iter().sum();
+    let wanted = (all as f64 * part).ceil() as u64;
+    let mut sum = 0;
+    for (at, count) in times.iter().enumerate() {
+        sum += count;
+        if sum >= wanted && wanted > 0 {
+            return match BOUNDS.get(at) {
+                Some(micros @ 0..1000) => format!("{micros} µs"),
+                Some(micros @ 1000..1_000_000) => format!("{} ms", micros / 1000),
+                Some(micros) => format!("{} s", micros / 1_000_000),
+                None => "more than 10 s".to_owned(),
+            };
+        }
+    }
+    "–".to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ratatui::Terminal;
+    use ratatui::backend::TestBackend;
+
+    fn shown(records: &[MountRecord]) -> String {
+        let mut terminal = Terminal::new(TestBackend::new(80, 24)).unwrap();
+        terminal.draw(|frame| draw(frame, records, &HashMap::new(), Instant::now())).unwrap();
+        terminal.backend().to_string()
+    }
+
+    #[test]
+    fn classes_of_times_are_named() {
+        let mut times = vec![0; BOUNDS.len() + 1];
+        assert_eq!(within(&times, 0.5), "–");
+        times[2] = 98;
+        times[6] = 1;
+        times[BOUNDS.len()] = 1;
+        assert_eq!([0.5, 0.99, 1.0].map(|part| within(&times, part)), ["100 µs", "10 ms", "more than 10 s"]);
+        assert_eq!((bar(5, 10).len(), bar(99, 10)), (BAR / 2 + 2 * (BAR / 2) + 2, format!("[{}]", "#".repeat(BAR))));
+    }
+
+    #[test]
+    fn mounts_that_do_not_answer_are_shown_and_too_many_are_said() {
+        let dead = |n: usize| MountRecord {
+            mount_point: format!("/mnt/{n}").into(),
+            source: "/x".into(),
+            state: "dead".into(),
+            status: None,
+        };
+        let text = shown(&[dead(1)]);
+        assert!(text.contains("/mnt/1  (dead)") && text.contains("q ends"), "{text}");
+        let text = shown(&(0..40).map(dead).collect::<Vec<_>>());
+        assert!(text.contains("more mounts") && text.contains("q ends"), "{text}");
+        assert!(shown(&[]).contains("no bsfs mounts"));
+    }
+}

@@ -1,0 +1,225 @@
+//! What can be seen of a mount from outside: attributes of files, the hidden directory, metrics, probes, logs. Needs `/dev/fuse`.
+
+mod common;
+#[path = "common/mounted.rs"]
+mod mounted;
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+
+use common::{Bench, age, eventually};
+use mounted::{Mount, bsfs, model, signal, stderr};
+use sha2::{Digest, Sha256};
+
+fn attribute(path: &Path, name: &str) -> Option<String> {
+    let mut value = vec![0; 4096];
+    let len = rustix::fs::getxattr(path, name, &mut value[..]).ok()?;
+    Some(String::from_utf8(value[..len].to_vec()).unwrap())
+}
+
+#[test]
+fn a_shown_file_tells_what_it_is_without_being_read() {
+    let bench = Bench::new();
+    let original = model(&bench);
+    let mount = Mount::new(&bench, &[]);
+    let file = mount.path("model.safetensors");
+    let of = |name: &str| attribute(&file, name);
+    let sha256: String = Sha256::digest(&original).iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(of("user.bsfs.sha256"), Some(sha256));
+    assert_eq!(of("user.bsfs.source").as_deref(), Some("model.safetensors.bs"));
+    let packed = fs::metadata(bench.source().join("model.safetensors.bs")).unwrap().len();
+    assert_eq!(of("user.bsfs.ratio"), Some(format!("{:.4}", packed as f64 / original.len() as f64)));
+    assert!(of("user.bsfs.codec").unwrap().starts_with("classes"), "{:?}", of("user.bsfs.codec"));
+    assert_eq!((of("user.bsfs.other"), of("user.other")), (None, None));
+    assert_eq!(attribute(&mount.path("config.json"), "user.bsfs.sha256"), None);
+    assert_eq!(rustix::fs::listxattr_query(&file).unwrap(), 0, "a copy takes none along");
+    assert_eq!(mount.status().reads, 0);
+}
+
+#[test]
+fn a_hidden_directory_tells_what_status_tells() {
+    let bench = Bench::new();
+    let original = model(&bench);
+    let mount = Mount::new(&bench, &[]);
+    assert!(fs::read(mount.path("model.safetensors")).unwrap() == original);
+    let names = |dir: &Path| -> Vec<String> {
+        let mut names: Vec<_> =
+            fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names(&mount.point), ["config.json", "model.safetensors", "sub"], "not listed");
+    let hidden = mount.path(".bsfs");
+    assert_eq!(names(&hidden), ["log", "metrics.prom", "stats.json"]);
+    let stats: serde_json::Value = serde_json::from_slice(&fs::read(hidden.join("stats.json")).unwrap()).unwrap();
+    assert_eq!(stats["pid"], mount.pid);
+    assert!(stats["read_bytes"].as_u64().unwrap() >= original.len() as u64);
+    assert!(fs::read_to_string(hidden.join("log")).unwrap().contains("threads take requests"));
+    let metrics = fs::read_to_string(hidden.join("metrics.prom")).unwrap();
+    assert!(metrics.contains("bsfs_read_bytes_total{mount="), "{metrics}");
+    assert!(fs::metadata(hidden.join("stats.json")).unwrap().len() > 100);
+    assert!(!hidden.join("other").exists() && !mount.path("sub/.bsfs").exists());
+    let refused = File::create(hidden.join("stats.json")).unwrap_err();
+    assert_eq!(refused.raw_os_error(), Some(libc::EROFS));
+    // It is as it was when it was opened, and the next one is new.
+    let mut open = File::open(hidden.join("stats.json")).unwrap();
+    let mut first = [0; 10];
+    open.read_exact(&mut first).unwrap();
+    fs::read(mount.path("config.json")).unwrap();
+    let mut rest = String::new();
+    open.read_to_string(&mut rest).unwrap();
+    let whole = String::from_utf8(first.to_vec()).unwrap() + &rest;
+    let _: serde_json::Value = serde_json::from_str(&whole).unwrap();
+    drop(open);
+    eventually("it is closed", || mount.status().open_files == 0);
+}
+
+/// Every line is a comment or a sample of a family that was announced; values are numbers.
+fn check(text: &str) {
+    assert!(text.ends_with('\n'));
+    let mut families = Vec::new();
+    for line in text.lines() {
+        if let Some(rest) = line.strip_prefix("# TYPE ") {
+            families.push(rest.split(' ').next().unwrap().to_owned());
+        } else if !line.starts_with('#') {
+            let (name, value) = line.rsplit_once(' ').unwrap();
+            value.parse::<f64>().unwrap();
+            let family = name.split('{').next().unwrap();
+            assert!(families.iter().any(|f| family.strip_prefix(f.as_str()).is_some()), "{line}");
+            assert!(name.ends_with('}') && name.contains("{mount=\""), "{line}");
+        }
+    }
+    let mut once = families.clone();
+    once.sort();
+    once.dedup();
+    assert_eq!(once.len(), families.len());
+}
+
+#[test]
+fn metrics_are_written_served_and_printed() {
+    let bench = Bench::new();
+    let original = model(&bench);
+    bench.plain("gone", b"x");
+    let (file, address) = (bench.dir.join("m.prom"), "127.0.0.1:0");
+    let log = bench.dir.join("log");
+    let options =
+        ["--metrics-file", file.to_str().unwrap(), "--metrics-listen", address, "--log-file", log.to_str().unwrap()];
+    let mount = Mount::new(&bench, &[&options[..], &["--log-format", "json"]].concat());
+    check(&fs::read_to_string(&file).unwrap());
+    fs::read(mount.path("model.safetensors")).unwrap();
+    let printed = bsfs(&bench, ["status".as_ref(), mount.point.as_os_str(), "--metrics".as_ref()]);
+    let printed = String::from_utf8(printed.stdout).unwrap();
+    check(&printed);
+    let value = |name: &str| -> f64 {
+        let line = printed.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{name}: {printed}"));
+        line.rsplit_once(' ').unwrap().1.parse().unwrap()
+    };
+    assert!(value("bsfs_read_bytes_total") >= original.len() as f64);
+    // The header lies in the index.
+    assert!(value("bsfs_decoded_bytes_total") >= original.len() as f64 - 1000.0);
+    let reads = printed.lines().find(|line| line.starts_with("bsfs_fuse_request_seconds_count")).unwrap();
+    assert!(reads.contains("op=\"read\"") && !reads.ends_with(" 0"), "{reads}");
+    assert!(printed.contains(&format!("mount=\"{}\"", mount.point.display())));
+    // Events are lines of JSON, and one of them says where the metrics are.
+    let lines = fs::read_to_string(&log).unwrap();
+    let events: Vec<serde_json::Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let text = |event: &serde_json::Value| event["message"].as_str().unwrap().to_owned();
+    let said = events.iter().map(text).find(|text| text.starts_with("metrics at http://")).unwrap();
+    let address = said.trim_start_matches("metrics at http://").trim_end_matches("/metrics");
+    let get = |path: &str| {
+        let mut stream = TcpStream::connect(address).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    let answer = get("/metrics");
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    check(answer.split_once("\r\n\r\n").unwrap().1);
+    assert!(get("/etc/passwd").starts_with("HTTP/1.1 404"));
+    drop(mount);
+    let (source, point) = (bench.source(), bench.mount_point());
+    let open = ["mount", "--metrics-listen", "0.0.0.0:9", source.to_str().unwrap(), point.to_str().unwrap()];
+    let refused = bsfs(&bench, open);
+    assert!(stderr(&refused).contains("of this machine only"), "{}", stderr(&refused));
+}
+
+#[test]
+fn a_probe_tells_whether_a_mount_answers() {
+    let bench = Bench::new();
+    model(&bench);
+    let point = bench.mount_point();
+    let probe = || bsfs(&bench, ["status".as_ref(), point.as_os_str(), "--check".as_ref()]);
+    assert_eq!(probe().status.code(), Some(2));
+    let mount = Mount::new(&bench, &[]);
+    let live = probe();
+    assert!(live.status.success() && live.stdout.is_empty() && live.stderr.is_empty());
+    signal(mount.pid, libc::SIGSTOP);
+    let state = || fs::read_to_string(format!("/proc/{}/stat", mount.pid)).unwrap();
+    eventually("it stands still", || state().contains(") T "));
+    let stopped = probe();
+    signal(mount.pid, libc::SIGCONT);
+    assert_eq!(stopped.status.code(), Some(2));
+    assert!(stderr(&stopped).contains("no answer"), "{}", stderr(&stopped));
+    assert!(probe().status.success());
+    signal(mount.pid, libc::SIGKILL);
+    eventually("the daemon is gone", || fs::read_dir(&mount.point).is_err());
+    let dead = probe();
+    assert!(dead.status.code() == Some(2) && stderr(&dead).contains("dead"), "{}", stderr(&dead));
+}
+
+#[test]
+fn the_doctor_finds_a_dead_mount_and_says_what_to_do() {
+    let bench = Bench::new();
+    model(&bench);
+    let point = bench.mount_point();
+    let mount = Mount::new(&bench, &[]);
+    let findings =
+        || -> Vec<serde_json::Value> { serde_json::from_slice(&bsfs(&bench, ["doctor", "--json"]).stdout).unwrap() };
+    // There may be other mounts on this machine.
+    let ours = || findings().into_iter().find(|f| f["found"].as_str().unwrap().starts_with(point.to_str().unwrap()));
+    assert!(ours().is_none());
+    let all = findings();
+    assert!(all.iter().any(|f| f["what"] == "/dev/fuse" && f["state"] == "good"), "{all:?}");
+    assert!(all.iter().any(|f| f["what"] == "processor" && f["found"].as_str().unwrap().contains("GB/s")), "{all:?}");
+    signal(mount.pid, libc::SIGKILL);
+    eventually("the daemon is gone", || fs::read_dir(&mount.point).is_err());
+    let dead = ours().unwrap();
+    assert_eq!(
+        (&dead["state"], &dead["advice"]),
+        (&"wrong".into(), &format!("bsfs unmount {}", point.display()).into())
+    );
+    assert_eq!(bsfs(&bench, ["doctor"]).status.code(), Some(1));
+}
+
+#[test]
+fn a_source_that_fails_does_not_flood_the_log() {
+    let bench = Bench::new();
+    let packed = bench.packed("m.safetensors.bs", &common::safetensors(3, 2_000_000));
+    let mut bytes = fs::read(&packed).unwrap();
+    let len = bytes.len();
+    bytes[64..len / 2].iter_mut().for_each(|byte| *byte ^= 0xff);
+    fs::write(&packed, bytes).unwrap();
+    age(&bench.source());
+    let log = bench.dir.join("log");
+    let mount = Mount::new(&bench, &["--log-file", log.to_str().unwrap()]);
+    let file = File::open(mount.path("m.safetensors")).unwrap();
+    let mut buffer = [0; 512];
+    let failed =
+        (0..300).filter(|n| std::os::unix::fs::FileExt::read_at(&file, &mut buffer, 4096 + n * 4096).is_err()).count();
+    assert!(failed > 100, "{failed}");
+    let lines = fs::read_to_string(&log)
+        .unwrap()
+        .lines()
+        .filter(|line| line.contains("ERROR") && line.contains("read:"))
+        .count();
+    assert!((1..=60).contains(&lines), "{lines} lines for {failed} errors");
+    let status = mount.status();
+    assert!(
+        status.errors >= failed as u64 && status.requests.errors["read 5"] >= failed as u64,
+        "{:?}",
+        status.requests
+    );
+}
