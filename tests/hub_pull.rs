@@ -522,7 +522,9 @@ fn a_signal_ends_a_pull_and_a_killed_one_is_resumed() {
         let status = child.wait().unwrap();
         assert_eq!(status.code(), (signal == "INT").then_some(130));
         assert_eq!(bench.incomplete(), Some(500_000));
-        assert_eq!(bench.pull_right().downloaded_bytes, 500_003);
+        // The two small files, 9 bytes together, may have been there already.
+        let left = bench.pull_right().downloaded_bytes;
+        assert!((500_000..=500_009).contains(&left), "{signal}: {left}");
     }
 }
 
