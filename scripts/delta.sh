@@ -46,7 +46,7 @@ done
 run "$SCRIPTS/corpus.sh" "${names[@]}" >/dev/null
 corpus=$CACHE/corpus
 
-printf 'file\tbase\tdelta / raw\talone / raw%s\n' "${BIGSMALL:+$'\t'bigsmall\'s delta / raw}" >"$work/rows"
+printf 'file\tbase\tdelta / raw\talone / raw%s\n' "${BIGSMALL:+$'\tits delta / raw'}" >"$work/rows"
 for pair in "${pairs[@]}"; do
     read -r base name <<<"$pair"
     raw=$(size "$corpus/$name.safetensors")
