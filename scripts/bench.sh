@@ -385,16 +385,6 @@ for (disk, side, way), heats in found.items():
 PY
 }
 
-# target WHAT VALUE (<=|>=) BAR: a row of the second table; a value of '-' was not measured.
-target() {
-    local verdict=-
-    if [[ $2 != - ]]; then
-        verdict=$(awk -v v="$2" -v o="$3" -v b="$4" 'BEGIN { print (o == "<=" ? v <= b : v >= b) ? "met" : "MISSED" }')
-        [[ $verdict == met ]] || missed=1
-    fi
-    printf '%s\t%s\t%s %s\t%s\n' "$1" "$2" "$3" "$4" "$verdict" >>"$work/targets"
-}
-
 # many: seconds from the start of `bsfs mount` until `ls -l` has shown 1000 small files, a line for each round in $work/many.
 many() {
     local round start count

@@ -455,6 +455,19 @@ safetensors_bytes() {
     find -L "$1" -type f -name "*.safetensors${2:-}" -printf '%s\n' | awk '{ n += $1 } END { printf "%d", n }'
 }
 
+# target WHAT VALUE (<=|>=|=) BAR: a row of $work/targets, and missed=1 if the value misses the bar; '-' was not measured.
+target() {
+    local verdict=-
+    if [[ $2 != - ]]; then
+        verdict=$(awk -v v="$2" -v o="$3" -v b="$4" \
+            'BEGIN { print (o == "<=" ? v <= b : o == ">=" ? v >= b : v == b) ? "met" : "MISSED" }')
+        # shellcheck disable=SC2034 # the scripts end with it
+        [[ $verdict == met ]] || missed=1
+    fi
+    # shellcheck disable=SC2154 # work is the script's
+    printf '%s\t%s\t%s %s\t%s\n' "$1" "$2" "$3" "$4" "$verdict" >>"$work/targets"
+}
+
 # table: tab-separated lines from standard input, the first of them the titles, as a Markdown table. Columns of numbers are
 # set to the right.
 table() {

@@ -38,14 +38,6 @@ export XDG_CACHE_HOME=$work/cache
 missed=0
 printf 'what\tvalue\ttarget\tverdict\n' >"$work/targets"
 
-# target WHAT VALUE (<=|=) BAR
-target() {
-    local verdict
-    verdict=$(awk -v v="$2" -v o="$3" -v b="$4" 'BEGIN { print (o == "<=" ? v <= b : v == b) ? "met" : "MISSED" }')
-    [[ $verdict == met ]] || missed=1
-    printf '%s\t%s\t%s %s\t%s\n' "$1" "$2" "$3" "$4" "$verdict" >>"$work/targets"
-}
-
 # serve DIR [OPTION...]: starts the server, and puts its address into `url`.
 serve() {
     rm -f "$work/port"

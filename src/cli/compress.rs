@@ -21,7 +21,7 @@ use super::against::Bases;
 use super::base::BaseArg;
 use super::exit::Exit;
 use super::opened;
-use super::optimise::Optimise;
+use super::optimise::Work;
 use super::out::{self, print, row, say, shorten, with_bs};
 use super::progress::Bar;
 use super::replace;
@@ -78,13 +78,7 @@ pub struct CompressArgs {
     #[arg(short = 'n', long)]
     pub dry_run: bool,
     #[command(flatten)]
-    pub optimise: Optimise,
-    /// Threads that compress [default: one for each core]
-    #[arg(short = 'j', long, value_name = "N", default_value_t = 0, hide_default_value = true)]
-    pub threads: usize,
-    /// Print the result as JSON
-    #[arg(long)]
-    pub json: bool,
+    pub work: Work,
 }
 
 /// All that is printed at the end.
@@ -159,19 +153,19 @@ pub fn run(args: &CompressArgs) -> Result<ExitCode> {
     }
     let started = Instant::now();
     let stop = out::stop_flag();
-    let (mode, chunk_len) = (args.optimise.mode(), args.optimise.chunk_len()?);
+    let (mode, chunk_len) = (args.work.optimise.mode(), args.work.optimise.chunk_len()?);
     let mut directories = Vec::new();
     let mut tasks = plan(args, &found(args, &stop)?, &mut directories)?;
     if let Some(share) = args.shard {
         tasks = share_of(share, tasks, args.force, &stop)?;
     }
     let dedup = !args.no_dedup && args.shard.is_none();
-    let pool = parallel::pool(args.threads)?;
+    let pool = parallel::pool(args.work.threads)?;
     let archives = if dedup { archives(&tasks) } else { Vec::new() };
     let mut inputs: Vec<PathBuf> = tasks.iter().filter_map(Task::compressed).map(Path::to_path_buf).collect();
     let sure = inputs.len();
     inputs.extend(archives);
-    let engine = opened::engine(args.threads);
+    let engine = opened::engine(args.work.threads);
     let output_of =
         |input: &PathBuf| tasks.iter().find(|task| task.reads(input)).map(|task| task.output().to_path_buf());
     let outputs: Vec<PathBuf> = inputs.iter().filter_map(output_of).collect();
@@ -192,7 +186,7 @@ pub fn run(args: &CompressArgs) -> Result<ExitCode> {
         }
     }
 
-    let bar = Bar::new(tasks.iter().map(Task::len).sum(), args.json);
+    let bar = Bar::new(tasks.iter().map(Task::len).sum(), args.work.json);
     let mut summary = Summary {
         files: Vec::new(),
         copied_files: 0,
@@ -261,7 +255,7 @@ pub fn run(args: &CompressArgs) -> Result<ExitCode> {
     summary.standalone_bytes = summary.files.iter().map(|f| f.standalone_bytes.unwrap_or(f.packed_bytes)).sum();
     summary.ratio = ratio(summary.raw_bytes, summary.packed_bytes);
     summary.seconds = started.elapsed().as_secs_f64();
-    if args.json {
+    if args.work.json {
         out::print_json(&summary)?;
     } else {
         print(&describe(&summary))?;
@@ -354,7 +348,7 @@ fn found(args: &CompressArgs, stop: &AtomicBool) -> Result<Vec<Input>> {
         )));
     }
     let place = |input: &PathBuf| {
-        Ok(match super::pull::snapshot(input, stop, args.json)? {
+        Ok(match super::pull::snapshot(input, stop, args.work.json)? {
             Some((path, uri)) => (path, uri.repo.id().rsplit('/').next().map(PathBuf::from)),
             None => (input.clone(), None),
         })

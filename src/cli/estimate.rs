@@ -11,7 +11,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::exit::Exit;
-use super::optimise::Optimise;
+use super::optimise::Work;
 use super::out::{self, print, row, say, shorten};
 use super::progress::Bar;
 use super::size::show_size;
@@ -30,13 +30,7 @@ pub struct EstimateArgs {
     #[arg(required = true, value_name = "PATH")]
     pub paths: Vec<PathBuf>,
     #[command(flatten)]
-    pub optimise: Optimise,
-    /// Threads that compress [default: one for each core]
-    #[arg(short = 'j', long, value_name = "N", default_value_t = 0, hide_default_value = true)]
-    pub threads: usize,
-    /// Print the result as JSON
-    #[arg(long)]
-    pub json: bool,
+    pub work: Work,
 }
 
 /// One file.
@@ -75,10 +69,10 @@ pub fn run(args: &EstimateArgs) -> Result<ExitCode> {
     if files.is_empty() {
         return Err(Error::invalid("no .safetensors file in what you named or below it"));
     }
-    let pool = parallel::pool(args.threads)?;
-    let (mode, chunk_len) = (args.optimise.mode(), args.optimise.chunk_len()?);
+    let pool = parallel::pool(args.work.threads)?;
+    let (mode, chunk_len) = (args.work.optimise.mode(), args.work.optimise.chunk_len()?);
     let options = Options { mode, chunk_len, force: false, against: None, stop: &stop };
-    let bar = Bar::new(files.iter().map(|(_, len)| len).sum(), args.json);
+    let bar = Bar::new(files.iter().map(|(_, len)| len).sum(), args.work.json);
     let (rows, errors) = estimates(&pool, &files, &options, &bar)?;
     bar.done();
     for error in &errors {
@@ -88,7 +82,7 @@ pub fn run(args: &EstimateArgs) -> Result<ExitCode> {
     let (raw_bytes, packed_bytes) = (sum(|e| e.raw_bytes), sum(|e| e.packed_bytes));
     let ratio = ratio(raw_bytes, packed_bytes);
     let summary = Summary { raw_bytes, packed_bytes, ratio, sampled_bytes: sum(|e| e.sampled_bytes), files: rows };
-    if args.json {
+    if args.work.json {
         out::print_json(&summary)?;
     } else {
         print(&describe(&summary))?;

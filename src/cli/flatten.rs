@@ -17,7 +17,7 @@ use super::ahead::ImageSource;
 use super::base::BaseArg;
 use super::exit::Exit;
 use super::opened::{self, Opened};
-use super::optimise::Optimise;
+use super::optimise::Work;
 use super::out::{self, print};
 use super::progress::Bar;
 use super::size::show_size;
@@ -43,20 +43,14 @@ pub struct FlattenArgs {
     #[command(flatten)]
     pub base: BaseArg,
     #[command(flatten)]
-    pub optimise: Optimise,
-    /// Threads that decode and compress [default: one for each core]
-    #[arg(short = 'j', long, value_name = "N", default_value_t = 0, hide_default_value = true)]
-    pub threads: usize,
-    /// Print the result as JSON
-    #[arg(long)]
-    pub json: bool,
+    pub work: Work,
 }
 
 /// Flattens one container.
 pub fn run(args: &FlattenArgs) -> Result<ExitCode> {
     let stop = out::stop_flag();
-    let pool = parallel::pool(args.threads)?;
-    let engine = opened::engine(args.threads);
+    let pool = parallel::pool(args.work.threads)?;
+    let engine = opened::engine(args.work.threads);
     let Opened::Native(source, container) = opened::open(&args.input)? else {
         let text = "is a container of bigsmall; \"bsfs migrate\" makes one of bsfs of it";
         return Err(Error::invalid(format!("{}: {text}", args.input.display())));
@@ -73,13 +67,13 @@ pub fn run(args: &FlattenArgs) -> Result<ExitCode> {
     let name = PathBuf::from(std::ffi::OsStr::from_bytes(&container.file().name));
     let original = Original { source: &shown, name: &name, mtime: container.mtime() };
     let options = Options {
-        mode: args.optimise.mode(),
-        chunk_len: args.optimise.chunk_len()?,
+        mode: args.work.optimise.mode(),
+        chunk_len: args.work.optimise.chunk_len()?,
         force: args.force || args.in_place,
         against: None,
         stop: &stop,
     };
-    let bar = Bar::new(container.raw_len(), args.json);
+    let bar = Bar::new(container.raw_len(), args.work.json);
     bar.name(&args.input.display().to_string());
     let expected = container.file().sha256;
     let admit = |written: &dyn ReadAt| {
@@ -94,7 +88,7 @@ pub fn run(args: &FlattenArgs) -> Result<ExitCode> {
     let report = compress::compress_from(&pool, &original, &output, &options, &bar, admit)?;
     bar.done();
     let Some(report) = report else { return Ok(Exit::Failed.into()) };
-    if args.json {
+    if args.work.json {
         out::print_json(&report)?;
     } else {
         let (from, to) = (show_size(before), show_size(report.packed_bytes));

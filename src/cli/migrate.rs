@@ -22,7 +22,7 @@ use super::exit::Exit;
 use super::migrate_report::{Outcome, Summary, describe, show};
 use super::migrated;
 use super::opened::{self, BigSmall, Opened};
-use super::optimise::Optimise;
+use super::optimise::Work;
 use super::out::{self, print, say, with_bs};
 use super::progress::Bar;
 use super::shards;
@@ -61,13 +61,7 @@ pub struct MigrateArgs {
     #[command(flatten)]
     pub base: BaseArg,
     #[command(flatten)]
-    pub optimise: Optimise,
-    /// Threads that decode and compress [default: one for each core]
-    #[arg(short = 'j', long, value_name = "N", default_value_t = 0, hide_default_value = true)]
-    pub threads: usize,
-    /// Print the result as JSON
-    #[arg(long)]
-    pub json: bool,
+    pub work: Work,
 }
 
 /// A container to be migrated.
@@ -84,8 +78,9 @@ pub fn run(args: &MigrateArgs) -> Result<ExitCode> {
     let stop = out::stop_flag();
     let mut exit = Exit::Done;
     let tasks = plan(args, &mut exit)?;
-    let tools = Tools { pool: parallel::pool(args.threads)?, engine: opened::engine(args.threads), stop: &stop };
-    let bar = Bar::new(tasks.iter().map(|task| task.raw_len).sum(), args.json);
+    let tools =
+        Tools { pool: parallel::pool(args.work.threads)?, engine: opened::engine(args.work.threads), stop: &stop };
+    let bar = Bar::new(tasks.iter().map(|task| task.raw_len).sum(), args.work.json);
     let mut summary = Summary {
         dry_run: args.dry_run,
         files: Vec::new(),
@@ -109,7 +104,7 @@ pub fn run(args: &MigrateArgs) -> Result<ExitCode> {
                 failed(task, &error)
             }
         };
-        if !args.json {
+        if !args.work.json {
             bar.suspend(|| show(&outcome, args.dry_run))?;
         }
         if outcome.state == "migrated" {
@@ -124,7 +119,7 @@ pub fn run(args: &MigrateArgs) -> Result<ExitCode> {
         summary.freed_bytes += finish_directories(args, done)?;
     }
     summary.seconds = started.elapsed().as_secs_f64();
-    if args.json {
+    if args.work.json {
         out::print_json(&summary)?;
     } else if summary.files.len() > 1 || args.in_place {
         print(&describe(&summary))?;
@@ -243,7 +238,7 @@ fn migrate(
     let name = shown_path(&task.input).unwrap_or_else(|| task.output.with_extension(""));
     let original = Original { source: &shown, name: &name, mtime };
     let in_its_place = args.in_place && task.output == task.input;
-    let (mode, chunk_len) = (args.optimise.mode(), args.optimise.chunk_len()?);
+    let (mode, chunk_len) = (args.work.optimise.mode(), args.work.optimise.chunk_len()?);
     let options = Options { mode, chunk_len, force: args.force || in_its_place, against: None, stop: tools.stop };
     let before = source.identity().len;
     let alone = task.input.metadata().map_err(Error::io("stat", &task.input))?.nlink() == 1;
@@ -308,7 +303,7 @@ fn finish_directories(args: &MigrateArgs, done: shards::Progress) -> Result<u64>
     };
     for (shards, dir, total) in done.complete(earlier) {
         let written = shards.write_plain(&dir, total)?;
-        if let Some(path) = written.filter(|_| !args.json) {
+        if let Some(path) = written.filter(|_| !args.work.json) {
             print(&format!("{}: written\n", path.display()))?;
         }
         if args.in_place {
@@ -316,7 +311,7 @@ fn finish_directories(args: &MigrateArgs, done: shards::Progress) -> Result<u64>
             let len = path.symlink_metadata().map_or(0, |meta| meta.len());
             shards::remove(path)?;
             freed += len;
-            if !args.json {
+            if !args.work.json {
                 print(&format!("{}: removed, as its shards were migrated\n", path.display()))?;
             }
         }

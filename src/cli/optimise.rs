@@ -21,6 +21,19 @@ pub struct Optimise {
     pub chunk_size: Option<u64>,
 }
 
+/// What the verbs that compress have in common.
+#[derive(Debug, Args)]
+pub struct Work {
+    #[command(flatten)]
+    pub optimise: Optimise,
+    /// Threads that decode and compress [default: one for each core]
+    #[arg(short = 'j', long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    pub threads: usize,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
 impl Optimise {
     pub fn mode(&self) -> Mode {
         match (self.storage, self.inference) {

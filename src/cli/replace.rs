@@ -68,18 +68,18 @@ pub fn compress(args: &CompressArgs) -> Result<ExitCode> {
         inputs: &args.inputs,
         yes: args.yes,
         dry_run: args.dry_run,
-        json: args.json,
+        json: args.work.json,
         force: args.force,
-        threads: args.threads,
+        threads: args.work.threads,
     };
     let stop = out::stop_flag();
     let halt = Halt::watch(stop.clone())?;
-    let (mode, chunk_len) = (args.optimise.mode(), args.optimise.chunk_len()?);
+    let (mode, chunk_len) = (args.work.optimise.mode(), args.work.optimise.chunk_len()?);
     let options = |stop| Options { mode, chunk_len, force: args.force, against: None, stop };
     let expect = |pool: &rayon::ThreadPool, plan: &Plan| {
         let files: Vec<(PathBuf, u64)> =
             plan.groups.iter().filter_map(|group| Some((group.names.first()?.clone(), group.len))).collect();
-        let bar = Bar::new(files.iter().map(|(_, len)| len).sum(), args.json);
+        let bar = Bar::new(files.iter().map(|(_, len)| len).sum(), args.work.json);
         let (rows, _) = estimates(pool, &files, &options(&stop), &bar)?;
         bar.done();
         Ok(rows.into_iter().map(|row| (row.path, row.estimate.packed_bytes)).collect())

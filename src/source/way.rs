@@ -110,6 +110,29 @@ pub fn names(directory: &Path) -> io::Result<Vec<OsString>> {
     list(&way(&open))
 }
 
+/// Whether `path` is the mount point, or a link whose text points at it or below. `real` is `path` with all links
+/// above its last component resolved. Only text is compared: a `stat` that reaches the mount would wait for us.
+pub fn leads_to(path: &Path, real: &Path, exclude: &Path) -> bool {
+    if real == exclude {
+        return true;
+    }
+    let Ok(target) = std::fs::read_link(path) else {
+        return false;
+    };
+    let Some(parent) = real.parent() else { return false };
+    let mut plain = PathBuf::new();
+    for part in parent.join(target).components() {
+        match part {
+            Component::ParentDir => {
+                plain.pop();
+            }
+            Component::CurDir => {}
+            part => plain.push(part),
+        }
+    }
+    plain.starts_with(exclude)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

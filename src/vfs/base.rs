@@ -15,7 +15,6 @@ use log::{info, warn};
 
 use super::lock;
 use super::packed::Packed;
-use super::scan::leads_to;
 use crate::engine::{Base, Engine, FileBase};
 use crate::error::{Error, Result};
 use crate::format::bigsmall::{Container, Content};
@@ -173,7 +172,7 @@ impl Bases {
         }
         // By its text first: resolving it would look.
         !path.starts_with(exclude)
-            && fs::canonicalize(parent).is_ok_and(|real| !leads_to(path, &real.join(name), exclude))
+            && fs::canonicalize(parent).is_ok_and(|real| !way::leads_to(path, &real.join(name), exclude))
     }
 }
 

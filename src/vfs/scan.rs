@@ -5,7 +5,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -154,7 +154,7 @@ pub(super) fn scan(
     for source in names(place)? {
         let path = place.path.join(&source);
         if let (Some(exclude), Some(real)) = (exclude, &real)
-            && leads_to(&path, &real.join(&source), exclude)
+            && way::leads_to(&path, &real.join(&source), exclude)
         {
             remarks.insert(format!("{}: leads into this mount; not listed", path.display()));
             continue;
@@ -244,29 +244,6 @@ fn names(place: &Place) -> Result<Vec<OsString>> {
         return Ok(vec![only.clone()]);
     }
     place.tree.names(&place.path)
-}
-
-/// Whether `path` is the mount point, or a link whose text points at it or below. `real` is `path` with all links
-/// above its last component resolved. Only text is compared: a `stat` that reaches the mount would wait for us.
-pub(super) fn leads_to(path: &Path, real: &Path, exclude: &Path) -> bool {
-    if real == exclude {
-        return true;
-    }
-    let Ok(target) = std::fs::read_link(path) else {
-        return false;
-    };
-    let Some(parent) = real.parent() else { return false };
-    let mut plain = PathBuf::new();
-    for part in parent.join(target).components() {
-        match part {
-            Component::ParentDir => {
-                plain.pop();
-            }
-            Component::CurDir => {}
-            part => plain.push(part),
-        }
-    }
-    plain.starts_with(exclude)
 }
 
 /// Whether the directory was left alone for long enough before `now`.

@@ -14,11 +14,11 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::packed::{Opened, Packed};
-use super::scan::{Class, Found, Notes, Place, leads_to};
+use super::scan::{Class, Found, Notes, Place};
 use crate::engine::Presented;
 use crate::error::{Error, Result};
 use crate::format::bigsmall::{Duplicate, MAX_HEADER, SHARD_INDEX, ShardIndex};
-use crate::source::{Identity, Stat, Tree};
+use crate::source::{Identity, Stat, Tree, way};
 
 /// Name of the shard index that is made for a directory which has none.
 pub(super) const SHOWN_INDEX: &str = "model.safetensors.index.json";
@@ -75,7 +75,7 @@ pub(super) fn index_of(
     let identity = if place.only.is_some() {
         // It is no less a shard when it is the only one that is shown.
         let path = place.path.join(SHARD_INDEX);
-        if exclude.is_some_and(|(exclude, real)| leads_to(&path, &real.join(SHARD_INDEX), exclude)) {
+        if exclude.is_some_and(|(exclude, real)| way::leads_to(&path, &real.join(SHARD_INDEX), exclude)) {
             return None;
         }
         match place.tree.stat(&path) {

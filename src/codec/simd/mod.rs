@@ -1,14 +1,11 @@
 //! The inner loops, once for each kind of vector unit. [`scalar`] is the definition; the others give the same bytes.
 //!
-//! A kernel gets slices whose lengths were checked by the types here, so that it need not check inside a loop:
+//! A kernel gets slices whose lengths were checked by the types in [`inputs`], so that it need not check inside a loop:
 //! [`Words`] has [`PAD`] readable bytes behind its end, a [`Segment`]'s tables are long enough for every slot and column.
 
 use std::sync::OnceLock;
 
-use super::PAD;
 use super::difference::Op;
-use super::tables::{Alias, AliasLanes, CLASS_BITS, RANKS};
-use crate::error::Damage;
 
 /// Repeats functions of [`scalar`] for a kernel whose compiler turns their loops into vectors.
 macro_rules! vectorised {
@@ -54,12 +51,14 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod encode;
+mod inputs;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod scalar;
 mod small;
 
 pub use encode::{EncodeTable, SymbolTables, WordsBack};
+pub use inputs::{Classes, Columns, Heads, Low, Segment, States, Words};
 pub use scalar::small_residual_row;
 pub use small::{SMALL_BITS, SMALL_LOW, SMALL_RANKS, SmallStates, SmallTable};
 
@@ -92,216 +91,6 @@ const fn positions() -> [usize; BLOCK] {
         t += 1;
     }
     p
-}
-
-/// 64 states of a coder, where vectors can load them.
-#[derive(Debug, Clone)]
-#[repr(C, align(64))]
-pub struct States(pub [u32; BLOCK]);
-
-impl States {
-    /// The states at the front of `bytes`, each checked, and what lies behind them.
-    pub fn read(bytes: &[u8]) -> Result<(Self, &[u8]), Damage> {
-        let (states, rest) = read_states::<4>(bytes, LOW)?;
-        Ok((Self(states), rest))
-    }
-
-    /// Checks that every state is back where encoding began.
-    pub fn finish(&self) -> Result<(), Damage> {
-        finish_states(self.0, LOW)
-    }
-}
-
-/// States of `N` bytes (little-endian) at the front of `bytes`, none below `low`, and what lies behind them.
-fn read_states<const N: usize>(bytes: &[u8], low: u32) -> Result<([u32; BLOCK], &[u8]), Damage> {
-    let (need, got) = (N * BLOCK, bytes.len() as u64);
-    let (head, rest) =
-        bytes.split_at_checked(need).ok_or(Damage::new("length of the coder's states", need as u64, got))?;
-    let mut states = [0; BLOCK];
-    for (x, bytes) in states.iter_mut().zip(head.as_chunks::<N>().0) {
-        *x = bytes.iter().rev().fold(0, |x, &byte| x << 8 | u32::from(byte));
-        if *x < low {
-            return Err(Damage::new("a coder's state, at least", low.into(), (*x).into()));
-        }
-    }
-    Ok((states, rest))
-}
-
-/// Checks that every state is back at `low`.
-fn finish_states<T: Into<u32> + Copy>(states: [T; BLOCK], low: u32) -> Result<(), Damage> {
-    match states.into_iter().map(Into::into).find(|&x| x != low) {
-        None => Ok(()),
-        Some(x) => Err(Damage::new("a coder's state at the end", low.into(), x.into())),
-    }
-}
-
-/// The words of a stream, with [`PAD`] readable bytes behind them, and how far they are used.
-#[derive(Debug)]
-pub struct Words<'a> {
-    bytes: &'a [u8],
-    end: usize,
-    at: usize,
-}
-
-impl<'a> Words<'a> {
-    /// The first `end` bytes of `bytes`; `None` unless [`PAD`] bytes follow them.
-    pub fn new(bytes: &'a [u8], end: usize) -> Option<Self> {
-        (bytes.len() >= end.checked_add(PAD)?).then_some(Self { bytes, end, at: 0 })
-    }
-
-    /// The next words, enough for a block whatever it needs; `None` when more were used than there are. What lies
-    /// behind the end is read, but then the last check fails.
-    #[inline(always)]
-    fn block(&self) -> Option<&'a [[u8; 2]; BLOCK]> {
-        if self.at > self.end {
-            return None;
-        }
-        self.bytes.get(self.at..)?.as_chunks::<2>().0.first_chunk()
-    }
-
-    /// The next bytes, enough for a block of [`SmallStates`] whatever it needs.
-    #[inline(always)]
-    fn small_block(&self) -> Option<&'a [u8; BLOCK]> {
-        if self.at > self.end {
-            return None;
-        }
-        self.bytes.get(self.at..)?.first_chunk()
-    }
-
-    #[inline(always)]
-    const fn advance(&mut self, bytes: usize) {
-        self.at += bytes;
-    }
-
-    /// Checks that exactly all were used.
-    pub fn finish(&self) -> Result<(), Damage> {
-        if self.at == self.end {
-            return Ok(());
-        }
-        Err(Damage::new("bytes of coded words used", self.end as u64, self.at as u64))
-    }
-}
-
-/// Slot tables for a run of blocks: one for all, or one for each column.
-#[derive(Debug, Clone, Copy)]
-pub struct Segment<'a> {
-    tables: &'a [u32],
-    columns: Option<&'a [u32]>,
-}
-
-impl<'a> Segment<'a> {
-    /// One table of 2^`bits` slots for all states; `None` when it is shorter.
-    pub fn plain(tables: &'a [u32], bits: u32) -> Option<Self> {
-        Some(Self { tables: tables.get(..1 << bits)?, columns: None })
-    }
-
-    /// Tables of 2^`bits` slots; `columns[64 i + t]` is the first entry of the table for state t of block i. `None` when
-    /// one of them reaches beyond `tables`.
-    pub fn by_column(tables: &'a [u32], columns: &'a Columns, bits: u32) -> Option<Self> {
-        let fits = columns.most as usize + (1 << bits) <= tables.len();
-        fits.then_some(Self { tables, columns: Some(&columns.offsets) })
-    }
-
-    #[inline(always)]
-    const fn tables(&self) -> &'a [u32] {
-        self.tables
-    }
-
-    #[inline(always)]
-    const fn columns(&self) -> Option<&'a [u32]> {
-        self.columns
-    }
-
-    /// Whether there are columns for so many blocks.
-    const fn covers(&self, blocks: usize) -> bool {
-        match self.columns {
-            None => true,
-            Some(columns) => columns.len() >= blocks * BLOCK,
-        }
-    }
-}
-
-/// Offsets of tables in the order of states.
-#[derive(Debug, Clone, Default)]
-pub struct Columns {
-    offsets: Vec<u32>,
-    most: u32,
-}
-
-impl Columns {
-    /// From the offset for each column; a number of columns that is a multiple of 64.
-    pub fn new(offsets: &[u32]) -> Self {
-        let mut ordered = vec![0; offsets.len()];
-        for (to, from) in ordered.chunks_exact_mut(BLOCK).zip(offsets.chunks_exact(BLOCK)) {
-            for (to, at) in to.iter_mut().zip(POSITION) {
-                *to = from.get(at).copied().unwrap_or(0);
-            }
-        }
-        Self { offsets: ordered, most: offsets.iter().copied().max().unwrap_or(0) }
-    }
-
-    /// The same from the number of the table for each column, of which each has 2^`bits` entries. Memory is used again.
-    pub fn set(&mut self, kernel: Chosen, groups: &[[u8; BLOCK]], bits: u32) {
-        self.offsets.resize(groups.len() * BLOCK, 0);
-        self.most = u32::from(kernel.spread_groups(groups, bits, &mut self.offsets)) << bits;
-    }
-}
-
-/// The tables of a chunk's classes, in the form that the kernel wants.
-#[derive(Debug, Default)]
-pub struct Classes {
-    slots: Vec<u32>,
-    aliases: Vec<Alias>,
-    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only AVX-512 reads it"))]
-    lanes: Vec<AliasLanes>,
-}
-
-impl Classes {
-    /// Tables for `kernel` of frequencies that sum to 2048 each, none of which is 0 for rank 0.
-    pub fn new(kernel: Chosen, freqs: &[[u16; RANKS]]) -> Self {
-        let aliases = freqs.iter().map(Alias::new);
-        match kernel.0 {
-            Kernel::Scalar => {
-                let mut slots = vec![0; freqs.len() << CLASS_BITS];
-                for (slots, alias) in slots.as_chunks_mut().0.iter_mut().zip(aliases) {
-                    alias.fill_slots(slots);
-                }
-                Self { slots, ..Self::default() }
-            }
-            Kernel::Avx2 | Kernel::Neon => Self { aliases: aliases.collect(), ..Self::default() },
-            Kernel::Avx512 => Self { lanes: aliases.map(|alias| AliasLanes::new(&alias)).collect(), ..Self::default() },
-        }
-    }
-
-    /// The slot table of a class; `None` without such a class or for a kernel that wants none.
-    fn slots(&self, class: usize) -> Option<&[u32]> {
-        self.slots.get(class << CLASS_BITS..(class + 1) << CLASS_BITS)
-    }
-}
-
-/// The exponent and the top bit of the mantissa of each rank, in their places in a word.
-#[derive(Debug, Clone)]
-#[repr(C, align(64))]
-pub struct Heads {
-    words: [u16; RANKS],
-    /// The low and the high bytes of `words`.
-    bytes: [[u8; RANKS]; 2],
-}
-
-impl Heads {
-    /// From the words, whose low six bits are 0 or [`ESCAPED`].
-    pub fn new(words: [u16; RANKS]) -> Self {
-        Self { words, bytes: [words.map(|w| w.to_le_bytes()[0]), words.map(|w| w.to_le_bytes()[1])] }
-    }
-}
-
-/// What a tile's ranks are joined with.
-#[derive(Debug, Clone, Copy)]
-pub struct Low<'a> {
-    /// The bits that ranks stand for.
-    pub heads: &'a Heads,
-    /// The sign and the other six bits of the mantissa of each number.
-    pub residual: &'a [u8; GROUP],
 }
 
 /// Which vector unit is used.

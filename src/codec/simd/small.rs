@@ -1,6 +1,7 @@
 //! States and tables of the coder of exponents: sixteen bits a state, at most sixteen exponents in 128 slots.
 
-use super::{BLOCK, finish_states, read_states};
+use super::BLOCK;
+use super::inputs::{finish_states, read_states};
 use crate::error::Damage;
 
 /// 64 states of sixteen bits of the coder of exponents.

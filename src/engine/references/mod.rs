@@ -6,6 +6,7 @@
 
 mod file;
 mod find;
+mod search;
 
 pub use file::BaseFile;
 pub use find::{Finder, Places};
