@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use super::buffer::Buffer;
 use super::content::{Content, Part, Place};
 use super::memory::Key;
-use super::references::{Later, References};
+use super::references::{self, Later, References};
 use super::{Engine, decode};
 use crate::cache::Proof;
 use crate::codec::Codec;
@@ -48,32 +48,16 @@ impl Native {
     }
 
     /// Bytes of the original itself, which a chunk behind them is coded against: from the memory cache, or decoded.
-    fn own(&self, engine: &Arc<Engine>, mut offset: u64, mut out: &mut [u8]) -> Result<()> {
-        while !out.is_empty() {
-            let held;
-            let piece = match self.container.locate(offset) {
-                Some(Piece::Literal { raw_offset, range }) => {
-                    let bytes = self.container.literals().get(range).unwrap_or_default();
-                    bytes.get((offset - raw_offset) as usize..).unwrap_or_default()
-                }
-                Some(Piece::Chunk(chunk)) => {
-                    let key = Key { container: self.container.id(), chunk: chunk.id };
-                    // The index was checked: this chunk does not refer to the file itself.
-                    held = engine.chunks.get(key, out.len(), || self.decode(chunk.id, engine))?.0.raw;
-                    held.get((offset - chunk.raw_offset) as usize..).unwrap_or_default()
-                }
-                None => &[],
-            };
-            let n = piece.len().min(out.len());
-            let (to, rest) = out.split_at_mut(n);
-            if n == 0 {
-                let text = format!("no bytes at offset {offset}");
-                return Err(Error::corrupt(self.container.path(), "index", text));
+    fn own(&self, engine: &Arc<Engine>, offset: u64, out: &mut [u8]) -> Result<()> {
+        references::itself(&self.container, offset, out, |chunk, within, out| {
+            let key = Key { container: self.container.id(), chunk: chunk.id };
+            // The index was checked: this chunk does not refer to the file itself.
+            let raw = engine.chunks.get(key, out.len(), || self.decode(chunk.id, engine))?.0.raw;
+            if let Some(bytes) = raw.get(within..within + out.len()) {
+                out.copy_from_slice(bytes);
             }
-            to.copy_from_slice(piece.get(..n).unwrap_or_default());
-            (out, offset) = (rest, offset + n as u64);
-        }
-        Ok(())
+            Ok(())
+        })
     }
 }
 

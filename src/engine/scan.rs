@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 
 use super::buffer::{Buffer, Pool};
 use super::decode;
-use super::references::References;
+use super::references::{self, References};
 use super::stats::Counters;
 use crate::error::{Error, Result};
 use crate::format::checksum::hex;
@@ -80,26 +80,18 @@ pub fn scan(
 }
 
 /// Bytes of the original itself. What is decoded for them refers to nothing of it, which the index was checked for.
-fn own(from: &decode::From<'_>, mut offset: u64, mut out: &mut [u8]) -> Result<()> {
-    let no = |offset| Error::corrupt(from.container.path(), "index", format!("no bytes at offset {offset}"));
-    while !out.is_empty() {
-        let decoded;
-        let piece = match from.container.locate(offset).ok_or_else(|| no(offset))? {
-            Piece::Literal { raw_offset, range } => {
-                let bytes = from.container.literals().get(range).unwrap_or_default();
-                bytes.get((offset - raw_offset) as usize..).unwrap_or_default()
-            }
-            Piece::Chunk(chunk) => {
-                decoded = decode::chunk(from, &chunk, &mut |at, _| Err(no(at)))?;
-                decoded.get((offset - chunk.raw_offset) as usize..).unwrap_or_default()
-            }
+fn own(from: &decode::From<'_>, offset: u64, out: &mut [u8]) -> Result<()> {
+    references::itself(from.container, offset, out, |chunk, within, out| {
+        let mut no = |at, _: &mut [u8]| {
+            let text = format!("the chunk at {at} refers to the file itself twice over");
+            Err(Error::corrupt(from.container.path(), "index", text))
         };
-        let n = piece.len().min(out.len());
-        let (to, rest) = out.split_at_mut(n);
-        to.copy_from_slice(piece.get(..n).unwrap_or_default());
-        (out, offset) = (rest, offset + n as u64);
-    }
-    Ok(())
+        let raw = decode::chunk(from, chunk, &mut no)?;
+        if let Some(bytes) = raw.get(within..within + out.len()) {
+            out.copy_from_slice(bytes);
+        }
+        Ok(())
+    })
 }
 
 /// A piece on its way to who takes it.

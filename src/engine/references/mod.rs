@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use super::Engine;
 use crate::error::{Error, Result};
 use crate::format::checksum::hex;
-use crate::format::{BaseId, Chunk, Container};
+use crate::format::{BaseId, Chunk, Container, Piece};
 
 /// A base that was not found is looked for again after this long.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
@@ -176,6 +176,42 @@ fn no_base(path: &Path, container: &Container, base: usize, why: String) -> Erro
     };
     let hint = of.map_or_else(String::new, |of| of.hint.to_string());
     Error::NoBase { path: path.into(), want, hint, why }
+}
+
+/// Fills `out` with bytes of the original itself from `offset`. `read` fills a part that lies in a chunk, from a place within it.
+///
+/// # Errors
+/// [`Error::Corrupt`] when there are no such bytes; those of `read`.
+pub(super) fn itself(
+    container: &Container,
+    mut offset: u64,
+    mut out: &mut [u8],
+    mut read: impl FnMut(&Chunk, usize, &mut [u8]) -> Result<()>,
+) -> Result<()> {
+    let no = |offset| Error::corrupt(container.path(), "index", format!("no bytes at offset {offset}"));
+    while !out.is_empty() {
+        let piece = container.locate(offset).ok_or_else(|| no(offset))?;
+        let (start, len) = match &piece {
+            Piece::Literal { raw_offset, range } => (*raw_offset, range.len()),
+            Piece::Chunk(chunk) => (chunk.raw_offset, chunk.raw_len as usize),
+        };
+        let within = (offset - start) as usize;
+        let (part, rest) = out.split_at_mut(len.saturating_sub(within).min(out.len()));
+        if part.is_empty() {
+            return Err(no(offset));
+        }
+        match &piece {
+            Piece::Literal { range, .. } => {
+                let from = range.start + within;
+                let bytes = container.literals().get(from..from + part.len()).ok_or_else(|| no(offset))?;
+                part.copy_from_slice(bytes);
+            }
+            Piece::Chunk(chunk) => read(chunk, within, part)?,
+        }
+        offset += part.len() as u64;
+        out = rest;
+    }
+    Ok(())
 }
 
 /// Fills `out` with what a chunk is coded against: the bytes of bases, and zeros where there is none. `own` fills with bytes
