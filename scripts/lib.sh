@@ -7,9 +7,10 @@ SCRIPTS=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 ROOT=$(dirname "$SCRIPTS")
 # Packages and files worth keeping between runs. Safe to delete at any time.
 CACHE=${BSFS_CACHE:-$HOME/.cache/bsfs-scripts}
-# BSFS names a ready program; without it the scripts build one from this checkout.
+# BSFS names a ready program; without it the scripts build one from this checkout, with cargo's profile BSFS_PROFILE.
 BSFS_GIVEN=${BSFS:-}
-BSFS=${BSFS_GIVEN:-${CARGO_TARGET_DIR:-$ROOT/target}/release/bsfs}
+PROFILE=${BSFS_PROFILE:-release}
+BSFS=${BSFS_GIVEN:-${CARGO_TARGET_DIR:-$ROOT/target}/$PROFILE/bsfs}
 # The rust installer puts cargo where a shell that is no login shell does not look.
 [[ -d $HOME/.cargo/bin && :$PATH: != *:$HOME/.cargo/bin:* ]] && PATH=$PATH:$HOME/.cargo/bin
 # Mounts keep nothing for later ones, and leave the cache of the user alone; a script that is about the cache says so.
@@ -177,15 +178,15 @@ need_fuse() {
     { : <>/dev/fuse; } 2>/dev/null || die "/dev/fuse cannot be opened: $(ls -l /dev/fuse)"
 }
 
-# build_bsfs: target/release/bsfs is up to date afterwards; with BSFS set, that program is taken as it is.
+# build_bsfs: the program of this checkout is up to date afterwards; with BSFS set, that program is taken as it is.
 build_bsfs() {
     if [[ -n $BSFS_GIVEN ]]; then
         [[ -x $BSFS ]] || die "BSFS=$BSFS is no program"
         return 0
     fi
     need_build
-    say "building bsfs (release)"
-    run cargo build --release --quiet --manifest-path "$ROOT/Cargo.toml" --bin bsfs
+    say "building bsfs ($PROFILE)"
+    run cargo build --profile "$PROFILE" --quiet --manifest-path "$ROOT/Cargo.toml" --bin bsfs
     [[ -x $BSFS ]] || die "the build left no $BSFS"
 }
 
