@@ -8,6 +8,7 @@
 #   mistralrs     mistral.rs: completions of a Llama directory
 #   safetensors   safetensors: all tensors and slices with numpy, and with torch where the torch packages are installed
 #   transformers  transformers: logits bit for bit, greedy generation, tied embeddings     (5 GB of packages)
+#   diffusers     diffusers: a picture bit for bit; each file as ComfyUI loads it          (the same 5 GB)
 #   streamers     fastsafetensors and Run:ai model streamer: all tensors by direct I/O     (the same 5 GB)
 #   gguf          llama.cpp's converter: the GGUF files made from both                     (the same 5 GB)
 #   vllm          vLLM on the CPU: completions, two ways of loading                        (1 GB more)
@@ -25,7 +26,7 @@
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 help_wanted "$@"
 
-ORDER=(bytes mistralrs safetensors transformers streamers gguf vllm)
+ORDER=(bytes mistralrs safetensors transformers diffusers streamers gguf vllm)
 LIMIT=${BSFS_E2E_LIMIT:-900} # seconds for one reader on one directory
 plain='' mounted='' cached='' keep='' wanted=()
 while (($#)); do
@@ -44,6 +45,11 @@ done
 ((${#wanted[@]})) || wanted=(bytes mistralrs safetensors)
 [[ -n $plain && -n $mounted || -z $plain$mounted ]] || die "--plain and --mount go together"
 [[ -z $cached || -z $plain ]] || die "--cached is for mounts that the script makes"
+# `all` of a directory that is no pipeline of diffusers is all that can be read there.
+if [[ -n $plain && ! -e $plain/model_index.json && " ${wanted[*]} " == *" diffusers "* ]] && ((${#wanted[@]} > 1)); then
+    say "$plain has no model_index.json: without diffusers"
+    for at in "${!wanted[@]}"; do [[ ${wanted[at]} != diffusers ]] || unset "wanted[at]"; done
+fi
 wants() { [[ " ${wanted[*]} " == *" $1 "* ]]; }
 
 begin=$(now)
@@ -51,7 +57,7 @@ begin=$(now)
 light=python3 torch='' vllm=''
 need_python
 if wants mistralrs || wants safetensors; then venv light light; fi
-if wants transformers || wants streamers || wants gguf; then venv torch torch uv; fi
+if wants transformers || wants diffusers || wants streamers || wants gguf; then venv torch torch uv; fi
 if wants vllm; then
     need c++=g++ # vLLM compiles kernels for this CPU when it starts
     venv vllm vllm uv
@@ -82,6 +88,7 @@ else
         cp "$file" "$work/plain/hub/blobs/$blob"
         ln -s "../../blobs/$blob" "$work/plain/hub/snapshots/main/${file##*/}"
     done
+    if wants diffusers; then run "$torch" "$SCRIPTS/make_pipeline.py" "$work/plain/picture" >&2; fi
     say "compressing and mounting them"
     run "$BSFS" compress "$work/plain" -o "$work/packed" >&2
     if [[ -n $cached ]]; then
@@ -91,8 +98,8 @@ else
         unmount_bsfs "$work/mnt"
     fi
     mount_bsfs "$work/packed" "$work/mnt" --log-file "$work/mount.log"
-    for name in sharded single mixed; do
-        model "$name" "$work/plain/$name" "$work/mnt/$name"
+    for name in sharded single mixed picture; do
+        [[ ! -d $work/plain/$name ]] || model "$name" "$work/plain/$name" "$work/mnt/$name"
     done
     model hub "$work/plain/hub/snapshots/main" "$work/mnt/hub/snapshots/main"
 fi
@@ -157,6 +164,7 @@ one() {
             fi
             ;;
         transformers) each "$torch" transformers_logits sharded single ;;
+        diffusers) each "$torch" diffusers_picture picture ;;
         streamers) each "$torch" streamers_tensors sharded single ;;
         gguf) each "$torch" gguf_convert sharded ;;
         vllm) each "$vllm" vllm_complete sharded ;;
