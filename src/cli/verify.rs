@@ -75,6 +75,13 @@ enum Sound {
 pub fn run(args: &VerifyArgs) -> Result<ExitCode> {
     let stop = out::stop_flag();
     let files = out::containers(&args.path)?;
+    if let Some(source) = &args.source {
+        let found = source.metadata().map_err(Error::io("open", source))?;
+        if args.path.is_dir() && !found.is_dir() {
+            let text = "is a file; to verify a directory, name the directory that it mirrors";
+            return Err(Error::invalid(format!("{}: {text}", source.display())));
+        }
+    }
     let tools = Tools { pool: parallel::pool(args.threads)?, engine: opened::engine(args.threads), stop: &stop };
     let total = files.iter().filter_map(|f| open(f).ok()).map(|opened| opened.raw_len()).sum();
     let bar = Bar::new(total, args.json);
@@ -144,10 +151,6 @@ fn indexes(files: &[PathBuf]) -> Vec<Outcome> {
 fn original_of(args: &VerifyArgs, file: &Path) -> Result<Option<PathBuf>> {
     let Some(source) = &args.source else { return Ok(None) };
     if !source.is_dir() {
-        if args.path.is_dir() {
-            let text = "is a file; to verify a directory, name the directory that it mirrors";
-            return Err(Error::invalid(format!("{}: {text}", source.display())));
-        }
         return Ok(Some(source.clone()));
     }
     let below = if args.path.is_dir() { file.strip_prefix(&args.path).ok() } else { file.file_name().map(Path::new) };
