@@ -91,12 +91,30 @@ impl AtomicFile {
     /// [`Error::Io`] when the permissions cannot be set.
     pub fn resemble(&self, other: &Metadata) -> Result<()> {
         let (uid, gid) = (Uid::from_raw(other.uid()), Gid::from_raw(other.gid()));
-        // Only root may give files away; a group may be one that the user is not in.
-        if rustix::fs::fchown(&self.file, Some(uid), Some(gid)).is_err() {
-            let _ = rustix::fs::fchown(&self.file, None, Some(gid));
+        // Only root may give files away; a group may be one that the user is not in, and then nothing is for the group that it is instead.
+        let mut mode = other.mode() & 0o777;
+        if rustix::fs::fchown(&self.file, Some(uid), Some(gid)).is_err()
+            && rustix::fs::fchown(&self.file, None, Some(gid)).is_err()
+        {
+            mode &= !0o070;
         }
-        let mode = Mode::from_raw_mode(other.mode() & 0o777);
+        let mode = Mode::from_raw_mode(mode);
         rustix::fs::fchmod(&self.file, mode).map_err(|e| Error::io("set the permissions of", &self.path)(e.into()))
+    }
+
+    /// Takes away what `mode`, the permission bits of a file that this one is made from, does not allow: what nobody else may read
+    /// does not become readable by being packed. Best at once.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the permissions cannot be set.
+    pub fn narrow(&self, mode: u16) -> Result<()> {
+        let failed = || Error::io("set the permissions of", &self.path);
+        let own = self.file.metadata().map_err(failed())?.mode();
+        let narrowed = own & u32::from(mode) & 0o777;
+        if narrowed == own & 0o777 {
+            return Ok(());
+        }
+        rustix::fs::fchmod(&self.file, Mode::from_raw_mode(narrowed)).map_err(|e| failed()(e.into()))
     }
 
     /// Sends what was written to the disk and out of memory, and gives it to `take` in order, as it is read back from there.

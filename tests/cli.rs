@@ -44,6 +44,33 @@ fn names(dir: &Path) -> Vec<String> {
 }
 
 #[test]
+fn what_only_its_owner_may_read_stays_so() {
+    use std::os::unix::fs::PermissionsExt;
+    let bench = Bench::new();
+    let dir = &bench.dir;
+    let mode = |path: &str| fs::metadata(dir.join(path)).unwrap().permissions().mode() & 0o777;
+    let private = |path: &str| fs::set_permissions(dir.join(path), fs::Permissions::from_mode(0o600)).unwrap();
+    fs::create_dir(dir.join("model")).unwrap();
+    fs::write(dir.join("model/m.safetensors"), safetensors(1, 100_000)).unwrap();
+    fs::write(dir.join("model/token"), b"secret").unwrap();
+    fs::write(dir.join("model/config.json"), b"{}").unwrap();
+    let open = mode("model/config.json");
+    private("model/m.safetensors");
+    private("model/token");
+    ok(dir, 0, &["compress", "model", "-o", "packed"]);
+    assert_eq!((mode("packed/m.safetensors.bs"), mode("packed/token")), (0o600, 0o600));
+    assert_eq!(mode("packed/config.json"), open);
+    ok(dir, 0, &["decompress", "packed/m.safetensors.bs", "-o", "back"]);
+    ok(dir, 0, &["flatten", "packed/m.safetensors.bs", "-o", "flat.bs"]);
+    ok(dir, 0, &["export", "--format", "bigsmall", "packed/m.safetensors.bs", "-o", "theirs.bs"]);
+    ok(dir, 0, &["migrate", "theirs.bs", "-o", "migrated.bs"]);
+    ok(dir, 0, &["decompress", "theirs.bs", "-o", "again"]);
+    for made in ["back", "flat.bs", "theirs.bs", "migrated.bs", "again"] {
+        assert_eq!(mode(made), 0o600, "{made}");
+    }
+}
+
+#[test]
 fn shares_of_a_directory_together_are_all_of_it() {
     let bench = Bench::new();
     let (dir, model) = (&bench.dir, bench.dir.join("model"));
@@ -164,7 +191,9 @@ fn mistakes_are_named_in_one_line() {
     fails(dir, &["info", "python.bs"], &["python.bs: damaged header: missing field `tensors`"]);
     fails(dir, &["info", "source"], &["source: no .bs file"]);
     fails(dir, &["verify", "nosuch"], &["nosuch"]);
-    fails(dir, &["verify", "ours.bs", "--source", "nosuch"], &["nosuch"]);
+    fails(dir, &["verify", "ours.bs", "--source", "nosuch"], &["nosuch: cannot open: No such file"]);
+    fails(dir, &["verify", ".", "--source", "nosuch"], &["nosuch: cannot open: No such file"]);
+    fails(dir, &["verify", ".", "--source", "ours.bs"], &["ours.bs: is a file; to verify a directory"]);
     assert_eq!(bsfs(dir, &["compress"]).status.code(), Some(2));
     assert_eq!(bsfs(dir, &["compress", "plain", "--storage", "--inference"]).status.code(), Some(2));
     assert_eq!(fs::read(dir.join("plain")).unwrap(), noise(1, 100));

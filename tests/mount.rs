@@ -292,6 +292,43 @@ fn the_mount_table_says_what_it_is() {
 }
 
 #[test]
+fn others_read_what_the_source_lets_them_read() {
+    // SAFETY: geteuid has no conditions.
+    if unsafe { libc::geteuid() } != 0 {
+        return;
+    }
+    let bench = Bench::new();
+    bench.plain("all", b"all");
+    bench.plain("private", b"private");
+    bench.packed("of-nobody.safetensors.bs", b"nobody's");
+    bench.packed("dir/file.safetensors.bs", b"file");
+    let source = bench.source();
+    let allow = |name: &str, mode| fs::set_permissions(source.join(name), fs::Permissions::from_mode(mode)).unwrap();
+    allow("all", 0o644);
+    allow("private", 0o600);
+    allow("of-nobody.safetensors.bs", 0o600);
+    allow("dir", 0o700);
+    std::os::unix::fs::chown(source.join("of-nobody.safetensors.bs"), Some(65534), Some(65534)).unwrap();
+    for path in [&bench.dir, &source] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let mount = Mount::new(&bench, &["--allow-other"]);
+    let read = |name: &str| {
+        let mut cat = std::process::Command::new("setpriv");
+        cat.args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "cat"]).arg(mount.path(name));
+        let output = cat.output().unwrap();
+        output.status.success().then_some(output.stdout)
+    };
+    assert_eq!(read("all").as_deref(), Some(&b"all"[..]));
+    assert_eq!(read("of-nobody.safetensors").as_deref(), Some(&b"nobody's"[..]));
+    assert_eq!((read("private"), read("dir/file.safetensors")), (None, None));
+    assert_eq!(fs::read(mount.path("private")).unwrap(), b"private");
+    // What is taken back is taken back at the next open, whatever the kernel remembers.
+    allow("all", 0o600);
+    assert_eq!(read("all"), None);
+}
+
+#[test]
 fn a_replaced_file_is_seen_by_the_next_open_whatever_the_kernel_keeps() {
     let bench = Bench::new();
     let (one, two, three) = (noise(1, 300_000), noise(2, 400_000), noise(3, 400_000));

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -105,18 +105,29 @@ fn a_container_is_shown_as_its_original_and_the_rest_as_it_is() {
 #[test]
 fn attributes_are_those_of_the_original() {
     let bench = Bench::new();
-    bench.packed("m.safetensors.bs", &noise(2, 1000));
+    let packed = bench.packed("m.safetensors.bs", &noise(2, 1000));
     let path = bench.plain("c", b"12345");
+    let allow = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    allow(&packed, 0o640);
+    allow(&path, 0o4751);
+    allow(&bench.source(), 0o710);
     let vfs = tree(&bench);
     let model = look(&vfs, Inode::ROOT, "m.safetensors").unwrap();
-    assert_eq!((model.size, model.blocks(), model.mode, model.links), (1000, 2, 0o444, 1));
-    assert_eq!((model.mtime, model.uid, model.gid), ((ORIGINAL_MTIME, 0), 7, 8));
+    assert_eq!((model.size, model.blocks(), model.mode, model.links), (1000, 2, 0o440, 1));
+    let owner = fs::metadata(&packed).unwrap();
+    assert_eq!((model.mtime, model.uid, model.gid), ((ORIGINAL_MTIME, 0), owner.uid(), owner.gid()));
     assert_eq!(vfs.getattr(model.inode).unwrap(), model);
     let plain = look(&vfs, Inode::ROOT, "c").unwrap();
     let modified = fs::metadata(path).unwrap().modified().unwrap().duration_since(std::time::UNIX_EPOCH).unwrap();
     assert_eq!((plain.size, plain.mtime), (5, (modified.as_secs() as i64, modified.subsec_nanos())));
+    assert_eq!(plain.mode, 0o551);
     let root = vfs.getattr(Inode::ROOT).unwrap();
-    assert_eq!((root.kind, root.mode, root.links), (Kind::Directory, 0o555, 2));
+    assert_eq!((root.kind, root.mode, root.links), (Kind::Directory, 0o510, 2));
+    // Another mode is another version: who has the file open keeps it.
+    allow(&packed, 0o600);
+    let again = look(&vfs, Inode::ROOT, "m.safetensors").unwrap();
+    assert_eq!(again.mode, 0o400);
+    assert_ne!(again.inode, model.inode);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use std::time::Instant;
 use bsfs::compress::{self, Entry, Options, Original, Report, Sums, ratio};
 use bsfs::parallel;
 use bsfs::sink::AtomicFile;
-use bsfs::source::FileSource;
+use bsfs::source::{Access, FileSource};
 use bsfs::{Error, Result};
 use clap::Args;
 use serde::Serialize;
@@ -465,7 +465,9 @@ fn copy(input: &Path, output: &Path, force: bool, stop: &AtomicBool) -> Result<(
     }
     let mut from = fs::File::open(input).map_err(Error::io("open", input))?;
     let mut to = AtomicFile::create(output, force)?;
-    let mtime = from.metadata().and_then(|meta| meta.modified()).map_err(Error::io("stat", input))?;
+    let meta = from.metadata().map_err(Error::io("stat", input))?;
+    to.narrow(Access::of(&meta).mode)?;
+    let mtime = meta.modified().map_err(Error::io("stat", input))?;
     io::copy(&mut from, to.file()).map_err(Error::io("write", output))?;
     to.set_modified(mtime)?;
     to.publish()

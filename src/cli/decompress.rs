@@ -12,6 +12,7 @@ use bsfs::compress::Progress;
 use bsfs::engine::{self, Engine, Whole};
 use bsfs::parallel;
 use bsfs::sink::AtomicFile;
+use bsfs::source::ReadAt;
 use bsfs::{Error, Result};
 use clap::Args;
 
@@ -201,6 +202,9 @@ fn decompress(
         references.complete(&container)?;
     }
     let mut file = AtomicFile::create(output, args.force)?;
+    if let Some(access) = source.access() {
+        file.narrow(access.mode)?;
+    }
     engine::verify(pool, whole, None, stop, &mut |_, raw: &[u8]| {
         file.write_all(raw).map_err(Error::io("write", output))?;
         bar.advance(raw.len() as u64, 0);

@@ -10,6 +10,7 @@ use bsfs::engine::{Base, Engine};
 use bsfs::format::bigsmall::shown_name;
 use bsfs::parallel;
 use bsfs::sink::AtomicFile;
+use bsfs::source::ReadAt;
 use bsfs::tensor::TensorInfo;
 use bsfs::{Error, Result};
 
@@ -36,6 +37,9 @@ pub fn unpack(
     progress: &dyn Progress,
 ) -> Result<()> {
     let mut file = AtomicFile::create(output, force)?;
+    if let Some(access) = container.source.access() {
+        file.narrow(access.mode)?;
+    }
     let tensors = container.tensors()?;
     let header = container.presented.header();
     let image = engine.presented(Arc::clone(&container.presented), Arc::clone(&container.source) as _, base);

@@ -81,6 +81,9 @@ pub fn export(
     progress: &dyn Progress,
 ) -> Result<Exported> {
     let mut file = AtomicFile::create(output, force)?;
+    if let Some(access) = source.access() {
+        file.narrow(access.mode)?;
+    }
     // Never published, so nothing of it is left.
     let mut waiting = AtomicFile::create(output, true)?;
     let (tensors, metadata) = read(source)?;

@@ -175,6 +175,8 @@ fn write(
         let file = AtomicFile::create(output, options.force)?;
         if let Some(like) = like {
             file.resemble(like)?;
+        } else if let Some(access) = original.source.access() {
+            file.narrow(access.mode)?;
         }
         Ok(BufWriter::with_capacity(1 << 20, file))
     };

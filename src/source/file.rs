@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::Advice;
 
-use super::ReadAt;
+use super::{Access, ReadAt};
 use crate::error::{Error, Result};
 
 /// What tells one version of a file from another without reading it.
@@ -47,6 +47,7 @@ pub struct FileSource {
     file: File,
     path: PathBuf,
     identity: Identity,
+    access: Access,
 }
 
 impl FileSource {
@@ -64,7 +65,7 @@ impl FileSource {
             let kind = if meta.is_dir() { "a directory" } else { "not a regular file" };
             return Err(Error::invalid(format!("{}: {kind}, expected a file", path.display())));
         }
-        Ok(Self { file, path: path.to_path_buf(), identity: Identity::of(&meta) })
+        Ok(Self { file, path: path.to_path_buf(), identity: Identity::of(&meta), access: Access::of(&meta) })
     }
 
     /// Which version of the file was opened.
@@ -154,6 +155,10 @@ impl ReadAt for FileSource {
 
     fn identity(&self) -> Option<Identity> {
         Some(self.identity)
+    }
+
+    fn access(&self) -> Option<Access> {
+        Some(self.access)
     }
 
     fn expect_streams(&self, streams: bool) {

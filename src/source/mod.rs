@@ -13,7 +13,7 @@ pub mod way;
 pub use ahead::Streams;
 pub use file::{FileSource, Identity};
 pub use memory::MemorySource;
-pub use tree::{LocalTree, Stat, Timestamp, Traffic, Tree};
+pub use tree::{Access, LocalTree, Stat, Timestamp, Traffic, Tree};
 
 use std::path::Path;
 
@@ -66,6 +66,11 @@ pub trait ReadAt: Send + Sync {
 
     /// What tells this version of the source from others; `None` when there is nothing.
     fn identity(&self) -> Option<Identity> {
+        None
+    }
+
+    /// Who may read the source; `None` when nobody says.
+    fn access(&self) -> Option<Access> {
         None
     }
 

@@ -16,6 +16,26 @@ use crate::error::{Error, Result};
 /// Seconds since 1970 and nanoseconds.
 pub type Timestamp = (i64, i64);
 
+/// Who may read something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Access {
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Permission bits, 0 to 0o777.
+    pub mode: u16,
+}
+
+impl Access {
+    /// What `stat` says.
+    #[must_use]
+    pub fn of(meta: &std::fs::Metadata) -> Self {
+        let mode = u16::try_from(meta.mode() & 0o777).unwrap_or(0);
+        Self { uid: meta.uid(), gid: meta.gid(), mode }
+    }
+}
+
 /// What a path is, links followed where they may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stat {
@@ -27,9 +47,11 @@ pub enum Stat {
         mtime: Timestamp,
         /// Change time.
         ctime: Timestamp,
+        /// Who may list it; `None` in a tree that does not know users.
+        access: Option<Access>,
     },
-    /// A regular file, in this version.
-    File(Identity),
+    /// A regular file, in this version, and who may read it; `None` in a tree that does not know users.
+    File(Identity, Option<Access>),
     /// A link that was not followed, in this version.
     Link(Identity),
     /// Anything else.
@@ -43,9 +65,10 @@ impl Stat {
                 id: (meta.dev(), meta.ino()),
                 mtime: (meta.mtime(), meta.mtime_nsec()),
                 ctime: (meta.ctime(), meta.ctime_nsec()),
+                access: Some(Access::of(meta)),
             }
         } else if meta.is_file() {
-            Self::File(Identity::of(meta))
+            Self::File(Identity::of(meta), Some(Access::of(meta)))
         } else if meta.is_symlink() {
             Self::Link(Identity::of(meta))
         } else {

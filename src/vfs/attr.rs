@@ -1,8 +1,9 @@
 //! What `stat` says of a presented file or directory.
 //!
-//! Owner and group are those of the mounting process. The modes are 0444 and 0555, so with the kernel's own
-//! permission check (`default_permissions`) everyone whom the mount lets in may read, and nobody has to be the
-//! owner. Copying the source's owner would promise more than the daemon can keep: it reads as the mounting user.
+//! Owner, group and mode are those of the source, without the permission to write: of the container for a file that is
+//! decoded, of what a link leads to for one that is followed. The kernel's own check (`default_permissions`) then lets those read whom
+//! the source lets read, also where the daemon, which reads as the mounting user, could read more and the mount is open
+//! to all. Where the source knows no users, all belongs to the mounting user and everyone whom the mount lets in may read.
 
 use std::ffi::OsStr;
 
@@ -44,13 +45,13 @@ pub struct Attr {
     pub mtime: Time,
     /// Change time of the source.
     pub ctime: Time,
-    /// Permission bits: 0o444 or 0o555; 0o777 for links.
+    /// Permission bits, none of them for writing; 0o777 for links.
     pub mode: u16,
     /// Number of hard links: 1 for files, 2 for directories.
     pub links: u32,
-    /// Owner: the mounting user.
+    /// Owner.
     pub uid: u32,
-    /// Group: the mounting user's.
+    /// Group.
     pub gid: u32,
 }
 

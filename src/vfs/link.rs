@@ -60,7 +60,7 @@ impl Link {
         let mut packed = target.clone().into_os_string();
         packed.push(".bs");
         let packed = PathBuf::from(packed);
-        let Ok(Stat::File(_)) = tree.stat_link(&packed) else { return None };
+        let Ok(Stat::File(..)) = tree.stat_link(&packed) else { return None };
         let shown = name::wanted(packed.file_name()?, maker(tree, &packed)?)?;
         (Some(shown.as_os_str()) == target.file_name()).then_some(Self { identity, text, maker: None })
     }

@@ -37,7 +37,7 @@ use rustix::io::Errno;
 
 use crate::engine::{Engine, Finder, Places};
 use crate::error::{Error, Result};
-use crate::source::{LocalTree, Stat, Timestamp, Tree};
+use crate::source::{Access, LocalTree, Stat, Timestamp, Tree};
 use base::Bases;
 use open::OpenFile;
 use packed::Packed;
@@ -71,9 +71,9 @@ pub struct VfsConfig {
     /// directory does not matter. A directory that is [kept open](crate::source::way::keep_open) because it is mounted over, as the
     /// [way to it](crate::source::way::way): then links are shown as links and never followed, since the same paths lead to the same things.
     pub source: PathBuf,
-    /// Owner of everything shown.
+    /// Owner of what has none in the source: links, files that are made, and all of a source that does not know users.
     pub uid: u32,
-    /// Group of everything shown.
+    /// Group of the same.
     pub gid: u32,
     /// Where the tree is mounted, absolute and without links. The scan does not look there: the daemon would wait
     /// for itself.
@@ -465,33 +465,37 @@ impl Vfs {
 
     fn attr(&self, node: &Node) -> Result<Attr> {
         let nanos = |n: i64| u32::try_from(n).unwrap_or(0);
-        let common = |kind, size, mtime, ctime, mode, links| Attr {
-            inode: node.inode,
-            kind,
-            size,
-            mtime,
-            ctime,
-            mode,
-            links,
-            uid: self.config.uid,
-            gid: self.config.gid,
+        let common = |kind, size, mtime, ctime, access: Option<Access>, links| {
+            let (uid, gid, mode) = match access {
+                // Who may read is not for the daemon to widen.
+                Some(access) => (access.uid, access.gid, access.mode & 0o555),
+                None => {
+                    let mode = match kind {
+                        Kind::Directory => 0o555,
+                        Kind::File => 0o444,
+                        Kind::Symlink => 0o777,
+                    };
+                    (self.config.uid, self.config.gid, mode)
+                }
+            };
+            Attr { inode: node.inode, kind, size, mtime, ctime, mode, links, uid, gid }
         };
         Ok(match &node.body {
             Body::Directory(directory) => {
                 let of = |(seconds, n): Timestamp| (seconds, nanos(n));
-                let (mtime, ctime) = match stamp(directory) {
-                    Ok(stamp) => (of(stamp.mtime), of(stamp.ctime)),
+                let (mtime, ctime, access) = match stamp(directory) {
+                    Ok(stamp) => (of(stamp.mtime), of(stamp.ctime), stamp.access),
                     // The mount point itself always answers, or nobody could ask the mount what is wrong with it.
-                    Err(_) if node.inode == Inode::ROOT => ((0, 0), (0, 0)),
+                    Err(_) if node.inode == Inode::ROOT => ((0, 0), (0, 0), None),
                     Err(error) => return Err(error),
                 };
-                common(Kind::Directory, 0, mtime, ctime, 0o555, 2)
+                common(Kind::Directory, 0, mtime, ctime, access, 2)
             }
             Body::Link(link) => {
                 let version = link.version();
                 let of = |(seconds, n): (i64, i64)| (seconds, nanos(n));
                 let size = link.shown().as_os_str().len() as u64;
-                common(Kind::Symlink, size, of(version.mtime), of(version.ctime), 0o777, 1)
+                common(Kind::Symlink, size, of(version.mtime), of(version.ctime), None, 1)
             }
             Body::File(file) => {
                 let (version, size, original) = match &file.contents {
@@ -504,7 +508,7 @@ impl Vfs {
                 let of = |time: Option<(i64, i64)>| time.map_or((0, 0), |(seconds, n)| (seconds, nanos(n)));
                 let ctime = of(version.map(|version| version.ctime));
                 let mtime = original.unwrap_or_else(|| of(version.map(|version| version.mtime)));
-                common(Kind::File, size, mtime, ctime, 0o444, 1)
+                common(Kind::File, size, mtime, ctime, file.access, 1)
             }
         })
     }

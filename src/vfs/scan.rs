@@ -16,7 +16,7 @@ use super::name::{self, Candidate, Shown};
 use super::packed::{self, Opened};
 use super::shards::{self, Generated, Index, SHOWN_INDEX, has_version};
 use crate::error::{Error, Result};
-use crate::source::{Identity, Stat, Timestamp, Tree, way};
+use crate::source::{Access, Identity, Stat, Timestamp, Tree, way};
 
 /// A directory's modification time proves nothing about changes within the clock's granularity before the scan.
 const CLOCK_STEP: Duration = Duration::from_millis(50);
@@ -30,13 +30,14 @@ pub(super) struct Stamp {
     id: DirId,
     pub(super) mtime: Timestamp,
     pub(super) ctime: Timestamp,
+    pub(super) access: Option<Access>,
 }
 
 impl Stamp {
     /// What is there now.
     pub(super) fn take(tree: &dyn Tree, path: &Path) -> Result<Self> {
         match tree.stat(path).map_err(Error::io("stat", path))? {
-            Stat::Directory { id, mtime, ctime } => Ok(Self { id, mtime, ctime }),
+            Stat::Directory { id, mtime, ctime, access } => Ok(Self { id, mtime, ctime, access }),
             _ => Err(Error::io("list", path)(std::io::ErrorKind::NotADirectory.into())),
         }
     }
@@ -98,6 +99,8 @@ pub(super) struct Found {
     pub(super) class: Class,
     /// Whether a container is shown as the original.
     pub(super) decoded: bool,
+    /// Who may read the file; `None` for what is no file, or of a tree that does not know users.
+    pub(super) access: Option<Access>,
 }
 
 /// Everything known of a directory at one moment.
@@ -151,6 +154,7 @@ pub(super) fn scan(
     let real = exclude.and_then(|_| std::fs::canonicalize(&place.path).ok());
     let mut classes: Vec<(OsString, Class)> = Vec::new();
     let mut unopened: Vec<(OsString, Identity)> = Vec::new();
+    let mut accesses: HashMap<OsString, Access> = HashMap::new();
     for source in names(place)? {
         let path = place.path.join(&source);
         if let (Some(exclude), Some(real)) = (exclude, &real)
@@ -186,7 +190,10 @@ pub(super) fn scan(
             } else {
                 classes.push((source, Class::Directory(id)));
             }
-        } else if let Stat::File(identity) = stat {
+        } else if let Stat::File(identity, access) = stat {
+            if let Some(access) = access {
+                accesses.insert(source.clone(), access);
+            }
             match known.get(source.as_os_str()) {
                 Some(class @ (Class::Plain(old) | Class::Container(Opened { identity: old, .. })))
                     if *old == identity =>
@@ -220,6 +227,9 @@ pub(super) fn scan(
         }
     }
     let mut found = settle(place, classes, &mut remarks);
+    for found in &mut found {
+        found.access = accesses.remove(&found.source);
+    }
     let free = place.only.is_none() && !found.iter().any(|found| found.shown == SHOWN_INDEX);
     let generated = index.as_deref().filter(|_| free).and_then(|index| {
         let last = last.and_then(|last| last.generated.as_ref());
@@ -227,7 +237,13 @@ pub(super) fn scan(
     });
     if let Some(generated) = generated.as_ref().filter(|generated| generated.is_good()) {
         let class = Class::Generated(Arc::clone(generated));
-        found.push(Found { source: SHOWN_INDEX.into(), shown: SHOWN_INDEX.into(), class, decoded: false });
+        found.push(Found {
+            source: SHOWN_INDEX.into(),
+            shown: SHOWN_INDEX.into(),
+            class,
+            decoded: false,
+            access: None,
+        });
     }
     found.sort_unstable_by(|a, b| a.shown.as_bytes().cmp(b.shown.as_bytes()));
     for remark in remarks.iter().filter(|remark| !last.is_some_and(|last| last.remarks.contains(*remark))) {
@@ -277,8 +293,8 @@ fn settle(place: &Place, classes: Vec<(OsString, Class)>, remarks: &mut BTreeSet
         .into_iter()
         .zip(shown)
         .map(|((source, class), shown)| match shown {
-            Shown::Original(shown) => Found { source, shown, class, decoded: true },
-            Shown::AsItIs => Found { shown: source.clone(), source, class, decoded: false },
+            Shown::Original(shown) => Found { source, shown, class, decoded: true, access: None },
+            Shown::AsItIs => Found { shown: source.clone(), source, class, decoded: false, access: None },
             Shown::Taken(name) => {
                 let path = place.path.join(&source);
                 remarks.insert(format!(
@@ -286,7 +302,7 @@ fn settle(place: &Place, classes: Vec<(OsString, Class)>, remarks: &mut BTreeSet
                     path.display(),
                     name.display()
                 ));
-                Found { shown: source.clone(), source, class, decoded: false }
+                Found { shown: source.clone(), source, class, decoded: false, access: None }
             }
         })
         .collect()

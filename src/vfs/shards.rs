@@ -79,7 +79,7 @@ pub(super) fn index_of(
             return None;
         }
         match place.tree.stat(&path) {
-            Ok(Stat::File(identity)) => identity,
+            Ok(Stat::File(identity, _)) => identity,
             _ => return None,
         }
     } else {
@@ -175,8 +175,8 @@ impl Generated {
 /// look, was no file when it was found and is none as long as it is there.
 pub(super) fn has_version(tree: &dyn Tree, path: &Path, version: Option<Identity>) -> bool {
     match version {
-        Some(version) => tree.stat(path).is_ok_and(|found| found == Stat::File(version)),
-        None => !matches!(tree.stat_link(path), Ok(Stat::File(_))),
+        Some(version) => tree.stat(path).is_ok_and(|found| matches!(found, Stat::File(now, _) if now == version)),
+        None => !matches!(tree.stat_link(path), Ok(Stat::File(..))),
     }
 }
 

@@ -21,7 +21,7 @@ use super::open::OpenFile;
 use super::packed::Opened;
 use super::scan::{Class, Found, Notes, Place, Scan, Stamp};
 use super::shards::Generated;
-use crate::source::{Identity, Tree};
+use crate::source::{Access, Identity, Tree};
 
 /// What an inode number stands for. Immutable but for the caches inside.
 #[derive(Debug)]
@@ -57,6 +57,8 @@ pub(super) struct File {
     /// Where it is in the source.
     pub(super) path: PathBuf,
     pub(super) contents: Contents,
+    /// Who may read it, as in the source.
+    pub(super) access: Option<Access>,
     /// The open file, shared by all who have it open.
     pub(super) open: Mutex<Weak<OpenFile>>,
 }
@@ -242,8 +244,9 @@ impl Table {
     fn create(&mut self, parent: Inode, directory: &Directory, found: &Found) -> Arc<Node> {
         let path = directory.place.path.join(&found.source);
         let tree = || Arc::clone(&directory.place.tree);
-        let file =
-            |contents| Body::File(File { tree: tree(), path: path.clone(), contents, open: Mutex::new(Weak::new()) });
+        let access = found.access;
+        let open = || Mutex::new(Weak::new());
+        let file = |contents| Body::File(File { tree: tree(), path: path.clone(), contents, access, open: open() });
         let body = match &found.class {
             Class::Directory(id) => {
                 let mut ancestors = directory.place.ancestors.clone();

@@ -246,7 +246,7 @@ impl<'a> Search<'a> {
             return;
         }
         let version = match if links { tree.stat(path) } else { tree.stat_link(path) } {
-            Ok(Stat::File(version)) => version,
+            Ok(Stat::File(version, _)) => version,
             Err(error) if !tree.is_local() && error.kind() != std::io::ErrorKind::NotFound => {
                 return self.note(format!("{}: {error}", path.display()));
             }

@@ -294,6 +294,7 @@ impl Tree for RemoteTree {
             id: (number(&[&self.id]), number(&[&self.id, rel])),
             mtime: (self.since, 0),
             ctime: (self.since, 0),
+            access: None,
         };
         if rel.is_empty() {
             return Ok(directory(rel));
@@ -303,7 +304,7 @@ impl Tree for RemoteTree {
             other => io::Error::other(other.to_string()),
         })?;
         Ok(match &item.facts {
-            Some(facts) => Stat::File(self.identity(rel, facts)),
+            Some(facts) => Stat::File(self.identity(rel, facts), None),
             None => directory(rel),
         })
     }
