@@ -562,3 +562,47 @@ fn what_is_on_the_hub_is_compressed() {
     assert!(output.status.success(), "{}", text(&output));
     assert!(fs::read(back).unwrap() == model);
 }
+
+#[test]
+fn a_server_that_gives_a_byte_at_a_time_is_given_up() {
+    // One connection after the other.
+    let bench = Bench::new();
+    bench.hub.commit("org/name", &[("config.json", &[b' '; 100])]);
+    bench.hub.fail(Side::Hub, "GET", "config.json", u32::MAX, Fault::Close(1));
+    let error = bench.pull().unwrap_err().to_string();
+    assert!(error.contains("config.json") && error.contains("4 attempts"), "{error}");
+    // And one that goes on, of a listing and of a file.
+    for path in ["/tree/", "config.json"] {
+        let bench = Bench::new();
+        bench.hub.commit("org/name", &[("config.json", &[b' '; 400])]);
+        bench.hub.fail(Side::Hub, "GET", path, u32::MAX, Fault::Trickle(5, 100));
+        let error = bench.pull().unwrap_err().to_string();
+        assert!(error.contains("too slowly"), "{error}");
+    }
+}
+
+#[test]
+fn a_success_that_is_none_is_an_error_of_the_server() {
+    let bench = Bench::new();
+    bench.hub.fail(Side::Cdn, "GET", "/lfs/", u32::MAX, Fault::Status(204, None));
+    let error = bench.pull_fails(&["204"]);
+    assert!(matches!(error, Error::Server { .. }), "{error:?}");
+}
+
+#[test]
+fn names_that_would_write_on_the_terminal_are_refused() {
+    let bench = Bench::new();
+    bench.hub.commit("org/name", &[("a\u{1b}[2J\nb", b"x")]);
+    let error = bench.pull().unwrap_err().to_string();
+    assert!(error.contains("no path inside a directory") && !error.contains('\u{1b}'), "{error}");
+}
+
+#[test]
+fn a_date_in_retry_after_is_kept_by_the_clock_of_the_server() {
+    let bench = Bench::new();
+    let now = "Sun, 06 Nov 1994 08:49:37 GMT";
+    bench.hub.fail(Side::Hub, "GET", "/tree/", 1, Fault::Later(now.into(), "Sun, 06 Nov 1994 08:49:39 GMT".into()));
+    let started = Instant::now();
+    bench.pull_right();
+    assert!(started.elapsed() >= Duration::from_secs(2));
+}

@@ -232,6 +232,9 @@ impl Client {
         // The commit is told by the first answer, which may be a redirect to the Hub's own cache.
         let (url, response) = self.http.send(&what, &url, stop, |url| Ok(self.http.request(Method::HEAD, url)))?;
         let elsewhere = http::redirect_target(&url, &response);
+        if elsewhere.as_ref().is_some_and(|to| url.scheme() == "https" && to.scheme() != "https") {
+            return Err(http::server(&what, None, "the server leads from https to http, which is not followed"));
+        }
         let response = if elsewhere.is_some() { response } else { http::accept(&what, response)? };
         if let Some(other) = http::text(&response, "x-repo-commit").filter(|other| is_commit(commit) && other != commit)
         {

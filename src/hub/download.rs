@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reqwest::blocking::Response;
 
@@ -18,6 +18,11 @@ use crate::error::{Error, Result};
 
 /// Read from a body and written at once, bytes.
 const BLOCK: usize = 256 << 10;
+/// An attempt that brought so many bytes begins to count attempts anew.
+const PROGRESS: u64 = 64 << 10;
+/// A body of which less comes within so many time-outs is asked for again, bytes per second.
+const SLOWEST: f64 = 1024.0;
+const WINDOW: u32 = 4;
 /// How long before its time an address is asked for again.
 const MARGIN: Duration = Duration::from_secs(10);
 
@@ -160,12 +165,16 @@ impl Job<'_> {
                     continue;
                 }
                 416 => return Ok(Some("the server's file is shorter than the listing says".to_owned())),
-                _ => return Err(http::accept(what, response).err().unwrap_or(Error::Interrupted)),
+                _ => {
+                    let none = |_| http::server(what, Some(status), format!("HTTP status {status} brings no file"));
+                    return Err(http::accept(what, response).map_or_else(|error| error, none));
+                }
             }
             let before = part.at;
             let ended = self.take(file, part, response, &mut pinned)?;
             *came += part.at.saturating_sub(before);
-            if part.at > before {
+            // A byte with each attempt is no progress.
+            if part.at.saturating_sub(before) >= PROGRESS {
                 tries.progress();
             }
             match ended {
@@ -230,8 +239,16 @@ impl Job<'_> {
         }
         *pinned = tag;
         let mut buffer = vec![0; BLOCK];
+        let (window, mut begun, mut lately) = (self.client.settings().timeout * WINDOW, Instant::now(), 0);
         loop {
             check(self.stop)?;
+            let took = begun.elapsed();
+            if took >= window {
+                if (lately as f64) < SLOWEST * took.as_secs_f64() {
+                    return Ok(Ended::Later("the answer comes too slowly".to_owned()));
+                }
+                (begun, lately) = (Instant::now(), 0);
+            }
             let n = match response.read(&mut buffer) {
                 Ok(n) => n,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
@@ -253,6 +270,7 @@ impl Job<'_> {
             part.file.write_all(bytes).map_err(Error::io("write", &part.path))?;
             part.took(bytes);
             self.progress.advance(n as u64);
+            lately += n as u64;
         }
     }
 }
