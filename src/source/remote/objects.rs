@@ -23,6 +23,8 @@ use super::resolve::Failure;
 /// The longest page of a listing, and what is looked at of a refusal, bytes.
 const MAX_PAGE: usize = 32 << 20;
 const MAX_REFUSAL: usize = 64 << 10;
+/// Longest text of a refusal that is told, characters.
+const MAX_SAID: usize = 300;
 
 /// Statuses that are worth another try, seen before `object_store` makes words of them.
 #[derive(Debug)]
@@ -133,7 +135,12 @@ fn failure(error: &object_store::Error) -> Failure {
         last = Some(next.to_string());
         cause = next.source();
     }
-    Failure::Refused(scrub(&last.unwrap_or_else(|| error.to_string())))
+    let text = scrub(&last.unwrap_or_else(|| error.to_string()));
+    // Of a bucket, whose absence is no error of its own in the crate.
+    if text.contains("status code: 404") {
+        return Failure::Missing;
+    }
+    Failure::Refused(text.chars().take(MAX_SAID).collect())
 }
 
 /// Text without what may be secret in URLs: queries, and names before an `@`.
