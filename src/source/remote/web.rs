@@ -133,7 +133,8 @@ fn links(page: &str, base: &Url) -> BTreeMap<String, (String, bool)> {
         };
         let rest = rest.trim_start();
         // A page is gone through once, however few of its links end.
-        let rest = rest.get(..rest.floor_char_boundary(MAX_LINK)).unwrap_or(rest);
+        let end = (MAX_LINK - 3..=MAX_LINK).rev().find(|&at| rest.is_char_boundary(at));
+        let rest = end.and_then(|end| rest.get(..end)).unwrap_or(rest);
         let quoted = |quote: char| rest.strip_prefix(quote)?.split(quote).next();
         let bare = || rest.split(|c: char| c.is_whitespace() || c == '>').next();
         let Some(target) = quoted('"').or_else(|| quoted('\'')).or_else(bare) else { continue };
