@@ -606,3 +606,53 @@ fn a_date_in_retry_after_is_kept_by_the_clock_of_the_server() {
     bench.pull_right();
     assert!(started.elapsed() >= Duration::from_secs(2));
 }
+
+#[test]
+fn a_long_file_comes_over_several_connections_and_only_its_beginning_counts() {
+    let long = noise(11, (40 << 20) + 12_345);
+    let bench = Bench::new();
+    let commit = bench.hub.commit("org/long", &[("m.safetensors", &long)]);
+    let sha256 = hub::write::sha256(&long);
+    let blobs = bench.dir.path().join("hub/models--org--long/blobs");
+    let incomplete = blobs.join(format!("{sha256}.incomplete"));
+    let right = |again: bool| {
+        let pulled = pull(bench.settings(), "hf://org/long").unwrap();
+        assert!(fs::read(pulled.snapshot.join("m.safetensors")).unwrap() == long);
+        assert!(again || pulled.downloaded_bytes == long.len() as u64, "{}", pulled.downloaded_bytes);
+        assert!(pulled.snapshot.ends_with(&commit) && !incomplete.exists());
+        fs::remove_dir_all(blobs.parent().unwrap()).unwrap();
+        let seen: Vec<_> = bench.hub.seen().into_iter().filter(|seen| seen.side == Side::Cdn).collect();
+        assert!(seen.iter().all(|seen| seen.authorization.is_none()));
+        seen
+    };
+    let seen = right(false);
+    assert_eq!(seen.len(), 6, "{seen:?}");
+    assert!(seen.iter().all(|seen| seen.range.as_deref().is_some_and(|range| !range.ends_with('-'))), "{seen:?}");
+    // What fails in one of them, or in all.
+    for (times, fault) in [
+        (2, Fault::Cut(100_000)),
+        (1, Fault::Status(503, None)),
+        (1, Fault::LyingRange),
+        (1, Fault::LyingTotal),
+        (1, Fault::Stall(1000, 2000)),
+        (1, Fault::Expire),
+        (1, Fault::Flip),
+        (7, Fault::NoRange),
+        (1, Fault::WrongEtag),
+    ] {
+        bench.hub.fail(Side::Cdn, "GET", "/lfs/", times, fault.clone());
+        eprintln!("{fault:?}");
+        right(true);
+        bench.hub.state().faults.clear();
+    }
+    // What an interrupted one leaves is a beginning, which the next one goes on from.
+    let stop = Arc::new(AtomicBool::new(false));
+    let progress = StopAt(AtomicU64::new(0), 30 << 20, Arc::clone(&stop));
+    let client = Client::new(bench.settings()).unwrap();
+    let uri = HubUri::parse("hf://org/long").unwrap();
+    let result = bsfs::hub::pull(&client, &uri, &Pull::default(), &stop, &progress);
+    assert!(matches!(result, Err(Error::Interrupted)), "{result:?}");
+    let kept = fs::read(&incomplete).unwrap();
+    assert!(kept.len() < long.len() && kept[..] == long[..kept.len()]);
+    right(true);
+}

@@ -28,6 +28,8 @@ pub enum Fault {
     Stall(u64, u64),
     /// Sends so many bytes of the body, then one now and then, with so many milliseconds between.
     Trickle(u64, u64),
+    /// Sends so many bytes a second, over this connection.
+    Rate(u64),
     /// Announces and sends so many bytes only.
     Truncate(u64),
     /// Another entity tag, on whichever header there is.
@@ -64,7 +66,7 @@ pub struct Rule {
 }
 
 impl Fault {
-    /// `status CODE [RETRY-AFTER]`, `delay MS`, `cut BYTES`, `close BYTES`, `stall BYTES MS`, `trickle BYTES MS`, `truncate BYTES`, `wrong-etag`, `flip`,
+    /// `status CODE [RETRY-AFTER]`, `delay MS`, `cut BYTES`, `close BYTES`, `stall BYTES MS`, `trickle BYTES MS`, `rate BYTES`, `truncate BYTES`, `wrong-etag`, `flip`,
     /// `no-range`, `lying-range`, `lying-total`, `other-range`, `drop`, `redirect URL`, `expire`.
     pub fn parse(text: &str) -> Option<Self> {
         let words: Vec<&str> = text.split_whitespace().collect();
@@ -76,6 +78,7 @@ impl Fault {
             "close" => Self::Close(number(1)?),
             "stall" => Self::Stall(number(1)?, number(2)?),
             "trickle" => Self::Trickle(number(1)?, number(2)?),
+            "rate" => Self::Rate(number(1)?),
             "truncate" => Self::Truncate(number(1)?),
             "wrong-etag" => Self::WrongEtag,
             "flip" => Self::Flip,
