@@ -1,12 +1,16 @@
 #!/usr/bin/env python3
-"""What scripts/remote.sh needs of a network and a bucket. Nothing but Python's standard library, boto3 for `upload`.
+"""What scripts/remote.sh needs of a network and a bucket. Nothing but Python's standard library, boto3 for `upload`,
+azure-storage-blob for `upload-az`.
 
     remote.py weights FILE BYTES                     Gaussian BF16 weights in a safetensors file
-    remote.py serve DIR PORTFILE [--rate B] [--delay MS]
+    remote.py serve DIR PORTFILE [--rate B] [--each B] [--delay MS] [--cert PEM] [--redirect URL]
                                                      a web server with ranges and an index page, whose answers share RATE bytes a
-                                                     second and begin DELAY after the request; /.counts tells and resets counters
+                                                     second (EACH for each of them) and begin DELAY after the request; /.counts
+                                                     tells and resets counters. With a certificate and its key: https. With
+                                                     REDIRECT all that is asked for is elsewhere
     remote.py fetch URL FILE                         downloads with one request
     remote.py upload ENDPOINT BUCKET DIR             makes a bucket of the files of DIR
+    remote.py upload-az ENDPOINT CONTAINER DIR       the same in azurite
 """
 import argparse
 import array
@@ -14,6 +18,7 @@ import json
 import os
 import random
 import socketserver
+import ssl
 import struct
 import sys
 import threading
@@ -67,17 +72,18 @@ class Link:
 
 class Counts:
     def __init__(self):
-        self.lock, self.requests, self.bytes = threading.Lock(), 0, 0
+        self.lock, self.requests, self.bytes, self.connections = threading.Lock(), 0, 0, 0
 
-    def add(self, requests, size):
+    def add(self, requests, size, connections=0):
         with self.lock:
+            self.connections += connections
             self.requests += requests
             self.bytes += size
 
     def take(self):
         with self.lock:
-            now = {"requests": self.requests, "bytes": self.bytes}
-            self.requests = self.bytes = 0
+            now = {"requests": self.requests, "bytes": self.bytes, "connections": self.connections}
+            self.requests = self.bytes = self.connections = 0
             return now
 
 
@@ -109,6 +115,8 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer(200, {}, json.dumps(self.server.counts.take()).encode())
         self.server.counts.add(1, 0)
         time.sleep(self.server.delay)
+        if self.server.redirect:
+            return self.answer(302, {"Location": self.server.redirect + self.path})
         file = (self.server.root / path.lstrip("/")).resolve()
         if not file.is_relative_to(self.server.root) or not file.exists():
             return self.answer(404, {})
@@ -136,11 +144,17 @@ class Handler(BaseHTTPRequestHandler):
         if self.command == "HEAD":
             return
         self.wfile.flush()
+        own = Link(self.server.each)
         with open(file, "rb") as f:
             while first < end:
                 size = min(PIECE, end - first)
                 self.server.link.take(size)
-                sent = os.sendfile(self.connection.fileno(), f.fileno(), first, size)
+                own.take(size)
+                if self.server.context:
+                    self.wfile.write(os.pread(f.fileno(), size, first))
+                    sent = size
+                else:
+                    sent = os.sendfile(self.connection.fileno(), f.fileno(), first, size)
                 self.server.counts.add(0, sent)
                 first += sent
 
@@ -150,12 +164,24 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
     allow_reuse_address = True
     request_queue_size = 256
 
+    def get_request(self):
+        connection, address = super().get_request()
+        self.counts.add(0, 0, 1)
+        if self.context:
+            # the handshake is the business of the connection's own thread
+            connection = self.context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+        return connection, address
+
     def handle_error(self, *_):
         pass  # clients go when they have enough
 
 
-def serve(root, portfile, rate, delay):
+def serve(root, portfile, rate, each, delay, cert, redirect):
     server = Server(("127.0.0.1", 0), Handler)
+    server.each, server.redirect, server.context = each, redirect, None
+    if cert:
+        server.context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        server.context.load_cert_chain(cert)
     server.root, server.link, server.delay, server.counts = Path(root).resolve(), Link(rate), delay / 1000, Counts()
     Path(portfile + ".tmp").write_text(str(server.server_address[1]))
     os.rename(portfile + ".tmp", portfile)
@@ -175,25 +201,48 @@ def upload(endpoint, bucket, directory):
     s3.create_bucket(Bucket=bucket)
     for file in Path(directory).rglob("*"):
         if file.is_file():
-            s3.upload_file(str(file), bucket, "models/x/" + str(file.relative_to(directory)))
+            # a bucket of Google is asked without a signature
+            key, public = "models/x/" + str(file.relative_to(directory)), {"ACL": "public-read"}
+            s3.upload_file(str(file), bucket, key, ExtraArgs=public)
+    # as consoles mark directories
+    s3.put_object(Bucket=bucket, Key="models/x/", Body=b"", ACL="public-read")
+
+
+# the key that azurite's documentation gives for its only account
+AZURITE = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+
+
+def upload_az(endpoint, name, directory):
+    from azure.storage.blob import BlobServiceClient
+
+    credential = {"account_name": "devstoreaccount1", "account_key": AZURITE}
+    container = BlobServiceClient(endpoint + "/devstoreaccount1", credential=credential).create_container(name)
+    for file in Path(directory).rglob("*"):
+        if file.is_file():
+            container.upload_blob("models/x/" + str(file.relative_to(directory)), file.read_bytes())
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("verb", choices=["weights", "serve", "fetch", "upload"])
+    parser.add_argument("verb", choices=["weights", "serve", "fetch", "upload", "upload-az"])
     parser.add_argument("words", nargs="*")
     parser.add_argument("--rate", type=float, default=0)
+    parser.add_argument("--each", type=float, default=0)
     parser.add_argument("--delay", type=float, default=0)
+    parser.add_argument("--cert")
+    parser.add_argument("--redirect")
     args = parser.parse_args()
     match args.verb, args.words:
         case "weights", [path, size]:
             weights(path, int(size))
         case "serve", [root, portfile]:
-            serve(root, portfile, args.rate, args.delay)
+            serve(root, portfile, args.rate, args.each, args.delay, args.cert, args.redirect)
         case "fetch", [url, path]:
             fetch(url, path)
         case "upload", [endpoint, bucket, directory]:
             upload(endpoint, bucket, directory)
+        case "upload-az", [endpoint, container, directory]:
+            upload_az(endpoint, container, directory)
         case _:
             parser.error("see --help")
 

@@ -562,3 +562,97 @@ fn what_is_on_the_hub_is_compressed() {
     assert!(output.status.success(), "{}", text(&output));
     assert!(fs::read(back).unwrap() == model);
 }
+
+#[test]
+fn a_server_that_gives_a_byte_at_a_time_is_given_up() {
+    // One connection after the other.
+    let bench = Bench::new();
+    bench.hub.commit("org/name", &[("config.json", &[b' '; 100])]);
+    bench.hub.fail(Side::Hub, "GET", "config.json", u32::MAX, Fault::Close(1));
+    let error = bench.pull().unwrap_err().to_string();
+    assert!(error.contains("config.json") && error.contains("4 attempts"), "{error}");
+    // And one that goes on, of a listing and of a file.
+    for path in ["/tree/", "config.json"] {
+        let bench = Bench::new();
+        bench.hub.commit("org/name", &[("config.json", &[b' '; 400])]);
+        bench.hub.fail(Side::Hub, "GET", path, u32::MAX, Fault::Trickle(5, 100));
+        let error = bench.pull().unwrap_err().to_string();
+        assert!(error.contains("too slowly"), "{error}");
+    }
+}
+
+#[test]
+fn a_success_that_is_none_is_an_error_of_the_server() {
+    let bench = Bench::new();
+    bench.hub.fail(Side::Cdn, "GET", "/lfs/", u32::MAX, Fault::Status(204, None));
+    let error = bench.pull_fails(&["204"]);
+    assert!(matches!(error, Error::Server { .. }), "{error:?}");
+}
+
+#[test]
+fn names_that_would_write_on_the_terminal_are_refused() {
+    let bench = Bench::new();
+    bench.hub.commit("org/name", &[("a\u{1b}[2J\nb", b"x")]);
+    let error = bench.pull().unwrap_err().to_string();
+    assert!(error.contains("no path inside a directory") && !error.contains('\u{1b}'), "{error}");
+}
+
+#[test]
+fn a_date_in_retry_after_is_kept_by_the_clock_of_the_server() {
+    let bench = Bench::new();
+    let now = "Sun, 06 Nov 1994 08:49:37 GMT";
+    bench.hub.fail(Side::Hub, "GET", "/tree/", 1, Fault::Later(now.into(), "Sun, 06 Nov 1994 08:49:39 GMT".into()));
+    let started = Instant::now();
+    bench.pull_right();
+    assert!(started.elapsed() >= Duration::from_secs(2));
+}
+
+#[test]
+fn a_long_file_comes_over_several_connections_and_only_its_beginning_counts() {
+    let long = noise(11, (40 << 20) + 12_345);
+    let bench = Bench::new();
+    let commit = bench.hub.commit("org/long", &[("m.safetensors", &long)]);
+    let sha256 = hub::write::sha256(&long);
+    let blobs = bench.dir.path().join("hub/models--org--long/blobs");
+    let incomplete = blobs.join(format!("{sha256}.incomplete"));
+    let right = |again: bool| {
+        let pulled = pull(bench.settings(), "hf://org/long").unwrap();
+        assert!(fs::read(pulled.snapshot.join("m.safetensors")).unwrap() == long);
+        assert!(again || pulled.downloaded_bytes == long.len() as u64, "{}", pulled.downloaded_bytes);
+        assert!(pulled.snapshot.ends_with(&commit) && !incomplete.exists());
+        fs::remove_dir_all(blobs.parent().unwrap()).unwrap();
+        let seen: Vec<_> = bench.hub.seen().into_iter().filter(|seen| seen.side == Side::Cdn).collect();
+        assert!(seen.iter().all(|seen| seen.authorization.is_none()));
+        seen
+    };
+    let seen = right(false);
+    assert_eq!(seen.len(), 6, "{seen:?}");
+    assert!(seen.iter().all(|seen| seen.range.as_deref().is_some_and(|range| !range.ends_with('-'))), "{seen:?}");
+    // What fails in one of them, or in all.
+    for (times, fault) in [
+        (2, Fault::Cut(100_000)),
+        (1, Fault::Status(503, None)),
+        (1, Fault::LyingRange),
+        (1, Fault::LyingTotal),
+        (1, Fault::Stall(1000, 2000)),
+        (1, Fault::Expire),
+        (1, Fault::Flip),
+        (7, Fault::NoRange),
+        (1, Fault::WrongEtag),
+    ] {
+        bench.hub.fail(Side::Cdn, "GET", "/lfs/", times, fault.clone());
+        eprintln!("{fault:?}");
+        right(true);
+        bench.hub.state().faults.clear();
+    }
+    // What an interrupted one leaves is a beginning, which the next one goes on from.
+    let stop = Arc::new(AtomicBool::new(false));
+    let progress = StopAt(AtomicU64::new(0), 30 << 20, Arc::clone(&stop));
+    let client = Client::new(bench.settings()).unwrap();
+    let uri = HubUri::parse("hf://org/long").unwrap();
+    let result = bsfs::hub::pull(&client, &uri, &Pull::default(), &stop, &progress);
+    assert!(matches!(result, Err(Error::Interrupted)), "{result:?}");
+    let kept = fs::read(&incomplete).unwrap();
+    assert!(kept.len() < long.len() && kept[..] == long[..kept.len()]);
+    right(true);
+}

@@ -193,6 +193,12 @@ fn a_commit_whose_answer_is_lost_is_not_made_twice() {
     bench.push().unwrap();
     assert_eq!(bench.commits(), 2);
     bench.compare();
+    // Nor one of which a server in between says that it got no answer.
+    fs::write(bench.source().join("config.json"), b"{  }").unwrap();
+    bench.hub.fail(Side::Hub, "POST", "/commit/", 1, Fault::Status(504, None));
+    let error = bench.push().unwrap_err().to_string();
+    assert!(error.contains("504") && error.contains("push again") && !error.contains("nothing was done"), "{error}");
+    assert_eq!(bench.commits(), 2);
     // Refused for now, it is sent again.
     fs::write(bench.source().join("config.json"), b"{ }").unwrap();
     bench.hub.fail(Side::Hub, "POST", "/commit/", 1, Fault::Status(429, Some(1)));

@@ -492,3 +492,174 @@ fn a_directory_that_cannot_be_listed_is_not_asked_for_at_each_look() {
     }
     assert_eq!(server.take_seen().len(), 1);
 }
+
+#[test]
+fn the_host_that_an_address_leads_to_does_not_learn_the_signature() {
+    let (server, other) = (Server::new(), Server::new());
+    server.put("/f", b"bytes");
+    other.put("/elsewhere", b"bytes");
+    let to = other.url("/elsewhere");
+    server.plan(move |_, _| Some(Fault::Redirect(to.clone())));
+    let (tree, path) = RemoteTree::open(&server.url("/f?sig=verysecret"), config()).unwrap();
+    assert_eq!(read(&*tree.open(&path).unwrap(), 0, 5).unwrap(), b"bytes");
+    let seen = other.take_seen();
+    assert!(!seen.is_empty() && !format!("{seen:?}").contains("verysecret"), "{seen:?}");
+}
+
+#[test]
+fn a_body_that_was_packed_on_its_way_is_not_taken_for_the_file() {
+    let server = Server::new();
+    server.put("/d/f", &noise(21, MIB));
+    let (_tree, f) = file(&server, "f", config());
+    server.plan(|_, _| Some(Fault::Header("Content-Encoding".into(), "gzip".into())));
+    let error = read(&*f, 500_000, 1000).unwrap_err().to_string();
+    assert!(error.contains("packs"), "{error}");
+    // Nor is a page of names.
+    let error = RemoteTree::open(&server.url("/d/f"), config()).unwrap_err().to_string();
+    assert!(error.contains("packs"), "{error}");
+}
+
+#[test]
+fn names_are_what_they_are_whatever_addresses_make_of_their_signs() {
+    let (server, other) = (Server::new(), Server::new());
+    let names = ["a:b", "c#d", "e?f", "g%h", "i+j", "k é", "l;m=n&o", "%2e", "http:p"];
+    for name in names {
+        server.put(&format!("/d/s:t/{name}"), name.as_bytes());
+    }
+    let quoted = |name: &str| {
+        name.bytes()
+            .map(|b| if b.is_ascii_alphanumeric() { char::from(b).into() } else { format!("%{b:02X}") })
+            .collect::<String>()
+    };
+    let link = |name: &str| format!("<a href=\"{}\">x</a>", quoted(name));
+    let below: String = names.iter().map(|name| link(name)).collect();
+    server.plan(move |seen, _| match seen.path.as_str() {
+        "/d/" => Some(Fault::Page("<a href=\"./s:t/\">s</a>".into())),
+        path if path.ends_with('/') => Some(Fault::Page(below.clone())),
+        _ => None,
+    });
+    let (tree, root) = RemoteTree::open(&server.url("/d/"), config()).unwrap();
+    let mut expected: Vec<_> = names.into();
+    expected.sort_unstable();
+    assert_eq!(tree.names(&root.join("s:t")).unwrap(), expected);
+    for name in names {
+        let f = tree.open(&root.join("s:t").join(name)).unwrap();
+        assert_eq!(read(&*f, 0, name.len()).unwrap(), name.as_bytes(), "{name}");
+    }
+    // A name that reads as an address of another host is one of this directory all the same.
+    let port = other.address.port();
+    server.put(&format!("/d/http:127.0.0.1:{port}"), b"mine");
+    server.plan(move |seen, _| {
+        (seen.path == "/d/").then(|| Fault::Page(format!("<a href=\"./http:127.0.0.1:{port}\">x</a>")))
+    });
+    let (tree, root) = RemoteTree::open(&server.url("/d/"), config()).unwrap();
+    let f = tree.open(&root.join(format!("http:127.0.0.1:{port}"))).unwrap();
+    assert_eq!(read(&*f, 0, 4).unwrap(), b"mine");
+    assert!(other.take_seen().is_empty());
+}
+
+#[test]
+fn a_server_that_gives_a_byte_at_a_time_is_one_that_does_not_answer() {
+    let server = Server::new();
+    server.put("/d/f", &noise(22, 65536 + 300));
+    let (_tree, f) = file(&server, "f", RemoteConfig { patience: Duration::from_secs(1), ..config() });
+    server.take_seen();
+    server.plan(|_, _| Some(Fault::Cut(1)));
+    assert!(matches!(read(&*f, 65536, 300), Err(Error::Remote { outage: true, .. })));
+    assert!(server.take_seen().len() < 30, "and is left alone more and more");
+}
+
+#[test]
+fn a_length_that_no_file_has_or_that_is_not_said_is_not_believed() {
+    for (most, total) in [(65536, "18446744073709551615"), (65536, "281474976710657"), (10, "*")] {
+        let server = Server::new();
+        server.put("/d/f", &noise(23, 100_000));
+        server.put("/d/g", b"g");
+        server.plan(move |seen, _| seen.path.ends_with('f').then(|| Fault::Part(most, total.into())));
+        let tree = open(&server, "/d/", config());
+        assert_eq!(tree.names(std::path::Path::new(&server.url("/d"))).unwrap(), ["g"], "{total}");
+    }
+}
+
+#[test]
+fn an_empty_file_needs_no_head_requests() {
+    let server = Server::new();
+    server.put("/d/empty", b"");
+    server.plan(|seen, _| (seen.method == "HEAD").then_some(Fault::Status(405, None)));
+    let tree = open(&server, "/d/", config());
+    let root = std::path::PathBuf::from(server.url("/d"));
+    assert_eq!(tree.names(&root).unwrap(), ["empty"]);
+    assert_eq!(tree.open(&root.join("empty")).unwrap().len(), 0);
+}
+
+#[test]
+fn a_retry_waits_until_the_time_that_the_server_says_by_its_own_clock() {
+    let server = Server::new();
+    server.put("/d/f", &noise(24, MIB));
+    let (_tree, f) = file(&server, "f", config());
+    server.take_seen();
+    let (now, then) = ("Sun, 06 Nov 1994 08:49:37 GMT", "Sun, 06 Nov 1994 08:49:40 GMT");
+    server.plan(move |_, number| {
+        let headers = vec![("Date".to_owned(), now.to_owned()), ("Retry-After".to_owned(), then.to_owned())];
+        (number == 0).then_some(Fault::Answer(429, headers))
+    });
+    let begun = Instant::now();
+    read(&*f, 500_000, 1000).unwrap();
+    assert!(begun.elapsed() >= Duration::from_secs(3));
+}
+
+#[test]
+fn directories_without_end_come_to_an_end() {
+    let (bench, server) = (Bench::new(), Server::new());
+    server.plan(|_, _| Some(Fault::Page("<a href=\"x/\">x</a>".into())));
+    let (tree, _) = RemoteTree::open(&server.url("/d/"), cached(&bench)).unwrap();
+    tree.download(&mut |_, _| Ok(())).unwrap();
+    assert!(server.take_seen().len() < 200);
+}
+
+#[test]
+fn all_small_files_of_a_directory_are_kept_for_when_the_server_is_gone() {
+    let (bench, server) = (Bench::new(), Server::new());
+    let files: Vec<_> = (0..24).map(|n| (format!("f{n:02}"), noise(100 + n, 150_000))).collect();
+    for (name, bytes) in &files {
+        server.put(&format!("/d/{name}"), bytes);
+    }
+    // So slow that all would be under way at once.
+    server.plan(|seen, _| {
+        seen.range().is_some_and(|(first, _)| first > 0).then_some(Fault::Late(Duration::from_millis(300)))
+    });
+    let config = cached(&bench);
+    let store = config.store.clone().unwrap();
+    let (tree, _) = RemoteTree::open(&server.url("/d/"), config).unwrap();
+    common::eventually("all has come", || tree.traffic().unwrap().bytes >= 24 * 150_000);
+    assert!(store.flush(Duration::from_secs(20)));
+    drop((tree, store));
+    server.go();
+    let (tree, root) = RemoteTree::open(&server.url("/d/"), cached(&bench)).unwrap();
+    for (name, bytes) in &files {
+        assert!(read_all(&*tree.open(&root.join(name)).unwrap(), 100_000).unwrap() == *bytes, "{name}");
+    }
+}
+
+#[test]
+fn what_a_query_chooses_is_not_taken_for_what_another_chose() {
+    let (bench, server) = (Bench::new(), Server::new());
+    let (one, two) = (noise(25, 200_000), noise(26, 200_000));
+    server.put("/get/f?file=1", &one);
+    server.put("/get/f?file=1&X-Amz-Signature=a", &one);
+    server.put("/get/f?file=2", &two);
+    server.plan(|_, _| Some(Fault::NoEtag));
+    let look = |query: &str| {
+        let config = cached(&bench);
+        let store = config.store.clone().unwrap();
+        let (tree, path) = RemoteTree::open(&server.url(&format!("/get/f?{query}")), config)?;
+        let bytes = read_all(&*tree.open(&path).unwrap(), 100_000)?;
+        assert!(store.flush(Duration::from_secs(20)));
+        Ok::<_, Error>(bytes)
+    };
+    assert!(look("file=1").unwrap() == one);
+    assert!(look("file=2").unwrap() == two);
+    server.go();
+    assert!(look("file=1&X-Amz-Signature=a").unwrap() == one, "another signature is the same file");
+    assert!(look("file=3").is_err());
+}

@@ -206,3 +206,87 @@ fn a_delta_without_its_base_says_so_and_another_tensor_is_not_taken_for_it() {
     let text = fs::read_to_string(&log).unwrap();
     assert!(text.contains("base.safetensors has another tensor"), "{text}");
 }
+
+/// Mounts a bucket that a server of the tests plays.
+fn mount_bucket(bench: &Bench, address: &str, environment: &[(&str, &str)]) -> Mount {
+    let mut command = command(bench);
+    command.envs(environment.iter().copied()).args(["mount", "--cache", "off", "--patience", "2", address]);
+    let output = command.arg(bench.mount_point()).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    Mount { point: bench.mount_point(), pid: mounted::status_of(&bench.mount_point()).unwrap().pid }
+}
+
+fn names(mount: &Mount, below: &str) -> Vec<String> {
+    let all = fs::read_dir(mount.path(below)).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut all: Vec<_> = all.collect();
+    all.sort();
+    all
+}
+
+#[test]
+fn keys_of_a_bucket_are_names_whatever_signs_are_in_them_and_marks_of_directories_are_none() {
+    let (bench, server) = (Bench::new(), Server::new());
+    let key = |name: &str, len: usize| {
+        format!(
+            "<Contents><Key>m/{name}</Key><Size>{len}</Size><LastModified>1994-11-06T08:49:37.000Z</LastModified></Contents>"
+        )
+    };
+    let odd = ["a#b", "c%20d", "e?f", "g~[h]{i}", "j k+é", "l|*"];
+    let all: String = odd.iter().map(|name| key(name, name.len())).collect();
+    let list = format!(
+        "<ListBucketResult>{}{all}<CommonPrefixes><Prefix>m/sub/</Prefix></CommonPrefixes></ListBucketResult>",
+        key("", 0)
+    );
+    server.put("/bucket", list.as_bytes());
+    odd.iter().for_each(|name| server.put(&format!("/bucket/m/{name}"), name.as_bytes()));
+    let url = server.url("");
+    let environment = [
+        ("AWS_ENDPOINT_URL", url.as_str()),
+        ("AWS_ACCESS_KEY_ID", "a"),
+        ("AWS_SECRET_ACCESS_KEY", "b"),
+        ("AWS_REGION", "us-east-1"),
+    ];
+    let mount = mount_bucket(&bench, "s3://bucket/m", &environment);
+    let mut expected: Vec<_> = odd.into_iter().chain(["sub"]).collect();
+    expected.sort_unstable();
+    assert_eq!(names(&mount, ""), expected);
+    for name in odd {
+        assert_eq!(fs::read(mount.path(name)).unwrap(), name.as_bytes(), "{name}");
+    }
+}
+
+#[test]
+fn etags_of_azure_are_the_same_with_quotes_and_without() {
+    let (bench, server) = (Bench::new(), Server::new());
+    let bytes = noise(41, 200_000);
+    server.put("/devstoreaccount1/box/m/f", &bytes);
+    // Listings have them without, answers with.
+    let etag = &blake3::hash(&bytes).to_hex().to_string()[..16];
+    let list = format!(
+        "<EnumerationResults><Prefix>m/</Prefix><Blobs><Blob><Name>m/f</Name><Properties>\
+         <Last-Modified>Sun, 06 Nov 1994 08:49:37 GMT</Last-Modified><Etag>{etag}</Etag>\
+         <Content-Length>200000</Content-Length><Content-Type>a/b</Content-Type></Properties></Blob></Blobs>\
+         <NextMarker /></EnumerationResults>"
+    );
+    server.put("/devstoreaccount1/box", list.as_bytes());
+    let url = server.url("");
+    let environment = [("AZURE_STORAGE_USE_EMULATOR", "true"), ("AZURITE_BLOB_STORAGE_URL", url.as_str())];
+    let mount = mount_bucket(&bench, "az://box/m", &environment);
+    assert!(fs::read(mount.path("f")).unwrap() == bytes);
+    assert!(server.take_seen().iter().any(|seen| seen.headers.contains_key("if-match")));
+}
+
+#[test]
+fn no_header_of_a_signed_request_follows_a_redirect() {
+    let (bench, server, other) = (Bench::new(), Server::new(), Server::new());
+    let (url, to) = (server.url(""), other.url("/bucket"));
+    server.plan(move |_, _| Some(Fault::Redirect(to.clone())));
+    let mut command = command(&bench);
+    command.env("AWS_ENDPOINT_URL", url).env("AWS_ACCESS_KEY_ID", "a").env("AWS_SECRET_ACCESS_KEY", "b");
+    command.env("AWS_REGION", "us-east-1").env("AWS_SESSION_TOKEN", "verysecret");
+    let output = command.args(["mount", "--cache", "off", "s3://bucket/m"]).arg(bench.mount_point()).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("302") && !stderr(&output).contains("verysecret"), "{}", stderr(&output));
+    assert!(!server.take_seen().is_empty());
+    assert!(other.take_seen().is_empty());
+}

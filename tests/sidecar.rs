@@ -3,8 +3,11 @@
 mod common;
 #[path = "common/mounted.rs"]
 mod mounted;
+#[cfg(feature = "remote")]
+#[path = "common/server.rs"]
+mod server;
 
-use std::ffi::CString;
+use std::ffi::{CString, OsStr};
 use std::fs::{self, File};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, PermissionsExt};
@@ -19,6 +22,11 @@ use rustix::mount::{MountFlags, mount};
 
 /// Mounts, and starts a process of another user without capabilities that serves. `None` without root.
 fn served(bench: &Bench, form: &str) -> Option<(PathBuf, Running)> {
+    served_from(bench, form, bench.source().as_os_str(), &["--cache", "off"])
+}
+
+/// The same from another source.
+fn served_from(bench: &Bench, form: &str, source: &OsStr, options: &[&str]) -> Option<(PathBuf, Running)> {
     // SAFETY: geteuid has no conditions.
     if unsafe { libc::geteuid() } != 0 {
         return None;
@@ -26,9 +34,9 @@ fn served(bench: &Bench, form: &str) -> Option<(PathBuf, Running)> {
     let point = bench.mount_point();
     let device = OwnedFd::from(File::options().read(true).write(true).open("/dev/fuse").unwrap());
     let number = device.as_raw_fd();
-    let options = format!("fd={number},rootmode=40000,user_id=65534,group_id=65534,default_permissions,allow_other");
+    let mounting = format!("fd={number},rootmode=40000,user_id=65534,group_id=65534,default_permissions,allow_other");
     let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
-    mount("models", &point, "fuse.bsfs", flags, CString::new(options).unwrap().as_c_str()).unwrap();
+    mount("models", &point, "fuse.bsfs", flags, CString::new(mounting).unwrap().as_c_str()).unwrap();
     // A copy that the other user reaches.
     let program = bench.dir.join("bsfs");
     fs::copy(BSFS, &program).unwrap();
@@ -40,11 +48,11 @@ fn served(bench: &Bench, form: &str) -> Option<(PathBuf, Running)> {
     child.args(
         "--reuid 65534 --regid 65534 --clear-groups --no-new-privs --inh-caps=-all --bounding-set=-all --".split(' '),
     );
-    child.arg(&program).args(["mount", "--cache", "off"]);
+    child.arg(&program).arg("mount").args(options);
     if form == "--fuse-fd" {
-        child.args(["--fuse-fd", &number.to_string()]).arg(bench.source()).arg("models");
+        child.args(["--fuse-fd", &number.to_string()]).arg(source).arg("models");
     } else {
-        child.arg(bench.source()).arg(format!("/dev/fd/{number}"));
+        child.arg(source).arg(format!("/dev/fd/{number}"));
     }
     let log = File::create(bench.dir.join("log")).unwrap();
     let running = Running(child.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap());
@@ -120,5 +128,42 @@ fn a_number_of_something_else_is_refused() {
             refused.arg("mount").args(arguments).current_dir(&bench.dir).stdin(Stdio::null()).output().unwrap();
         assert_eq!(output.status.code(), Some(2));
         assert!(mounted::stderr(&output).contains("is no open /dev/fuse"), "{}", mounted::stderr(&output));
+    }
+}
+
+#[cfg(feature = "remote")]
+#[test]
+fn a_process_without_privileges_serves_what_is_on_a_server_and_keeps_it() {
+    for form in ["--fuse-fd", "/dev/fd"] {
+        let (bench, server) = (Bench::new(), server::Server::new());
+        let original = common::safetensors(51, 3_000_000);
+        let packed = bench.dir.join("packed.bs");
+        common::pack(&bench.original(&original), &packed);
+        server.put("/m/model.safetensors.bs", &fs::read(packed).unwrap());
+        server.put("/m/config.json", b"{}");
+        let kept = bench.dir.join("kept");
+        fs::create_dir(&kept).unwrap();
+        fs::set_permissions(&kept, fs::Permissions::from_mode(0o700)).unwrap();
+        // As root, which the test needs anyway.
+        if std::os::unix::fs::chown(&kept, Some(65534), Some(65534)).is_err() {
+            return;
+        }
+        let url = server.url("/m/?X-Signature=verysecret");
+        let options = ["--patience", "1", "--cache", "auto", "--cache-dir", kept.to_str().unwrap()];
+        for gone in [false, true] {
+            if gone {
+                server.go();
+            }
+            let Some((point, mut running)) = served_from(&bench, form, url.as_ref(), &options) else { return };
+            for (name, bytes) in [("model.safetensors", &original[..]), ("config.json", b"{}")] {
+                let path = point.join(name);
+                let got = soon("reading", move || fs::read(path));
+                assert!(got.unwrap_or_else(|e| panic!("{name}: {e}: {}", log(&bench))) == bytes, "{form} {gone}");
+            }
+            unmount(&point, 0).unwrap();
+            eventually("it has ended", || running.0.try_wait().unwrap().is_some());
+            assert!(running.0.wait().unwrap().success(), "{}", log(&bench));
+            assert!(!log(&bench).contains("verysecret"), "{}", log(&bench));
+        }
     }
 }

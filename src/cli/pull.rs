@@ -31,7 +31,7 @@ pub struct PullArgs {
     /// Leave out files that match; may be given several times
     #[arg(long, value_name = "GLOB")]
     pub exclude: Vec<String>,
-    /// Files that are fetched at once [default: 8]
+    /// Connections at once: for as many files, or when there are fewer for pieces of long ones [default: 8]
     #[arg(short = 'j', long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     pub threads: usize,
     /// Print the result as JSON

@@ -232,6 +232,9 @@ impl Client {
         // The commit is told by the first answer, which may be a redirect to the Hub's own cache.
         let (url, response) = self.http.send(&what, &url, stop, |url| Ok(self.http.request(Method::HEAD, url)))?;
         let elsewhere = http::redirect_target(&url, &response);
+        if elsewhere.as_ref().is_some_and(|to| url.scheme() == "https" && to.scheme() != "https") {
+            return Err(http::server(&what, None, "the server leads from https to http, which is not followed"));
+        }
         let response = if elsewhere.is_some() { response } else { http::accept(&what, response)? };
         if let Some(other) = http::text(&response, "x-repo-commit").filter(|other| is_commit(commit) && other != commit)
         {
@@ -254,18 +257,20 @@ impl Client {
         Ok(Resolved { with_token: self.http.is_ours(&url), expires: expiry(&url), url, etag, size })
     }
 
-    /// Bytes of a resolved file from `from` to its end, as the body of the answer. `pinned` is the entity tag that the same host gave
+    /// Bytes of a resolved file from `from` to `end`, or to its own, as the body of the answer. `pinned` is the entity tag that the same host gave
     /// before: if it has another one now, it sends the whole file (200) instead of the rest (206). One attempt; what goes wrong
     /// on the way is an `Err` in words without the address.
     pub(super) fn get(
         &self,
         resolved: &Resolved,
         from: u64,
+        end: Option<u64>,
         pinned: Option<&str>,
     ) -> std::result::Result<Response, String> {
         let mut request = self.http.request(Method::GET, &resolved.url);
-        if from > 0 {
-            request = request.header(RANGE, format!("bytes={from}-"));
+        if from > 0 || end.is_some() {
+            let last = end.map_or_else(String::new, |end| end.saturating_sub(1).to_string());
+            request = request.header(RANGE, format!("bytes={from}-{last}"));
             if let Some(pinned) = pinned {
                 request = request.header(IF_RANGE, pinned);
             }

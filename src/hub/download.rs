@@ -1,10 +1,11 @@
-//! One content into the cache: by ranges, from where an earlier attempt ended, proven by its hash before it gets its name.
+//! One content into the cache: by ranges, long ones over several connections (`pieces`), from where
+//! an earlier attempt ended, proven by its hash before it gets its name.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reqwest::blocking::Response;
 
@@ -13,11 +14,17 @@ use super::client::{Client, RepoFile, Resolved};
 use super::hash::Sum;
 use super::http::{self, Tries, check};
 use super::layout::Layout;
+use super::pieces::PIECE;
 use super::repo::Repo;
 use crate::error::{Error, Result};
 
 /// Read from a body and written at once, bytes.
 const BLOCK: usize = 256 << 10;
+/// An attempt that brought so many bytes begins to count attempts anew.
+const PROGRESS: u64 = 64 << 10;
+/// A body of which less comes within so many time-outs is asked for again, bytes per second.
+const SLOWEST: f64 = 1024.0;
+const WINDOW: u32 = 4;
 /// How long before its time an address is asked for again.
 const MARGIN: Duration = Duration::from_secs(10);
 
@@ -29,15 +36,42 @@ pub struct Job<'a> {
     pub layout: &'a Layout,
     pub stop: &'a AtomicBool,
     pub progress: &'a dyn Progress,
+    /// Connections for one long file.
+    pub connections: u64,
 }
 
 /// An incomplete file with the hash of what it has.
-struct Part {
+pub(super) struct Part {
     path: PathBuf,
     file: File,
     sum: Sum,
     /// Bytes that are there.
-    at: u64,
+    pub(super) at: u64,
+}
+
+/// Whether a body comes at all: each of its bytes may come within the time-out of a connection.
+pub(super) struct Speed {
+    window: Duration,
+    begun: Instant,
+    lately: u64,
+}
+
+impl Speed {
+    pub(super) fn new(timeout: Duration) -> Self {
+        Self { window: timeout * WINDOW, begun: Instant::now(), lately: 0 }
+    }
+
+    /// Takes note of bytes that came.
+    pub(super) fn is_low(&mut self, bytes: u64) -> bool {
+        self.lately += bytes;
+        let took = self.begun.elapsed();
+        if took < self.window {
+            return false;
+        }
+        let low = (self.lately as f64) < SLOWEST * took.as_secs_f64();
+        (self.begun, self.lately) = (Instant::now(), 0);
+        low
+    }
 }
 
 /// Why a body is no use from here on.
@@ -126,13 +160,28 @@ impl Job<'_> {
         let mut tries = Tries::new(self.client.http.retry());
         let mut place: Option<Resolved> = None;
         let mut pinned: Option<String> = None;
+        let mut spread = self.connections > 1;
         while part.at < file.size {
             check(self.stop)?;
             let resolved = match place.take().filter(|place| !place.is_expired(MARGIN)) {
                 Some(place) => place,
                 None => self.resolve(what, file)?,
             };
-            let response = match self.client.get(&resolved, part.at, pinned.as_deref()) {
+            if spread && file.size - part.at >= 2 * PIECE {
+                let before = part.at;
+                let why = self.pieces(file, part, &resolved, &mut pinned, self.connections)?;
+                *came += part.at - before;
+                if part.at > before {
+                    tries.progress();
+                    if let Some(why) = why {
+                        tries.again(what, None, &why, None, self.stop)?;
+                    }
+                    continue;
+                }
+                // Not one came: over a single connection it turns out what to make of that.
+                spread = false;
+            }
+            let response = match self.client.get(&resolved, part.at, None, pinned.as_deref()) {
                 Ok(response) => response,
                 Err(why) => {
                     tries.again(what, None, &why, None, self.stop)?;
@@ -160,12 +209,16 @@ impl Job<'_> {
                     continue;
                 }
                 416 => return Ok(Some("the server's file is shorter than the listing says".to_owned())),
-                _ => return Err(http::accept(what, response).err().unwrap_or(Error::Interrupted)),
+                _ => {
+                    let none = |_| http::server(what, Some(status), format!("HTTP status {status} brings no file"));
+                    return Err(http::accept(what, response).map_or_else(|error| error, none));
+                }
             }
             let before = part.at;
             let ended = self.take(file, part, response, &mut pinned)?;
             *came += part.at.saturating_sub(before);
-            if part.at > before {
+            // A byte with each attempt is no progress.
+            if part.at.saturating_sub(before) >= PROGRESS {
                 tries.progress();
             }
             match ended {
@@ -230,6 +283,7 @@ impl Job<'_> {
         }
         *pinned = tag;
         let mut buffer = vec![0; BLOCK];
+        let mut speed = Speed::new(self.client.settings().timeout);
         loop {
             check(self.stop)?;
             let n = match response.read(&mut buffer) {
@@ -249,15 +303,22 @@ impl Job<'_> {
                     file.size
                 )));
             }
-            let bytes = buffer.get(..n).unwrap_or_default();
-            part.file.write_all(bytes).map_err(Error::io("write", &part.path))?;
-            part.took(bytes);
+            part.append(buffer.get(..n).unwrap_or_default())?;
             self.progress.advance(n as u64);
+            if speed.is_low(n as u64) {
+                return Ok(Ended::Later("the answer comes too slowly".to_owned()));
+            }
         }
     }
 }
 
 impl Part {
+    pub(super) fn append(&mut self, bytes: &[u8]) -> Result<()> {
+        self.file.write_all(bytes).map_err(Error::io("write", &self.path))?;
+        self.took(bytes);
+        Ok(())
+    }
+
     fn took(&mut self, bytes: &[u8]) {
         self.sum.update(bytes);
         self.at += bytes.len() as u64;
@@ -277,7 +338,7 @@ impl Part {
 }
 
 /// Start and total length in `bytes START-END/TOTAL`.
-fn parse_range(text: &str) -> Option<(u64, u64)> {
+pub(super) fn parse_range(text: &str) -> Option<(u64, u64)> {
     let (range, total) = text.trim().strip_prefix("bytes ")?.split_once('/')?;
     let (start, _) = range.split_once('-')?;
     Some((start.trim().parse().ok()?, total.trim().parse().ok()?))

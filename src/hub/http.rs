@@ -8,17 +8,23 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use reqwest::blocking::{Client, RequestBuilder, Response};
-use reqwest::header::{ACCEPT_ENCODING, AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, LOCATION, RETRY_AFTER};
+use reqwest::header::{ACCEPT_ENCODING, AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, LOCATION};
 use reqwest::{Method, Url, redirect};
 use serde::de::DeserializeOwned;
 
 use super::settings::{Settings, Token};
 use crate::error::{Error, Result};
+use crate::source::remote::{self, certificate};
 
 /// Longest answer that is read as JSON, bytes. A page of a listing has a thousand entries of some hundred bytes.
 const MAX_JSON: u64 = 64 << 20;
 /// Longest body of a refusal that is looked at, bytes.
 const MAX_REFUSAL: u64 = 64 << 10;
+/// An answer as JSON that comes more slowly is given up, bytes per second; a little longer than one time-out it may take anyway.
+const SLOWEST: u64 = 16 << 10;
+const GRACE: u32 = 4;
+/// How long a refusal may take to say why.
+const SAYING: Duration = Duration::from_secs(10);
 /// The Hub's own name.
 const HUB: &str = "https://huggingface.co/";
 /// Redirects that stay on the endpoint and are followed: a repository that was renamed, the Hub's own cache.
@@ -57,6 +63,7 @@ pub struct Http {
     endpoint: Url,
     token: Option<Token>,
     retry: Retry,
+    timeout: Duration,
     requests: AtomicU64,
 }
 
@@ -87,7 +94,14 @@ impl Http {
                 let text = "are the system's certificates there? Install ca-certificates, or set SSL_CERT_FILE";
                 Error::invalid(format!("no HTTPS client could be made: {}; {text}", describe(e)))
             })?;
-        Ok(Self { client, endpoint, token: settings.token.clone(), retry: settings.retry, requests: AtomicU64::new(0) })
+        Ok(Self {
+            client,
+            endpoint,
+            token: settings.token.clone(),
+            retry: settings.retry,
+            timeout: settings.timeout,
+            requests: AtomicU64::new(0),
+        })
     }
 
     /// Requests made so far, those made again included.
@@ -146,6 +160,9 @@ impl Http {
             self.requests.fetch_add(1, Ordering::Relaxed);
             let response = match make(&url)?.send() {
                 Ok(response) => response,
+                Err(error) if certificate(&error).is_some() => {
+                    return Err(server(what, None, certificate(&error).unwrap_or_default()));
+                }
                 Err(error) if error.is_builder() => return Err(Error::invalid(format!("{what}: {}", describe(error)))),
                 Err(error) => {
                     tries.again(what, None, &describe(error), None, stop)?;
@@ -190,28 +207,50 @@ impl Http {
             let (at, response) = self.send(what, url, stop, &make)?;
             let response = accept(what, response)?;
             let headers = response.headers().clone();
-            match body(response) {
+            match self.body(response) {
                 Ok(bytes) => return Ok((at, headers, parse(what, &bytes)?)),
                 Err(why) => tries.again(what, None, &why, None, stop)?,
             }
         }
     }
 
-    /// An address that an answer names. A Hub behind another name gives its own name in answers: that one is put right.
+    /// The body of an answer, or why it did not come whole.
+    pub fn body(&self, response: Response) -> std::result::Result<Vec<u8>, String> {
+        let bytes = limited(response, MAX_JSON + 1, self.timeout * GRACE)?;
+        if bytes.len() as u64 > MAX_JSON {
+            Err(format!("the answer is longer than {MAX_JSON} bytes"))
+        } else {
+            Ok(bytes)
+        }
+    }
+
+    /// An address that an answer names. A Hub behind another name gives its own name in answers: that one is put right. From
+    /// https nothing leads to http.
     pub fn named(&self, href: &str) -> Option<Url> {
         let url = match href.strip_prefix(HUB) {
             Some(path) => self.at(&format!("/{path}")).ok(),
             None => Url::parse(href).ok(),
         };
-        url.filter(|url| matches!(url.scheme(), "http" | "https"))
+        url.filter(|url| url.scheme() == "https" || url.scheme() == "http" && self.endpoint.scheme() == "http")
     }
 }
 
-/// The body of an answer, or why it did not come whole.
-pub fn body(response: Response) -> std::result::Result<Vec<u8>, String> {
-    let mut bytes = Vec::new();
-    response.take(MAX_JSON + 1).read_to_end(&mut bytes).map_err(|e| format!("the answer broke off ({})", broken(e)))?;
-    if bytes.len() as u64 > MAX_JSON { Err(format!("the answer is longer than {MAX_JSON} bytes")) } else { Ok(bytes) }
+/// The first bytes of a body, at most `most`, or why they did not come: each may come within the time-out of a connection, and
+/// all of them still never.
+fn limited(response: Response, most: u64, grace: Duration) -> std::result::Result<Vec<u8>, String> {
+    let (begun, mut bytes, mut body) = (Instant::now(), Vec::new(), response.take(most));
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        match body.read(&mut buffer) {
+            Ok(0) => return Ok(bytes),
+            Ok(n) => bytes.extend_from_slice(buffer.get(..n).unwrap_or_default()),
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(format!("the answer broke off ({})", broken(e))),
+        }
+        if begun.elapsed() > grace + Duration::from_secs(bytes.len() as u64 / SLOWEST) {
+            return Err("the answer comes too slowly".to_owned());
+        }
+    }
 }
 
 /// JSON as a value.
@@ -331,9 +370,8 @@ fn told(response: Response) -> String {
     let status = response.status();
     let mut message = text(&response, "x-error-message").unwrap_or_default();
     if message.is_empty() {
-        let mut body = Vec::new();
         // What cannot be read is not told.
-        let _ = response.take(MAX_REFUSAL).read_to_end(&mut body);
+        let body = limited(response, MAX_REFUSAL, SAYING).unwrap_or_default();
         let json: Option<serde_json::Value> = serde_json::from_slice(&body).ok();
         let error = json.as_ref().and_then(|json| json.get("error").or_else(|| json.get("message")));
         message = error.and_then(|error| error.as_str()).unwrap_or_default().to_owned();
@@ -364,9 +402,9 @@ pub fn etag(response: &Response, name: &str) -> Option<String> {
     (!bare.is_empty()).then(|| bare.to_owned())
 }
 
-/// `Retry-After` in seconds, as the Hub gives it; a date is not understood.
+/// `Retry-After`, in seconds or as a date.
 pub fn retry_after(response: &Response) -> Option<Duration> {
-    text(response, RETRY_AFTER.as_str())?.trim().parse().ok().map(Duration::from_secs)
+    remote::retry_after(response.headers()).map(Duration::from_secs)
 }
 
 /// An address for messages: without what may be a signature.

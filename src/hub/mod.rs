@@ -12,6 +12,7 @@ mod hash;
 mod http;
 mod layout;
 mod lazy;
+mod pieces;
 mod pull;
 mod push;
 mod repo;

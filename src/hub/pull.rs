@@ -16,9 +16,9 @@ use super::layout::Layout;
 use super::repo::HubUri;
 use crate::error::{Error, Result};
 
-/// Files that are fetched at once unless the user says otherwise.
+/// Connections at once unless the user says otherwise.
 const THREADS: usize = 8;
-/// Most files that are fetched at once.
+/// Most connections at once.
 const MAX_THREADS: usize = 64;
 
 /// What to pull.
@@ -29,7 +29,7 @@ pub struct Pull {
     pub include: Vec<String>,
     /// Patterns of paths that are left out.
     pub exclude: Vec<String>,
-    /// Files at once; 0 for 8.
+    /// Connections at once; 0 for 8. Each is for a file, or when there are fewer files for pieces of a long one.
     pub threads: usize,
 }
 
@@ -122,7 +122,10 @@ pub fn pull(
         check_room(&layout, &missing)?;
         // The longest first, so that no long one is left at the end.
         missing.sort_by_key(|file| std::cmp::Reverse(file.size));
-        let job = Job { client, repo: &uri.repo, commit: &commit, layout: &layout, stop, progress };
+        // As many connections as files at once, also when there are fewer files.
+        let threads = if options.threads == 0 { THREADS } else { options.threads.min(MAX_THREADS) };
+        let connections = (threads / missing.len()).max(1) as u64;
+        let job = Job { client, repo: &uri.repo, commit: &commit, layout: &layout, stop, progress, connections };
         came = fetch_all(&job, &missing, options.threads)?;
     }
     if !client.settings().offline {

@@ -187,7 +187,7 @@ pub fn push(
         send_commit(client, repo, revision, body, stop)?
     } else {
         let commit = client.commit(repo, revision, stop)?;
-        let url = format!("{}/{}/commit/{commit}", client.settings().endpoint, repo.id());
+        let url = http::shown(&client.http.at(&format!("/{}/commit/{commit}", repo.id()))?);
         (commit, url)
     };
     let row = |item: Item| PushedFile { path: item.path, size: item.size, hash: item.hash, state: item.state };
@@ -394,7 +394,11 @@ fn send_commit(
             tries.again(&what, Some(status), &format!("HTTP status {status}"), http::retry_after(&response), stop)?;
             continue;
         }
-        let done: Committed = http::parse(&what, &http::body(http::accept(&what, response)?).map_err(lost)?)?;
+        // Of a server in between, which does not know what became of it.
+        if status >= 500 {
+            return Err(lost(format!("HTTP status {status}")));
+        }
+        let done: Committed = http::parse(&what, &client.http.body(http::accept(&what, response)?).map_err(lost)?)?;
         return Ok((done.commit_oid, done.commit_url));
     }
 }

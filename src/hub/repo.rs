@@ -142,7 +142,8 @@ pub fn relative(name: &str) -> Option<PathBuf> {
     let inside = path.components().all(|part| matches!(part, Component::Normal(_)));
     // `components` overlooks "a//b" and "a/./b", which would be a second name of one file.
     let plain = name.split('/').all(|part| !part.is_empty() && part != "." && part.len() <= 255);
-    (inside && plain && !name.contains(['\0', '\\'])).then(|| path.to_path_buf())
+    (inside && plain && !name.contains(|c: char| c.is_control() || c == '\\') && name.len() <= 4096)
+        .then(|| path.to_path_buf())
 }
 
 /// Percent-encodes all but letters, digits and `-_.~`, and `/` if it is kept.
@@ -210,7 +211,8 @@ mod tests {
 
     #[test]
     fn no_name_of_a_server_leads_out_of_a_directory() {
-        for wrong in ["", "/etc/passwd", "../x", "a/../b", "a//b", "a/./b", "./a", "a/", "a\\b", "a\0b"] {
+        for wrong in ["", "/etc/passwd", "../x", "a/../b", "a//b", "a/./b", "./a", "a/", "a\\b", "a\0b", "a\u{1b}[2Jb"]
+        {
             assert_eq!(relative(wrong), None, "{wrong}");
         }
         assert_eq!(relative("a/b c.json"), Some(PathBuf::from("a/b c.json")));

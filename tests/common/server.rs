@@ -36,6 +36,14 @@ pub enum Fault {
     Answer(u16, Vec<(String, String)>),
     /// A redirect to this URL.
     Redirect(String),
+    /// This page in HTML.
+    Page(String),
+    /// The right answer with one more header.
+    Header(String, String),
+    /// Only the first so many bytes of what was asked for, of a file of this length, as a `Content-Range` has it.
+    Part(u64, String),
+    /// Neither ETag nor anything else that tells versions apart but a time.
+    NoEtag,
 }
 
 /// A request as it came.
@@ -167,12 +175,13 @@ fn answer(stream: &mut TcpStream, mut seen: Seen, state: &Mutex<State>) -> Optio
         let mut state = state.lock().unwrap();
         let before = state.seen.iter().filter(|s| s.path == seen.path).count();
         let fault = state.plan.as_ref().and_then(|plan| plan(&seen, before));
-        let path = seen.path.split('?').next().unwrap().replace("%20", " ");
+        let path = decoded(seen.path.split('?').next().unwrap());
         let index = path.ends_with('/').then(|| page(&state, &path)).flatten();
         state.ids += 1;
         seen.id = state.ids;
         state.seen.push(seen.clone());
-        (fault, state.files.get(&path).cloned(), index)
+        // A file may be one query's own.
+        (fault, state.files.get(&seen.path).or_else(|| state.files.get(&path)).cloned(), index)
     };
     let mut status =
         |text: &str| stream.write_all(format!("HTTP/1.1 {text}\r\nContent-Length: 0\r\n\r\n").as_bytes()).ok();
@@ -189,7 +198,7 @@ fn answer(stream: &mut TcpStream, mut seen: Seen, state: &Mutex<State>) -> Optio
         Some(Fault::Redirect(to)) => return status(&format!("302 Found\r\nLocation: {to}")),
         _ => {}
     }
-    if let Some(page) = index {
+    if let Some(page) = if let Some(Fault::Page(page)) = &fault { Some(page.clone()) } else { index } {
         let head = format!("HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {}\r\n\r\n", page.len());
         return stream.write_all((head + &page).as_bytes()).ok();
     }
@@ -205,19 +214,31 @@ fn answer(stream: &mut TcpStream, mut seen: Seen, state: &Mutex<State>) -> Optio
     if range.is_some_and(|(first, _)| first >= len) {
         return status("416 Range Not Satisfiable");
     }
-    let (first, end) = range.map_or((0, len), |(first, last)| (first, len.min(last + 1)));
+    let (first, mut end) = range.map_or((0, len), |(first, last)| (first, len.min(last + 1)));
+    let mut total = len.to_string();
+    if let Some(Fault::Part(most, said)) = &fault {
+        end = end.min(first + most);
+        total.clone_from(said);
+    }
     let mut body = bytes[first as usize..end as usize].to_vec();
     let lie = if let Some(Fault::Lie(by)) = fault { by } else { 0 };
     let mut head = match range {
         Some(_) => {
-            format!("HTTP/1.1 206 Partial Content\r\nContent-Range: bytes {}-{}/{len}\r\n", first + lie, end - 1 + lie)
+            format!(
+                "HTTP/1.1 206 Partial Content\r\nContent-Range: bytes {}-{}/{total}\r\n",
+                first + lie,
+                end - 1 + lie
+            )
         }
         None => "HTTP/1.1 200 OK\r\n".to_owned(),
     };
-    head += &format!(
-        "ETag: {etag}\r\nLast-Modified: Sun, 06 Nov 1994 08:49:37 GMT\r\nContent-Length: {}\r\n\r\n",
-        body.len()
-    );
+    if let Some(Fault::Header(name, value)) = &fault {
+        head += &format!("{name}: {value}\r\n");
+    }
+    if fault != Some(Fault::NoEtag) {
+        head += &format!("ETag: {etag}\r\n");
+    }
+    head += &format!("Last-Modified: Sun, 06 Nov 1994 08:49:37 GMT\r\nContent-Length: {}\r\n\r\n", body.len());
     if fault == Some(Fault::Flip) {
         body.iter_mut().for_each(|byte| *byte ^= 0x55);
     }
@@ -248,6 +269,21 @@ fn answer(stream: &mut TcpStream, mut seen: Seen, state: &Mutex<State>) -> Optio
         Some(Fault::Cut(_) | Fault::Short(_)) => None,
         _ => Some(()),
     }
+}
+
+/// A path without percent-encoding.
+fn decoded(path: &str) -> String {
+    let mut bytes = Vec::new();
+    let mut rest = path.bytes();
+    while let Some(byte) = rest.next() {
+        if byte == b'%' {
+            let digits: String = [rest.next(), rest.next()].into_iter().flatten().map(char::from).collect();
+            bytes.push(u8::from_str_radix(&digits, 16).unwrap());
+        } else {
+            bytes.push(byte);
+        }
+    }
+    String::from_utf8(bytes).unwrap()
 }
 
 /// An index of the files and directories right below a path.

@@ -60,9 +60,59 @@ impl Address {
         // Keys are bytes that URLs would write in another way.
         let after = text.split_once("://").map_or("", |(_, rest)| rest);
         let prefix = after.split_once('/').map_or("", |(_, prefix)| prefix).trim_matches('/').to_owned();
+        // Of Azure a container before its account: abfss://CONTAINER@ACCOUNT.dfs.core.windows.net/PREFIX.
+        let user = Some(url.username()).filter(|user| known == "az" && !user.is_empty());
+        let host = user.map_or_else(|| host.to_owned(), |user| format!("{user}@{host}"));
         let shown = if prefix.is_empty() { format!("{known}://{host}") } else { format!("{known}://{host}/{prefix}") };
         Ok((Self::Bucket { scheme: known, url: format!("{scheme}://{host}"), prefix }, shown.into()))
     }
+}
+
+/// Parameters of a query that say who may read and until when, but not what: in lower case, and what they begin with.
+const SIGNATURE: [&str; 24] = [
+    "signature",
+    "sig",
+    "expires",
+    "key-pair-id",
+    "policy",
+    "token",
+    "access_token",
+    "awsaccesskeyid",
+    "googleaccessid",
+    "se",
+    "st",
+    "sp",
+    "sv",
+    "sr",
+    "ss",
+    "srt",
+    "spr",
+    "sip",
+    "skoid",
+    "sktid",
+    "skt",
+    "ske",
+    "sks",
+    "skv",
+];
+const SIGNATURES: [&str; 3] = ["x-amz-", "x-goog-", "x-ms-"];
+
+/// What tells the file that the query of a URL chooses from others; `None` when it chooses none. Says nothing of the query itself.
+pub(super) fn choice(url: &str) -> Option<String> {
+    let url = Url::parse(url).ok()?;
+    let mut hasher = blake3::Hasher::new_keyed(blake3::hash(b"bsfs remote query 1").as_bytes());
+    let mut chooses = false;
+    for (name, value) in url.query_pairs() {
+        let lower = name.to_ascii_lowercase();
+        if SIGNATURE.contains(&lower.as_str()) || SIGNATURES.iter().any(|begin| lower.starts_with(begin)) {
+            continue;
+        }
+        chooses = true;
+        for part in [&name, &value] {
+            hasher.update(&(part.len() as u64).to_le_bytes()).update(part.as_bytes());
+        }
+    }
+    chooses.then(|| hasher.finalize().to_hex().chars().take(16).collect())
 }
 
 #[cfg(test)]
@@ -78,8 +128,19 @@ mod tests {
         assert_eq!(shown("https://me:pw@host:81/a/b/?sig=x#y"), "https://host:81/a/b");
         assert_eq!(shown("s3://bucket/a b/c/"), "s3://bucket/a b/c");
         assert_eq!(shown("gs://bucket"), "gs://bucket");
+        assert_eq!(shown("abfss://box@acc.dfs.core.windows.net/a"), "az://box@acc.dfs.core.windows.net/a");
+        assert_eq!(shown("s3://key:secret@bucket/a"), "s3://bucket/a");
         let (address, _) = Address::parse("https://me:pw@host/a?sig=x").unwrap();
         assert!(!format!("{address:?}").contains("pw"));
+    }
+
+    #[test]
+    fn a_signature_chooses_no_file_and_anything_else_does() {
+        let signed = "https://h/f?X-Amz-Signature=a&Expires=1&sig=b";
+        assert_eq!((choice(signed), choice("https://h/f")), (None, None));
+        let one = choice("https://h/f?file=1").unwrap();
+        assert_eq!(choice("https://h/f?file=1&Signature=a").unwrap(), one);
+        assert!(one.len() == 16 && choice("https://h/f?file=2").unwrap() != one);
     }
 
     #[test]

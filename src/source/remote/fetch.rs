@@ -10,9 +10,9 @@ use futures_util::future::{Either, select};
 use futures_util::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
-use super::Shared;
 use super::pace::SLOWEST;
 use super::resolve::Failure;
+use super::{BLOCK, Shared};
 
 /// What tells one version of a file from others.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -173,9 +173,9 @@ pub(super) async fn fetch(
     mut take: impl FnMut(&[u8]),
 ) -> Result<(), Failure> {
     let mut at = range.start;
+    let mut counted = at;
     let mut backoff = Backoff::new(shared.config.patience);
     while at < range.end {
-        let before = at;
         let wait = shared.pace.wait();
         if !wait.is_zero() {
             tokio::time::sleep(wait).await;
@@ -193,7 +193,9 @@ pub(super) async fn fetch(
             },
             Err(failure) => failure,
         };
-        if at > before {
+        // A byte with each request is no progress: nobody would live to see the end.
+        if at - counted >= BLOCK {
+            counted = at;
             backoff.progress();
         }
         tokio::time::sleep(backoff.next(shared, failure)?).await;

@@ -6,13 +6,15 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use reqwest::header::{
-    ACCEPT_ENCODING, CONTENT_RANGE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_MATCH, IF_UNMODIFIED_SINCE,
-    LAST_MODIFIED, RANGE, RETRY_AFTER,
+    ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_RANGE, DATE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_MATCH,
+    IF_UNMODIFIED_SINCE, LAST_MODIFIED, RANGE, RETRY_AFTER,
 };
+use reqwest::redirect::{Action, Attempt, Policy};
 use reqwest::{Client, Response, Url};
 
 use super::fetch::{Answer, Answering, Fetch, Version, again};
 use super::resolve::{Failure, Location, Resolve, Secret};
+use super::web::http_date;
 
 /// A location is resolved anew so long before it expires.
 const EARLY: Duration = Duration::from_secs(30);
@@ -20,16 +22,44 @@ const EARLY: Duration = Duration::from_secs(30);
 const REDIRECTS: usize = 10;
 const CONNECT: Duration = Duration::from_secs(10);
 
-/// The client for everything. Authorization does not follow a redirect to another host.
-pub(super) fn client() -> Result<Client, String> {
+/// The client for requests that follow redirects, or for those that may not, since their secrets lie in headers that only we know.
+/// Where redirects lead, nothing is told of where they came from: neither Authorization nor an address with its query.
+pub(super) fn client(redirects: bool) -> Result<Client, String> {
+    let policy = if redirects { Policy::custom(follow) } else { Policy::none() };
     Client::builder()
         .user_agent(concat!("bsfs/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(CONNECT)
-        .redirect(reqwest::redirect::Policy::limited(REDIRECTS))
+        .redirect(policy)
+        .referer(false)
         // One of many streams on a connection waits for the others where bytes are lost.
         .http1_only()
         .build()
         .map_err(|e| describe(&e))
+}
+
+fn follow(attempt: Attempt<'_>) -> Action {
+    let from = attempt.previous().last();
+    if from.is_some_and(|from| from.scheme() == "https") && attempt.url().scheme() != "https" {
+        attempt.error("it leads from https to http")
+    } else if attempt.previous().len() > REDIRECTS {
+        attempt.error("there are too many of them")
+    } else {
+        attempt.follow()
+    }
+}
+
+/// What is wrong with the certificate of a server, if that is what an error is about: another try will not help.
+pub(crate) fn certificate(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        // The type is that of a crate behind the crates that we name.
+        if let Some((_, why)) = error.to_string().split_once("invalid peer certificate: ") {
+            let text = "SSL_CERT_FILE names a file of certificates that are trusted in place of the system's";
+            return Some(format!("the server's certificate is not accepted: {why}; {text}"));
+        }
+        next = error.source();
+    }
+    None
 }
 
 /// An error without the URL, which may hold secrets, with its causes, which say most.
@@ -45,7 +75,7 @@ pub(super) fn describe(error: &reqwest::Error) -> String {
     } else if error.is_timeout() {
         "no answer in time"
     } else if error.is_redirect() {
-        "too many redirects"
+        "a redirect that is not followed"
     } else if error.is_body() || error.is_decode() {
         "the connection was lost"
     } else {
@@ -58,20 +88,30 @@ pub(super) fn describe(error: &reqwest::Error) -> String {
 }
 
 pub(super) fn failure(error: &reqwest::Error) -> Failure {
+    if let Some(why) = certificate(error) {
+        return Failure::Refused(why);
+    }
     if error.is_builder() || error.is_redirect() { Failure::Refused(describe(error)) } else { again(describe(error)) }
 }
 
-/// `Retry-After` in seconds. A date is taken for the shortest wait: clocks differ.
-pub(super) fn retry_after(headers: &HeaderMap) -> Option<u64> {
-    let text = headers.get(RETRY_AFTER)?.to_str().ok()?;
-    Some(text.trim().parse().unwrap_or(1))
+/// `Retry-After` in seconds. A date is one of the server's clock, which `Date` tells; what makes no sense is the shortest wait.
+pub(crate) fn retry_after(headers: &HeaderMap) -> Option<u64> {
+    let after = text(headers, RETRY_AFTER)?;
+    let wait = || u64::try_from(http_date(after.trim())? - http_date(&text(headers, DATE)?)?).ok();
+    Some(after.trim().parse().ok().or_else(wait).unwrap_or(1))
 }
 
-fn text(headers: &HeaderMap, name: HeaderName) -> Option<String> {
+/// What is wrong with a body that is not the file's own bytes.
+pub(super) fn packed(headers: &HeaderMap) -> Option<Failure> {
+    let coding = text(headers, CONTENT_ENCODING).filter(|coding| !coding.trim().eq_ignore_ascii_case("identity"))?;
+    Some(Failure::Refused(format!("the server packs what it sends ({}), unasked", coding.escape_debug())))
+}
+
+pub(super) fn text(headers: &HeaderMap, name: HeaderName) -> Option<String> {
     headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned)
 }
 
-fn version(headers: &HeaderMap) -> Version {
+pub(super) fn version(headers: &HeaderMap) -> Version {
     Version { etag: text(headers, ETAG), modified: text(headers, LAST_MODIFIED) }
 }
 
@@ -126,6 +166,9 @@ fn read(response: Response, asked: Range<u64>, pinned: &Version) -> Result<Got, 
     let headers = response.headers();
     let said = version(headers);
     let url = response.url().clone();
+    if let Some(failure) = packed(headers).filter(|_| matches!(status, 200 | 206)) {
+        return Err(failure);
+    }
     let html = text(headers, reqwest::header::CONTENT_TYPE).is_some_and(|kind| kind.starts_with("text/html"));
     let (range, total, whole) = match status {
         206 => {
@@ -218,9 +261,15 @@ impl ResolvedFile {
             let Location { url, headers, .. } = &located.location;
             match get(&self.0.client, url, headers, range.clone(), &pinned).await {
                 Ok(got) => {
-                    if !pinned.is_known() {
-                        *located.pinned.lock().unwrap_or_else(PoisonError::into_inner) = got.answer.version.clone();
+                    let mut pinned = located.pinned.lock().unwrap_or_else(PoisonError::into_inner);
+                    // Somebody else may have been the first meanwhile.
+                    if pinned.differs(&got.answer.version) {
+                        return Err(Failure::Changed);
                     }
+                    if !pinned.is_known() {
+                        pinned.clone_from(&got.answer.version);
+                    }
+                    drop(pinned);
                     return Ok(got.answer);
                 }
                 Err(Failure::Denied) if !again => {

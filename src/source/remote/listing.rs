@@ -9,6 +9,7 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 
 use super::fetch::Version;
+use super::file::blocks;
 
 /// Name of the directory beside the cache's own; another layout takes another name.
 const DIRECTORY: &str = "remote-v1";
@@ -45,9 +46,10 @@ impl Item {
         is_name(name).then(|| Self { name: name.to_owned(), address: address.to_owned(), facts: None })
     }
 
-    /// A file; `None` when its name cannot be shown.
+    /// A file; `None` when its name cannot be shown, or it is longer than any file is.
     pub(super) fn file(name: &str, address: &str, facts: Facts) -> Option<Self> {
-        is_name(name).then(|| Self { name: name.to_owned(), address: address.to_owned(), facts: Some(facts) })
+        let is_one = is_name(name) && blocks(facts.len).is_some();
+        is_one.then(|| Self { name: name.to_owned(), address: address.to_owned(), facts: Some(facts) })
     }
 }
 
@@ -110,7 +112,9 @@ impl Kept {
         let length = file.take(MAX_BYTES + 1).read_to_end(&mut text).ok()? as u64;
         let listing: Listing = serde_json::from_slice(&text).ok().filter(|_| length <= MAX_BYTES)?;
         let sorted = listing.items.is_sorted_by(|a, b| a.name < b.name);
-        let good = listing.of == of && sorted && listing.items.iter().all(|item| is_name(&item.name));
+        let is_one =
+            |item: &Item| is_name(&item.name) && item.facts.as_ref().is_none_or(|facts| blocks(facts.len).is_some());
+        let good = listing.of == of && sorted && listing.items.iter().all(is_one);
         good.then_some(listing)
     }
 

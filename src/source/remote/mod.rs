@@ -25,6 +25,8 @@ mod tree;
 mod web;
 
 pub use address::is_remote;
+#[cfg(feature = "hub")]
+pub(crate) use http::{certificate, retry_after};
 pub use resolve::{Failure, Location, Resolve, Secret};
 pub use tree::{RemoteTree, Site, SiteEntry};
 

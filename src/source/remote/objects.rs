@@ -13,11 +13,18 @@ use object_store::client::{
 };
 use object_store::path::Path as Key;
 use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt, RetryConfig};
+use reqwest::header::RANGE;
 
 use super::fetch::{Answer, Answering, Fetch, Version, again};
-use super::http::retry_after;
+use super::http::{certificate, retry_after};
 use super::listing::{Facts, Item};
 use super::resolve::Failure;
+
+/// The longest page of a listing, and what is looked at of a refusal, bytes.
+const MAX_PAGE: usize = 32 << 20;
+const MAX_REFUSAL: usize = 64 << 10;
+/// Longest text of a refusal that is told, characters.
+const MAX_SAID: usize = 300;
 
 /// Statuses that are worth another try, seen before `object_store` makes words of them.
 #[derive(Debug)]
@@ -54,8 +61,12 @@ impl HttpService for Client {
         Self: 'async_trait,
     {
         Box::pin(async move {
+            let of_a_file = request.headers().contains_key(RANGE);
             let response = self.0.call(request).await?;
             let status = response.status().as_u16();
+            // The crate takes all other bodies whole.
+            let most = if status >= 400 { MAX_REFUSAL } else { MAX_PAGE };
+            let response = if status < 400 && of_a_file { response } else { bounded(response, most).await? };
             match Failure::of_status(status, retry_after(response.headers())) {
                 Failure::Again { after, .. } if status >= 400 => {
                     Err(HttpError::new(HttpErrorKind::Request, Later { status, after }))
@@ -64,6 +75,26 @@ impl HttpService for Client {
             }
         })
     }
+}
+
+/// An answer with its body, if that is no longer than `most` bytes; a refusal is cut to so many.
+async fn bounded(response: HttpResponse, most: usize) -> Result<HttpResponse, HttpError> {
+    let refusal = response.status().as_u16() >= 400;
+    let (parts, body) = response.into_parts();
+    let (mut whole, mut body) = (Vec::new(), body.bytes_stream());
+    while let Some(piece) = body.next().await {
+        let piece = piece?;
+        let left = most - whole.len();
+        whole.extend_from_slice(piece.get(..piece.len().min(left)).unwrap_or_default());
+        if piece.len() > left {
+            if refusal {
+                break;
+            }
+            let text = format!("the answer is longer than {most} bytes");
+            return Err(HttpError::new(HttpErrorKind::Decode, std::io::Error::other(text)));
+        }
+    }
+    Ok(HttpResponse::from_parts(parts, bytes::Bytes::from(whole).into()))
 }
 
 /// A bucket, opened as the environment says.
@@ -86,6 +117,14 @@ fn failure(error: &object_store::Error) -> Failure {
             return Failure::Again { why: format!("HTTP status {status}"), after: *after };
         }
         if let Some(error) = next.downcast_ref::<HttpError>() {
+            if let Some(why) = certificate(error) {
+                return Failure::Refused(why);
+            }
+            if error.kind() == HttpErrorKind::Decode {
+                return Failure::Refused(scrub(
+                    &std::error::Error::source(error).map_or_else(String::new, |e| e.to_string()),
+                ));
+            }
             let why = match error.kind() {
                 HttpErrorKind::Connect => "no connection",
                 HttpErrorKind::Timeout => "no answer in time",
@@ -96,7 +135,12 @@ fn failure(error: &object_store::Error) -> Failure {
         last = Some(next.to_string());
         cause = next.source();
     }
-    Failure::Refused(scrub(&last.unwrap_or_else(|| error.to_string())))
+    let text = scrub(&last.unwrap_or_else(|| error.to_string()));
+    // Of a bucket, whose absence is no error of its own in the crate.
+    if text.contains("status code: 404") {
+        return Failure::Missing;
+    }
+    Failure::Refused(text.chars().take(MAX_SAID).collect())
 }
 
 /// Text without what may be secret in URLs: queries, and names before an `@`.
@@ -117,8 +161,8 @@ impl Bucket {
     ///
     /// # Errors
     /// What is missing or wrong in them, in words.
-    pub(super) fn open(scheme: &str, url: &str, client: &reqwest::Client) -> Result<Self, String> {
-        let client = Client(client.clone());
+    pub(super) fn open(scheme: &str, url: &str, client: reqwest::Client) -> Result<Self, String> {
+        let client = Client(client);
         // Trying again is our own business: it knows of ranges, patience and Retry-After.
         let retry = RetryConfig { max_retries: 0, retry_timeout: Duration::from_secs(60), ..RetryConfig::default() };
         let plain = |name: &str| std::env::var(name).is_ok_and(|endpoint| endpoint.starts_with("http://"));
@@ -146,8 +190,11 @@ impl Bucket {
     pub(super) async fn list(&self, prefix: &str) -> Result<Vec<Item>, Failure> {
         let prefix = Key::parse(prefix).map_err(|e| Failure::Refused(e.to_string()))?;
         let found = self.0.list_with_delimiter(Some(&prefix)).await.map_err(|e| failure(&e))?;
-        let directories = found.common_prefixes.iter().filter_map(|key| Item::directory(key.filename()?, key.as_ref()));
-        let files = found.objects.iter().filter_map(item);
+        // A directory may be marked by an empty object of its own name and a slash, which the crate takes away.
+        let below = |key: &Key| key.prefix_match(&prefix).is_some_and(|mut parts| parts.next().is_some());
+        let prefixes = found.common_prefixes.iter().filter(|key| below(key));
+        let directories = prefixes.filter_map(|key| Item::directory(key.filename()?, key.as_ref()));
+        let files = found.objects.iter().filter(|meta| below(&meta.location)).filter_map(item);
         Ok(directories.chain(files).collect())
     }
 
@@ -158,14 +205,24 @@ impl Bucket {
         item(&meta).ok_or(Failure::Missing)
     }
 
-    pub(super) fn file(&self, key: &str, version: Version) -> Object {
-        Object { bucket: self.clone(), key: Key::from(key), version }
+    /// The object of a key that [`list`](Self::list) gave. (`Key::from` would encode signs that are part of it.)
+    pub(super) fn file(&self, key: &str, version: Version) -> Result<Object, Failure> {
+        let key = Key::parse(key).map_err(|e| Failure::Refused(e.to_string()))?;
+        Ok(Object { bucket: self.clone(), key, version })
     }
 }
 
+fn version(meta: &object_store::ObjectMeta) -> Version {
+    // Azure's listings leave out the quotes that its answers have, and that `If-Match` takes.
+    let quoted = |etag: &String| match etag.ends_with('"') {
+        true => etag.clone(),
+        false => format!("\"{etag}\""),
+    };
+    Version { etag: meta.e_tag.as_ref().map(quoted), modified: Some(meta.last_modified.to_rfc2822()) }
+}
+
 fn item(meta: &object_store::ObjectMeta) -> Option<Item> {
-    let version = Version { etag: meta.e_tag.clone(), modified: Some(meta.last_modified.to_rfc2822()) };
-    let facts = Facts { len: meta.size, version, modified: meta.last_modified.timestamp() };
+    let facts = Facts { len: meta.size, version: version(meta), modified: meta.last_modified.timestamp() };
     Item::file(meta.location.filename()?, meta.location.as_ref(), facts)
 }
 
@@ -187,7 +244,7 @@ impl Fetch for Object {
         Box::pin(async move {
             let result = store.get_opts(&key, options).await.map_err(|e| failure(&e))?;
             let meta = &result.meta;
-            let version = Version { etag: meta.e_tag.clone(), modified: Some(meta.last_modified.to_rfc2822()) };
+            let version = version(meta);
             if seen.differs(&version) {
                 return Err(Failure::Changed);
             }

@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
+use reqwest::header::ACCEPT_ENCODING;
 use reqwest::{Client, Url};
 
 use super::fetch::{Version, again};
-use super::http::{failure, get, retry_after};
+use super::file::blocks;
+use super::http::{failure, get, packed, retry_after, version};
 use super::listing::Facts;
 use super::resolve::{Failure, Secret};
 
@@ -15,6 +17,10 @@ use super::resolve::{Failure, Secret};
 pub(super) const PROBE: u64 = super::BLOCK;
 /// The longest index page, bytes.
 const MAX_PAGE: usize = 16 << 20;
+/// Most names of a page, each of which is a request.
+const MAX_NAMES: usize = 100_000;
+/// The longest link that is looked at, bytes: that of a name of 255 bytes, all of them encoded, and of the path before it.
+const MAX_LINK: usize = 8 << 10;
 
 /// What the first request for a file found.
 pub(super) struct Probed {
@@ -38,9 +44,13 @@ pub(super) async fn probe(client: &Client, url: &Secret) -> Result<Probed, Failu
     if answer.range.start != 0 || answer.range.end > PROBE {
         return Err(Failure::Refused("the server answers with other bytes than it was asked for".into()));
     }
-    let Some(len) = answer.total.or((directory || answer.range.end < PROBE).then_some(answer.range.end)) else {
+    // Less than was asked for may have come of a longer file.
+    let Some(len) = answer.total.or(directory.then_some(answer.range.end)) else {
         return Err(Failure::Refused("the server does not say how long the file is".into()));
     };
+    if blocks(len).is_none() {
+        return Err(Failure::Refused(format!("the server says that the file has {len} bytes, which none has")));
+    }
     let most = answer.range.end as usize;
     let mut head = Vec::with_capacity(most);
     while head.len() < most && !directory {
@@ -57,13 +67,20 @@ pub(super) async fn probe(client: &Client, url: &Secret) -> Result<Probed, Failu
     Ok(Probed { facts, head: head.into(), directory })
 }
 
+/// A file without a first byte: asked for whole, since not all servers know HEAD.
 async fn empty(client: &Client, url: &Secret) -> Result<Probed, Failure> {
-    let response = client.head(url.reveal()).send().await.map_err(|e| failure(&e))?;
-    let header = |name: &str| response.headers().get(name)?.to_str().ok().map(str::to_owned);
-    if !response.status().is_success() || header("content-length").is_some_and(|len| len != "0") {
-        return Err(Failure::Refused("the server refuses the first bytes of the file".into()));
+    let response =
+        client.get(url.reveal()).header(ACCEPT_ENCODING, "identity").send().await.map_err(|e| failure(&e))?;
+    let (status, version) = (response.status().as_u16(), version(response.headers()));
+    if status != 200 {
+        return Err(Failure::of_status(status, retry_after(response.headers())));
     }
-    let version = Version { etag: header("etag"), modified: header("last-modified") };
+    let mut body = response.bytes_stream();
+    while let Some(piece) = body.next().await {
+        if !piece.map_err(|e| failure(&e))?.is_empty() {
+            return Err(Failure::Refused("the server refuses the first bytes of the file".into()));
+        }
+    }
     let modified = version.modified.as_deref().and_then(http_date).unwrap_or(0);
     Ok(Probed { facts: Facts { len: 0, version, modified }, head: Bytes::new(), directory: false })
 }
@@ -71,10 +88,14 @@ async fn empty(client: &Client, url: &Secret) -> Result<Probed, Failure> {
 /// The names below `url`, which ends in a slash: those of files with how they are written in URLs, and whether they are
 /// directories.
 pub(super) async fn index(client: &Client, url: &Secret) -> Result<BTreeMap<String, (String, bool)>, Failure> {
-    let response = client.get(url.reveal()).send().await.map_err(|e| failure(&e))?;
+    let response =
+        client.get(url.reveal()).header(ACCEPT_ENCODING, "identity").send().await.map_err(|e| failure(&e))?;
     let status = response.status().as_u16();
     if status != 200 {
         return Err(Failure::of_status(status, retry_after(response.headers())));
+    }
+    if let Some(failure) = packed(response.headers()) {
+        return Err(failure);
     }
     let base = response.url().clone();
     let mut page = Vec::new();
@@ -85,7 +106,19 @@ pub(super) async fn index(client: &Client, url: &Secret) -> Result<BTreeMap<Stri
             return Err(Failure::Refused(format!("the index page is longer than {MAX_PAGE} bytes")));
         }
     }
-    Ok(links(&String::from_utf8_lossy(&page), &base))
+    let found = links(&String::from_utf8_lossy(&page), &base);
+    if found.len() > MAX_NAMES {
+        return Err(Failure::Refused(format!("the index page has more than {MAX_NAMES} names")));
+    }
+    Ok(found)
+}
+
+/// The URL of what lies below a directory, by the rest of its path, as it is written in URLs. A name such as `a:b` alone would be a
+/// URL of its own.
+pub(super) fn below(directory: &Url, rest: &str) -> Url {
+    let mut url = directory.clone();
+    url.set_path(&format!("{}{rest}", directory.path()));
+    url
 }
 
 /// The links of a page that lead to its own directory's files and directories.
@@ -99,6 +132,9 @@ fn links(page: &str, base: &Url) -> BTreeMap<String, (String, bool)> {
             continue;
         };
         let rest = rest.trim_start();
+        // A page is gone through once, however few of its links end.
+        let end = (MAX_LINK - 3..=MAX_LINK).rev().find(|&at| rest.is_char_boundary(at));
+        let rest = end.and_then(|end| rest.get(..end)).unwrap_or(rest);
         let quoted = |quote: char| rest.strip_prefix(quote)?.split(quote).next();
         let bare = || rest.split(|c: char| c.is_whitespace() || c == '>').next();
         let Some(target) = quoted('"').or_else(|| quoted('\'')).or_else(bare) else { continue };
@@ -139,7 +175,7 @@ pub(super) fn decode(segment: &str) -> Option<String> {
 }
 
 /// `Sun, 06 Nov 1994 08:49:37 GMT` in seconds since 1970.
-fn http_date(text: &str) -> Option<i64> {
+pub(super) fn http_date(text: &str) -> Option<i64> {
     let mut words = text.split_once(", ")?.1.split(' ');
     let day: i64 = words.next()?.parse().ok()?;
     let month = words.next()?;
@@ -170,6 +206,14 @@ mod tests {
             [("a b.bs", false), ("abs.bin", false), ("c.json", false), ("k", false), ("sub", true), ("x&y", false)];
         assert_eq!(names, expected);
         assert_eq!(found["a b.bs"].0, "a%20b.bs");
+    }
+
+    #[test]
+    fn a_page_of_links_that_do_not_end_is_gone_through_in_no_time() {
+        // Twenty million million steps, if each were followed to the end of the page.
+        let base = Url::parse("https://host/").unwrap();
+        assert!(links(&"href=".repeat(2 << 20), &base).is_empty());
+        assert!(links(&format!("{}é", "href='".repeat(1000)), &base).is_empty());
     }
 
     #[test]

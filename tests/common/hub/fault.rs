@@ -16,6 +16,8 @@ pub enum Side {
 pub enum Fault {
     /// This status, and this `Retry-After`.
     Status(u16, Option<u64>),
+    /// 429 at this `Date`, with this date as `Retry-After`.
+    Later(String, String),
     /// Waits so many milliseconds before it answers.
     Delay(u64),
     /// Sends so many bytes of the body, then resets the connection.
@@ -24,6 +26,10 @@ pub enum Fault {
     Close(u64),
     /// Sends so many bytes of the body, then nothing for so many milliseconds.
     Stall(u64, u64),
+    /// Sends so many bytes of the body, then one now and then, with so many milliseconds between.
+    Trickle(u64, u64),
+    /// Sends so many bytes a second, over this connection.
+    Rate(u64),
     /// Announces and sends so many bytes only.
     Truncate(u64),
     /// Another entity tag, on whichever header there is.
@@ -60,7 +66,7 @@ pub struct Rule {
 }
 
 impl Fault {
-    /// `status CODE [RETRY-AFTER]`, `delay MS`, `cut BYTES`, `close BYTES`, `stall BYTES MS`, `truncate BYTES`, `wrong-etag`, `flip`,
+    /// `status CODE [RETRY-AFTER]`, `delay MS`, `cut BYTES`, `close BYTES`, `stall BYTES MS`, `trickle BYTES MS`, `rate BYTES`, `truncate BYTES`, `wrong-etag`, `flip`,
     /// `no-range`, `lying-range`, `lying-total`, `other-range`, `drop`, `redirect URL`, `expire`.
     pub fn parse(text: &str) -> Option<Self> {
         let words: Vec<&str> = text.split_whitespace().collect();
@@ -71,6 +77,8 @@ impl Fault {
             "cut" => Self::Cut(number(1)?),
             "close" => Self::Close(number(1)?),
             "stall" => Self::Stall(number(1)?, number(2)?),
+            "trickle" => Self::Trickle(number(1)?, number(2)?),
+            "rate" => Self::Rate(number(1)?),
             "truncate" => Self::Truncate(number(1)?),
             "wrong-etag" => Self::WrongEtag,
             "flip" => Self::Flip,
@@ -130,6 +138,7 @@ pub fn before(fault: Option<&Fault>) -> Option<Reply> {
                 None => reply,
             })
         }
+        Fault::Later(now, then) => Some(Reply::error(429, "", "not now").with("Date", now).with("Retry-After", then)),
         Fault::Delay(millis) => {
             std::thread::sleep(Duration::from_millis(*millis));
             None

@@ -170,6 +170,14 @@ impl Reply {
                     }
                     len = len.min(left);
                 }
+                Some(Fault::Rate(rate)) => std::thread::sleep(Duration::from_secs_f64(len as f64 / *rate as f64)),
+                Some(Fault::Trickle(after, millis)) => {
+                    let left = (self.start + after).saturating_sub(at);
+                    if left == 0 {
+                        std::thread::sleep(Duration::from_millis(*millis));
+                    }
+                    len = len.min(left.max(1));
+                }
                 Some(Fault::Stall(after, millis)) => {
                     let left = (self.start + after).saturating_sub(at);
                     if left == 0 {

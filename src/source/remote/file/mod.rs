@@ -95,6 +95,11 @@ impl Inner {
         end.saturating_sub(u64::from(blocks.start) * BLOCK)
     }
 
+    /// Whether it has something to be asked for ahead.
+    pub(super) fn waits(&self) -> bool {
+        !self.lock().queue.is_empty()
+    }
+
     fn is_kept(&self, block: u32) -> bool {
         self.entry.as_ref().is_some_and(|entry| entry.has(block))
     }

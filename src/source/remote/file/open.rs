@@ -49,11 +49,11 @@ impl RemoteFile {
         Arc::new(Self { inner, identity })
     }
 
-    /// Fetches all of it that is not there yet into the cache on disk.
-    pub(in crate::source::remote) fn keep(&self) {
-        if self.inner.entry.is_some() {
-            self.inner.plan(0..self.inner.len);
-        }
+    /// Has all of it that is not there yet fetched into the cache on disk; gives what has to live on until its turn has come.
+    pub(in crate::source::remote) fn keep(&self) -> Option<Arc<Inner>> {
+        self.inner.entry.as_ref()?;
+        self.inner.plan(0..self.inner.len);
+        self.inner.waits().then(|| Arc::clone(&self.inner))
     }
 
     /// Fetches all of it that is not there yet into the cache on disk, and waits until that is done.

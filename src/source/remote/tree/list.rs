@@ -15,6 +15,8 @@ use super::{Directory, Origin, RemoteTree, join, lock};
 
 /// How long a listing is waited for: when an older one is at hand, and otherwise.
 pub(super) const LIST: (Duration, Duration) = (Duration::from_secs(4), Duration::from_secs(20));
+/// Directories in each other that are shown: what leads in a circle on the server has no end here.
+const DEEPEST: usize = 64;
 /// Files of a web directory that are looked at at once.
 const PROBES: usize = 16;
 /// First bytes of files that are held until the file is opened, in all.
@@ -38,6 +40,11 @@ impl RemoteTree {
             }
             (Err(failure), _) => return Err(failure),
         };
+        let mut items = items;
+        if rel.split('/').count() >= DEEPEST && items.iter().any(|item| item.facts.is_none()) {
+            log::warn!("{of}: too deep below the root; directories in it are not shown. Is it a circle?");
+            items.retain(|item| item.facts.is_some());
+        }
         let listing = Listing::new(of, single, items);
         if let Some(kept) = &self.kept {
             kept.write(&listing);
@@ -66,7 +73,7 @@ impl RemoteTree {
                 self.shared.runtime.wait(work).ok_or_else(broken)?
             }
             Origin::Web(base, _) => {
-                let base = base.join(address).map_err(|e| Failure::Refused(e.to_string()))?;
+                let base = web::below(base, address);
                 let found = self.shared.runtime.wait(list_web(shared, base, patience)).ok_or_else(broken)??;
                 let mut heads = lock(&self.heads);
                 let mut held: usize = heads.values().map(Bytes::len).sum();
@@ -132,8 +139,7 @@ async fn list_web(shared: Arc<Shared>, base: Url, patience: Duration) -> Result<
         if directory {
             return Ok(Item::directory(&name, &segment).map(|item| (item, Bytes::new())));
         }
-        let url = base.join(&segment).map_err(|e| Failure::Refused(e.to_string()))?;
-        let url = Secret::new(url.as_str());
+        let url = Secret::new(web::below(base, &segment).as_str());
         match persist(shared, patience, || web::probe(&shared.client, &url)).await {
             Ok(probed) if probed.directory => Ok(Item::directory(&name, &segment).map(|item| (item, Bytes::new()))),
             Ok(probed) => {

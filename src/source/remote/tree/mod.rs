@@ -14,12 +14,12 @@ use bytes::Bytes;
 use reqwest::Url;
 
 use super::fetch::Fetch;
-use super::file::{RemoteFile, blocks, extent};
+use super::file::{Inner, RemoteFile, blocks, extent};
 use super::http::{ResolvedFile, WebFile};
 use super::listing::{Facts, Item, Kept, Listing};
 use super::objects::Bucket;
 use super::resolve::{Failure, Resolve, Secret};
-use super::{Shared, error};
+use super::{Shared, error, web};
 use crate::cache::{Description, Entry, Key};
 use crate::error::{Error, Result};
 use crate::source::{Identity, ReadAt, Stat, Traffic, Tree};
@@ -85,6 +85,8 @@ pub struct RemoteTree {
     resolved: Mutex<HashMap<String, ResolvedFile>>,
     files: Mutex<HashMap<String, Weak<RemoteFile>>>,
     heads: Mutex<HashMap<String, Bytes>>,
+    /// Short files that wait for their turn to be put into the cache.
+    waiting: Mutex<Vec<Arc<Inner>>>,
     since: i64,
 }
 
@@ -212,14 +214,11 @@ impl RemoteTree {
     fn fetch(&self, directory: &Directory, item: &Item, facts: &Facts) -> Result<Box<dyn Fetch>, Failure> {
         let client = self.shared.client.clone();
         Ok(match &self.origin {
-            Origin::Bucket(bucket) => Box::new(bucket.file(&item.address, facts.version.clone())),
+            Origin::Bucket(bucket) => Box::new(bucket.file(&item.address, facts.version.clone())?),
             Origin::Web(base, only) => {
                 let url = match only {
                     Some(url) => url.clone(),
-                    None => {
-                        let url = base.join(&format!("{}{}", directory.address, item.address));
-                        Secret::new(url.map_err(|e| Failure::Refused(e.to_string()))?.as_str())
-                    }
+                    None => Secret::new(web::below(base, &format!("{}{}", directory.address, item.address)).as_str()),
                 };
                 Box::new(WebFile { client, url, version: facts.version.clone() })
             }
@@ -275,12 +274,13 @@ impl RemoteTree {
     /// Puts the short files of a directory into the cache, for when the server is gone.
     fn keep_small(&self, rel: &str) {
         let Some(directory) = lock(&self.directories).get(rel).cloned().filter(|_| self.kept.is_some()) else { return };
+        lock(&self.waiting).retain(|file| file.waits());
         let mut left = SMALL.1;
         for item in &directory.listing.items {
             let Some(facts) = item.facts.as_ref().filter(|facts| facts.len <= SMALL.0.min(left)) else { continue };
             left -= facts.len;
             if let Ok(file) = self.file(&join(rel, &item.name)) {
-                file.keep();
+                lock(&self.waiting).extend(file.keep());
             }
         }
     }

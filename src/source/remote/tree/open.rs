@@ -7,7 +7,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use reqwest::Url;
 
-use super::super::address::Address;
+use super::super::address::{self, Address};
 use super::super::listing::{Item, Kept, Listing};
 use super::super::objects::Bucket;
 use super::super::pace::Pace;
@@ -31,7 +31,8 @@ impl RemoteTree {
         match address {
             Address::Bucket { scheme, url, prefix } => {
                 let wrong = |why| error(&label, Failure::Refused(why));
-                let bucket = Bucket::open(scheme, &url, &shared.client).map_err(wrong)?;
+                let bucket = http::client(false).and_then(|client| Bucket::open(scheme, &url, client));
+                let bucket = bucket.map_err(wrong)?;
                 let tree = Self::new(shared, Origin::Bucket(bucket), label);
                 tree.enter(&prefix)
             }
@@ -58,7 +59,7 @@ impl RemoteTree {
     }
 
     fn shared(label: &Path, config: RemoteConfig) -> Result<Arc<Shared>> {
-        let client = http::client().map_err(|why| error(label, Failure::Refused(why)))?;
+        let client = http::client(true).map_err(|why| error(label, Failure::Refused(why)))?;
         let (runtime, pace) = (Runtime::new(label)?, Pace::new());
         let (held, files, label) = (AtomicU64::new(0), Mutex::default(), label.to_path_buf());
         Ok(Arc::new(Shared { label, config, runtime, client, pace, began: Instant::now(), held, files }))
@@ -79,6 +80,7 @@ impl RemoteTree {
             resolved: Mutex::default(),
             files: Mutex::default(),
             heads: Mutex::default(),
+            waiting: Mutex::default(),
             since,
         }
     }
@@ -90,8 +92,13 @@ impl RemoteTree {
         mut directory: Url,
         label: PathBuf,
     ) -> Result<(Arc<Self>, PathBuf)> {
+        // What the query chooses is another place; how it is signed is not.
+        let id = match address::choice(url.reveal()) {
+            Some(choice) => format!("{}?{choice}", label.display()),
+            None => label.to_string_lossy().into_owned(),
+        };
         let kept = Self::new(Arc::clone(&shared), Origin::Web(directory.clone(), None), label.clone());
-        let known = kept.kept.as_ref().and_then(|kept| kept.read(&label.to_string_lossy()));
+        let known = kept.kept.as_ref().and_then(|kept| kept.read(&id));
         let patience = if known.is_some() { LIST.0 } else { LIST.1 };
         let probed = {
             let (worker, url) = (Arc::clone(&shared), url.clone());
@@ -114,7 +121,7 @@ impl RemoteTree {
         directory.set_path(&above);
         let root = label.parent().unwrap_or(&label).to_path_buf();
         let mut tree = Self::new(shared, Origin::Web(directory, Some(url)), root);
-        tree.id = label.to_string_lossy().into_owned();
+        tree.id = id;
         let listing = match (probed, known) {
             (Ok(probed), _) => {
                 let item = Item::file(&name, &segment, probed.facts)
