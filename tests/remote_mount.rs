@@ -290,3 +290,19 @@ fn no_header_of_a_signed_request_follows_a_redirect() {
     assert!(!server.take_seen().is_empty());
     assert!(other.take_seen().is_empty());
 }
+
+#[test]
+fn a_bucket_without_credentials_says_which_are_missing() {
+    let (bench, server) = (Bench::new(), Server::new());
+    let mut mount = command(&bench);
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"AWS_")) {
+        mount.env_remove(name);
+    }
+    // A machine that has no role: what would answer, knows nothing.
+    mount.env("AWS_METADATA_ENDPOINT", server.url("")).args(["mount", "s3://bucket/models", "--patience", "1"]);
+    let output = mount.arg(bench.mount_point()).output().unwrap();
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("no credentials are in the environment") && said.contains("AWS_ACCESS_KEY_ID"), "{said}");
+    assert!(!server.take_seen().is_empty(), "the machine was not asked");
+}

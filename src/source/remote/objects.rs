@@ -97,9 +97,38 @@ async fn bounded(response: HttpResponse, most: usize) -> Result<HttpResponse, Ht
     Ok(HttpResponse::from_parts(parts, bytes::Bytes::from(whole).into()))
 }
 
-/// A bucket, opened as the environment says.
+/// A bucket, opened as the environment says, and what to say of the environment when the bucket refuses.
 #[derive(Debug, Clone)]
-pub(super) struct Bucket(Arc<dyn ObjectStore>);
+pub(super) struct Bucket(Arc<dyn ObjectStore>, Option<&'static str>);
+
+/// Where credentials may be told in the environment, and what to do where none are. The crate then asks the machine for a role of its own, and
+/// of a machine without one the error is that of this question.
+const CREDENTIALS: [(&str, &[&str], &str); 2] = [
+    (
+        "s3",
+        &[
+            "AWS_ACCESS_KEY_ID",
+            "AWS_WEB_IDENTITY_TOKEN_FILE",
+            "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+            "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+            "AWS_SKIP_SIGNATURE",
+        ],
+        "no credentials are in the environment, so this machine was asked for a role of its own: set AWS_ACCESS_KEY_ID and \
+         AWS_SECRET_ACCESS_KEY, or AWS_SKIP_SIGNATURE=true for a public bucket",
+    ),
+    (
+        "gs",
+        &[
+            "GOOGLE_APPLICATION_CREDENTIALS",
+            "GOOGLE_SERVICE_ACCOUNT",
+            "GOOGLE_SERVICE_ACCOUNT_PATH",
+            "GOOGLE_SERVICE_ACCOUNT_KEY",
+            "GOOGLE_SKIP_SIGNATURE",
+        ],
+        "no credentials are in the environment: set GOOGLE_APPLICATION_CREDENTIALS to a file of them, or GOOGLE_SKIP_SIGNATURE=true \
+         for a public bucket",
+    ),
+];
 
 /// What to make of an error of the crate. Its text may hold URLs and is not shown.
 fn failure(error: &object_store::Error) -> Failure {
@@ -167,7 +196,10 @@ impl Bucket {
         let retry = RetryConfig { max_retries: 0, retry_timeout: Duration::from_secs(60), ..RetryConfig::default() };
         let plain = |name: &str| std::env::var(name).is_ok_and(|endpoint| endpoint.starts_with("http://"));
         let words = |e: object_store::Error| scrub(&e.to_string());
-        Ok(Self(match scheme {
+        let lacking = CREDENTIALS
+            .iter()
+            .find(|(of, names, _)| *of == scheme && !names.iter().any(|name| std::env::var_os(name).is_some()));
+        let store: Arc<dyn ObjectStore> = match scheme {
             "s3" => {
                 let mut builder = object_store::aws::AmazonS3Builder::from_env().with_url(url);
                 if plain("AWS_ENDPOINT_URL") || plain("AWS_ENDPOINT_URL_S3") || plain("AWS_ENDPOINT") {
@@ -183,13 +215,31 @@ impl Bucket {
                 let builder = object_store::azure::MicrosoftAzureBuilder::from_env().with_url(url);
                 Arc::new(builder.with_http_connector(client).with_retry(retry).build().map_err(words)?)
             }
-        }))
+        };
+        Ok(Self(store, lacking.map(|(.., advice)| *advice)))
+    }
+
+    /// What to make of an error of the bucket itself.
+    fn failure(&self, error: &object_store::Error) -> Failure {
+        let failure = failure(error);
+        let Some(advice) = self.1 else { return failure };
+        match failure {
+            Failure::Refused(why) => Failure::Refused(format!("{why}; {advice}")),
+            Failure::Denied => Failure::Refused(format!("it may not be read; {advice}")),
+            Failure::Again { why, after } => Failure::Again { why: format!("{why}; {advice}"), after },
+            other => other,
+        }
     }
 
     /// What is in a directory, which is a prefix of keys.
     pub(super) async fn list(&self, prefix: &str) -> Result<Vec<Item>, Failure> {
         let prefix = Key::parse(prefix).map_err(|e| Failure::Refused(e.to_string()))?;
-        let found = self.0.list_with_delimiter(Some(&prefix)).await.map_err(|e| failure(&e))?;
+        let found = self.0.list_with_delimiter(Some(&prefix)).await;
+        let found = found.map_err(|e| match (self.failure(&e), self.1) {
+            // Perhaps the role is what is not there.
+            (Failure::Missing, Some(advice)) => Failure::Refused(format!("nothing is there; {advice}")),
+            (other, _) => other,
+        })?;
         // A directory may be marked by an empty object of its own name and a slash, which the crate takes away.
         let below = |key: &Key| key.prefix_match(&prefix).is_some_and(|mut parts| parts.next().is_some());
         let prefixes = found.common_prefixes.iter().filter(|key| below(key));
@@ -201,7 +251,7 @@ impl Bucket {
     /// One object; [`Failure::Missing`] when there is none.
     pub(super) async fn find(&self, key: &str) -> Result<Item, Failure> {
         let key = Key::parse(key).map_err(|e| Failure::Refused(e.to_string()))?;
-        let meta = self.0.head(&key).await.map_err(|e| failure(&e))?;
+        let meta = self.0.head(&key).await.map_err(|e| self.failure(&e))?;
         item(&meta).ok_or(Failure::Missing)
     }
 
