@@ -69,6 +69,8 @@ pub fn pack(tools: &Tools<'_>, options: &Options<'_>, group: &Group) -> Result<D
             }
             let container = Container::open(written)?;
             let whole = Whole::new(&container, written);
+            // The second time from the disk, too: what was misread the first time is in memory as it was read.
+            source.wont_need(0, source.len());
             engine::verify(&tools.pool, whole, Some(&source), &tools.halt.any, &mut |_, _| Ok(())).map(|_| true)
         };
         let done = compress::compress_beside(&tools.pool, &original, &output, options, Some(&meta), tools.bar, admit)?;
@@ -180,6 +182,7 @@ fn packed_before(tools: &Tools<'_>, path: &Path, original: &FileSource) -> Resul
     }
     synced(path)?;
     file.wont_need(0, file.len());
+    original.wont_need(0, original.len());
     let whole = Whole::new(&container, &file);
     let verified = engine::verify(&tools.pool, whole, Some(original), &tools.halt.any, &mut |_, _| Ok(()));
     match verified {
