@@ -301,23 +301,75 @@ fn a_hub_cache_keeps_its_links_and_hard_links_stay_one_file() {
     assert!(model.join("x.safetensors").exists() && !model.join("blobs/1111").exists());
 }
 
+/// A file system of the test's own.
+struct Off(PathBuf);
+
+impl Off {
+    fn mount(arguments: &[&str], at: &Path) -> Option<Self> {
+        let mounted = Command::new("mount").args(arguments).arg(at).status();
+        if mounted.is_ok_and(|status| status.success()) {
+            return Some(Self(at.to_path_buf()));
+        }
+        eprintln!("not tested: mounting a small file system takes root (mount {arguments:?})");
+        None
+    }
+}
+
+impl Drop for Off {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_disk_that_somebody_else_fills_up_meanwhile_keeps_what_it_has() {
+    let bench = Bench::new();
+    let image = bench.dir.join("image");
+    File::create(&image).unwrap().set_len(96 << 20).unwrap();
+    let made = Command::new("mkfs.ext4").args(["-q", "-F"]).arg(&image).status().is_ok_and(|status| status.success());
+    for kind in ["tmpfs", "ext4"] {
+        let at = bench.dir.join(kind);
+        fs::create_dir(&at).unwrap();
+        let arguments = match kind {
+            "tmpfs" => ["-t", "tmpfs", "-o", "size=96m", "tmpfs"],
+            _ if made => ["-t", "ext4", "-o", "loop", image.to_str().unwrap()],
+            _ => continue,
+        };
+        let Some(_off) = Off::mount(&arguments, &at) else { continue };
+        let (small, raw) = (safetensors(2, 100_000), safetensors(1, 15_000_000));
+        fs::write(at.join("a.safetensors"), &small).unwrap();
+        fs::write(at.join("m.safetensors"), &raw).unwrap();
+        let arguments = ["compress", kind, "--replace", "--yes", "--storage", "-j", "1"];
+        let run = command(&bench.dir, &arguments).spawn().unwrap();
+        // The first file frees some; by now the second is packed.
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while at.join("a.safetensors").exists() {
+            assert!(Instant::now() < deadline);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let mut filler = File::create(at.join("filler")).unwrap();
+        while filler.write_all(&vec![1; 1 << 16]).is_ok() {}
+        let output = run.wait_with_output().unwrap();
+        let error = text(&output.stderr);
+        assert!(!output.status.success() && error.lines().count() == 1, "{kind}: {error}");
+        assert!(error.contains("No space left on device") || error.contains("are free"), "{kind}: {error}");
+        let found: Vec<_> = below(&at).into_iter().filter(|name| !name.starts_with("lost+found")).collect();
+        assert_eq!(found, ["a.safetensors.bs", "filler", "m.safetensors"], "{kind}");
+        assert!(fs::read(at.join("m.safetensors")).unwrap() == raw, "{kind}");
+        drop(filler);
+        fs::remove_file(at.join("filler")).unwrap();
+        ends(&bench.dir, 0, &["compress", kind, "--replace", "--yes"]);
+        assert!(held(&at.join("m.safetensors.bs")).unwrap() == raw, "{kind}");
+        assert!(held(&at.join("a.safetensors.bs")).unwrap() == small, "{kind}");
+    }
+}
+
 #[test]
 fn a_disk_without_room_for_one_more_file_keeps_what_it_has() {
     let bench = Bench::new();
     let at = bench.dir.join("small");
     fs::create_dir(&at).unwrap();
-    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=16m", "tmpfs"]).arg(&at).status();
-    if !mounted.is_ok_and(|status| status.success()) {
-        eprintln!("not tested: mounting a small file system takes root");
-        return;
-    }
-    struct Off(PathBuf);
-    impl Drop for Off {
-        fn drop(&mut self) {
-            let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-        }
-    }
-    let _off = Off(at.clone());
+    let Some(_off) = Off::mount(&["-t", "tmpfs", "-o", "size=16m", "tmpfs"], &at) else { return };
     let raw = safetensors(1, 5 << 20);
     fs::write(at.join("m.safetensors"), &raw).unwrap();
     let said = ends(&bench.dir, 2, &["compress", "small", "--replace", "--yes"]);

@@ -25,12 +25,7 @@ impl File {
         }
         let mut half = self.now[..self.now.len() / 2].to_vec();
         half.resize(self.now.len(), 0);
-        vec![
-            Arc::clone(&self.lasting),
-            Arc::clone(&self.now),
-            Arc::new(vec![0; self.now.len()]),
-            Arc::new(half),
-        ]
+        vec![Arc::clone(&self.lasting), Arc::clone(&self.now), Arc::new(vec![0; self.now.len()]), Arc::new(half)]
     }
 }
 
@@ -131,7 +126,9 @@ impl Crash {
     fn choices(&self) -> BTreeSet<Vec<usize>> {
         let all = 0..self.pending.len();
         if all.len() <= SUBSETS {
-            return (0..1_usize << all.len()).map(|bits| all.clone().filter(|n| bits >> n & 1 == 1).collect()).collect();
+            return (0..1_usize << all.len())
+                .map(|bits| all.clone().filter(|n| bits >> n & 1 == 1).collect())
+                .collect();
         }
         let mut chosen: BTreeSet<Vec<usize>> = all.clone().map(|up_to| (0..up_to).collect()).collect();
         for one in all.clone() {
