@@ -159,7 +159,7 @@ fn what_reads_back_otherwise_than_it_was_written_gets_no_name_and_costs_no_origi
                 let before = world.disk.files();
                 let output = world.run(verb, &[]);
                 let what = format!("{verb}, byte {at} of {len}, nameless {nameless}: {}", said(&output));
-                assert!(!output.status.success(), "{what}");
+                assert_eq!(output.status.code(), Some(2), "{what}");
                 assert_told(&output, &what);
                 assert_eq!(world.disk.files(), before, "{what}");
                 world.disk.calm();
@@ -184,7 +184,7 @@ fn a_file_that_was_misread_while_it_was_packed_is_not_removed() {
             });
             let output = world.run("compress", &[]);
             let what = format!("byte {at} of {len}, nameless {nameless}: {}", said(&output));
-            assert!(!output.status.success(), "{what}");
+            assert_eq!(output.status.code(), Some(2), "{what}");
             assert_told(&output, &what);
             assert!(what.contains(&format!("byte at offset {at} ")), "{what}");
             assert_eq!(world.disk.files(), ["m.safetensors"], "{what}");
@@ -214,6 +214,7 @@ fn a_disk_that_fills_up_anywhere_keeps_what_it_has_and_with_room_it_goes_on() {
                 if output.status.success() {
                     break;
                 }
+                assert_eq!(output.status.code(), Some(75), "{what}");
                 assert_told(&output, &what);
                 assert!(what.contains("No space left on device"), "{what}");
                 full += 1;
@@ -271,6 +272,7 @@ fn an_error_of_the_disk_at_any_request_loses_nothing_and_leaves_nothing_behind()
             if output.status.success() {
                 assert_eq!(world.disk.files(), world.names(verb == "compress"), "{what}");
             } else {
+                assert_eq!(output.status.code(), Some(75), "{what}");
                 assert_told(&output, &what);
             }
             let again = world.run(verb, &[]);

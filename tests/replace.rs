@@ -160,7 +160,7 @@ fn what_an_interrupted_run_left_is_proven_and_used_and_what_is_something_else_is
     assert_eq!(held(&packed).unwrap(), raw);
     // Damaged and alone: nothing is removed, and no file appears.
     fs::write(&packed, &damaged).unwrap();
-    ends(dir, 2, &["decompress", "m.safetensors.bs", "--replace", "--yes"]);
+    ends(dir, 65, &["decompress", "m.safetensors.bs", "--replace", "--yes"]);
     assert!(packed.exists() && !plain.exists());
 }
 
@@ -479,7 +479,7 @@ fn an_estimate_from_a_sample_is_within_a_third_of_a_point() {
             }
         }
     }
-    assert!(part < 0.8, "all was looked at: {part}");
+    assert!(part < 0.9, "all was looked at: {part}");
 }
 
 #[test]
@@ -559,7 +559,8 @@ fn the_estimate_of_a_mixed_directory_is_what_compress_reaches() {
         let of = |row: &&serde_json::Value| row["input"] == file["path"];
         let Some(row) = real["files"].as_array().unwrap().iter().find(of) else { panic!("{file} {real}") };
         let after = row["after_bytes"].as_u64().unwrap() as f64;
-        let points = 100.0 * (file["packed_bytes"].as_u64().unwrap() as f64 - after) / file["raw_bytes"].as_f64().unwrap();
+        let points =
+            100.0 * (file["packed_bytes"].as_u64().unwrap() as f64 - after) / file["raw_bytes"].as_f64().unwrap();
         assert!(points.abs() < 0.05, "{file} {row}: {points}");
     }
 }

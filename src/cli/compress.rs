@@ -242,7 +242,7 @@ pub fn run(args: &CompressArgs) -> Result<ExitCode> {
                     return Err(error);
                 }
                 bar.say(&error.to_string());
-                failed = Some(Exit::of(&error));
+                failed = Some(failed.unwrap_or(Exit::Done).and(Exit::of(&error)));
                 if let Some(input) = task.compressed() {
                     bases.failed(input);
                 }

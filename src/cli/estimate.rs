@@ -92,7 +92,7 @@ pub fn run(args: &EstimateArgs) -> Result<ExitCode> {
     } else {
         print(&describe(&summary))?;
     }
-    Ok(errors.first().map_or(Exit::Done, Exit::of).into())
+    Ok(errors.iter().map(Exit::of).fold(Exit::Done, Exit::and).into())
 }
 
 /// What each of `files`, paths and lengths, would become; those that cannot be read are errors.

@@ -6,22 +6,24 @@ use std::sync::atomic::Ordering;
 
 use serde::Serialize;
 
+use super::Options;
 use super::digest::Digests;
 use super::pipeline::{self, About};
 use super::plan::{self, Plan};
 use super::report::ratio;
 use super::written::Nowhere;
-use super::Options;
 use crate::codec::{Codec, Numbers};
 use crate::error::{Error, Result};
 use crate::format::native::{Bases, Writer};
 use crate::parallel;
 use crate::source::ReadAt;
 
-/// Chunks of each element type that are looked at first: so many of the file's, in proportion, and so many at least.
+/// Chunks of each kind that are looked at first: so many of the file's, in proportion to their bytes, and so many at least.
 const FIRST: usize = 48;
 const LEAST: usize = 6;
-/// Where more than this of a type was looked at, in percent, the rest is as well.
+/// Chunks of a type that are shorter than this part of its longest are a kind of their own: many short ones say nothing of the long.
+const SHORT: usize = 4;
+/// Where more than this of a kind was looked at, in percent, the rest is as well.
 const NEARLY_ALL: usize = 70;
 /// Standard deviations that the margin is.
 const DEVIATIONS: f64 = 2.5;
@@ -43,26 +45,30 @@ pub struct Estimate {
     pub margin: f64,
 }
 
+/// Element type, and whether the chunk is long.
+type Id = (u16, bool);
+
 /// A chunk of the plan.
 #[derive(Debug, Clone, Copy)]
 struct Chunk {
     offset: u64,
     len: usize,
     numbers: Numbers,
-    /// Element type.
-    elem: u16,
+    kind: Id,
     /// What became of it, once it was looked at.
     found: Option<(usize, Codec)>,
 }
 
-/// The chunks of one element type, by their place in the list of all.
+/// The chunks of one kind, by their place in the list of all.
 struct Kind {
+    /// Raw, of all.
+    bytes: u64,
     /// In the order in which they are looked at: each beginning of it is spread evenly over the file.
     order: Vec<usize>,
     looked: usize,
 }
 
-/// What is known of one element type.
+/// What is known of one kind.
 #[derive(Debug, Clone, Copy)]
 struct Known {
     /// packed / raw.
@@ -71,7 +77,7 @@ struct Known {
     variance: f64,
 }
 
-/// Compresses as many chunks of the file, spread over it and over its element types, as it takes for `ratio` to be within `margin`
+/// Compresses as many chunks of the file, spread over it and its element types, as it takes for `ratio` to be within `margin`
 /// (0.0025: a quarter of a point) with great likelihood, and all with a margin of 0; writes nothing. The index is made as
 /// [`compress`](super::compress()) makes it. Bases are not considered.
 ///
@@ -81,31 +87,32 @@ pub fn estimate(pool: &rayon::ThreadPool, source: &dyn ReadAt, options: &Options
     pipeline::check_input(source)?;
     let plan = plan::plan(source, options.chunk_len, options.mode)?;
     let mut chunks = chunks(&plan);
-    let all = chunks.len();
-    let mut kinds: BTreeMap<u16, Kind> = BTreeMap::new();
+    let mut kinds: BTreeMap<Id, Kind> = BTreeMap::new();
     for (place, chunk) in chunks.iter().enumerate() {
-        kinds.entry(chunk.elem).or_insert_with(|| Kind { order: Vec::new(), looked: 0 }).order.push(place);
+        let kind = kinds.entry(chunk.kind).or_insert_with(|| Kind { bytes: 0, order: Vec::new(), looked: 0 });
+        kind.bytes += chunk.len as u64;
+        kind.order.push(place);
     }
     kinds.values_mut().for_each(|kind| spread(&mut kind.order));
 
     let aim = margin * source.len() as f64 / DEVIATIONS;
     let mut wanted: Vec<usize> = Vec::new();
     for kind in kinds.values_mut() {
-        let first = (FIRST * kind.order.len()).div_ceil(all.max(1)).max(LEAST);
-        kind.more(if margin > 0.0 { first } else { all }, &mut wanted);
+        let first = (FIRST as f64 * kind.bytes as f64 / source.len() as f64).ceil() as usize;
+        kind.more(if margin > 0.0 { first.max(LEAST) } else { usize::MAX }, &mut wanted);
     }
     let known = loop {
         wanted.sort_unstable();
         look(pool, source, options, &mut chunks, &wanted)?;
         wanted.clear();
-        let known: BTreeMap<u16, Known> = kinds.iter().map(|(elem, kind)| (*elem, kind.known(&chunks))).collect();
+        let known: BTreeMap<Id, Known> = kinds.iter().map(|(id, kind)| (*id, kind.known(&chunks))).collect();
         let variance: f64 = known.values().map(|known| known.variance).sum();
         if variance.sqrt() <= aim {
             break known;
         }
-        for (elem, kind) in &mut kinds {
+        for (id, kind) in &mut kinds {
             // What adds little to the doubt is known well enough.
-            if known.get(elem).is_some_and(|known| known.variance * 20.0 > variance) {
+            if known.get(id).is_some_and(|known| known.variance * 20.0 > variance) {
                 kind.more(kind.looked / 2 + 1, &mut wanted);
             }
         }
@@ -130,10 +137,19 @@ fn chunks(plan: &Plan) -> Vec<Chunk> {
         let mut within = 0;
         while span.chunk_len > 0 && within < span.raw_len {
             let len = (span.raw_len - within).min(u64::from(span.chunk_len));
-            chunks.push(Chunk { offset: offset + within, len: len as usize, numbers, elem: span.elem.0, found: None });
+            let kind = (span.elem.0, true);
+            chunks.push(Chunk { offset: offset + within, len: len as usize, numbers, kind, found: None });
             within += len;
         }
         offset += span.raw_len;
+    }
+    let mut longest: BTreeMap<u16, usize> = BTreeMap::new();
+    for chunk in &chunks {
+        let len = longest.entry(chunk.kind.0).or_default();
+        *len = chunk.len.max(*len);
+    }
+    for chunk in &mut chunks {
+        chunk.kind.1 = chunk.len >= longest.get(&chunk.kind.0).copied().unwrap_or(0) / SHORT;
     }
     chunks
 }
@@ -166,7 +182,8 @@ impl Kind {
     fn known(&self, chunks: &[Chunk]) -> Known {
         let seen = || {
             let looked = self.order.get(..self.looked).unwrap_or_default();
-            let of = |&place: &usize| chunks.get(place).and_then(|chunk| Some((chunk.len as f64, chunk.found?.0 as f64)));
+            let of =
+                |&place: &usize| chunks.get(place).and_then(|chunk| Some((chunk.len as f64, chunk.found?.0 as f64)));
             looked.iter().filter_map(of)
         };
         let (count, all) = (self.looked as f64, self.order.len() as f64);
@@ -225,7 +242,7 @@ fn container_len(
     options: &Options<'_>,
     plan: &Plan,
     chunks: &[Chunk],
-    known: &BTreeMap<u16, Known>,
+    known: &BTreeMap<Id, Known>,
 ) -> Result<u64> {
     let failed = || Error::io("estimate the index of", source.path());
     let mut numbers = blake3::Hasher::new().finalize_xof();
@@ -236,17 +253,17 @@ fn container_len(
     };
     let mut writer = Writer::new(Nowhere::default()).map_err(failed())?;
     let mut nothing = Vec::new();
-    // Of each type, what rounding has left out so far, and the last codec that was seen.
-    let mut before: BTreeMap<u16, (f64, Codec)> = BTreeMap::new();
+    // Of each kind, what rounding has left out so far, and the last codec that was seen.
+    let mut before: BTreeMap<Id, (f64, Codec)> = BTreeMap::new();
     for chunk in chunks {
-        let (left, codec) = before.entry(chunk.elem).or_insert((0.0, Codec::Raw));
+        let (left, codec) = before.entry(chunk.kind).or_insert((0.0, Codec::Raw));
         let packed = match chunk.found {
             Some((packed, used)) => {
                 *codec = used;
                 packed
             }
             None => {
-                let exact = known.get(&chunk.elem).map_or(1.0, |known| known.ratio) * chunk.len as f64 + *left;
+                let exact = known.get(&chunk.kind).map_or(1.0, |known| known.ratio) * chunk.len as f64 + *left;
                 *left = exact - exact.floor();
                 exact as usize
             }
@@ -307,10 +324,10 @@ mod tests {
             offset: 1000 * place as u64,
             len: 1000,
             numbers: Numbers::Unknown,
-            elem: 0,
+            kind: (0, true),
             found: packed.map(|packed| (packed, Codec::Raw)),
         };
-        let kind = |looked| Kind { order: (0..10).collect(), looked };
+        let kind = |looked| Kind { bytes: 10_000, order: (0..10).collect(), looked };
         let all: Vec<Chunk> = (0..10).map(|n| chunk(n, Some(600 + 10 * n))).collect();
         let known = kind(10).known(&all);
         assert!((known.ratio - 0.645).abs() < 1e-9 && known.variance == 0.0, "{known:?}");
