@@ -73,6 +73,8 @@ fn late(call: &Call<'_>) -> bool {
 fn a_read_that_hangs_below_keeps_nobody_else_waiting() {
     let Some(lower) = Lower::new() else { return };
     let mount = lower.mount();
+    // The first listing opens the containers, and waits for all of them.
+    assert_eq!(fs::read_dir(&mount.point).unwrap().count(), 3);
     lower.disk.hold();
     lower.disk.judge(|call| if late(call) { Verdict::Hold } else { Verdict::Go });
     let slow = reading(&mount.path("slow.safetensors"));
@@ -135,6 +137,7 @@ fn a_mount_over_another_mount_shows_it_and_passes_its_errors_on() {
     let Some(lower) = Lower::new() else { return };
     let mount = Mount::of(&lower.bench, &lower.point, &lower.point, &["--ttl", "1"]);
     let path = mount.path("slow.safetensors");
+    assert!(path.exists());
     lower.disk.judge(|call| if late(call) { Verdict::Fail(libc::EIO) } else { Verdict::Go });
     assert_eq!(soon(&path).unwrap_err().raw_os_error(), Some(libc::EIO));
     assert!(soon(&mount.path("other.safetensors")).unwrap() == lower.other);
@@ -143,4 +146,16 @@ fn a_mount_over_another_mount_shows_it_and_passes_its_errors_on() {
     assert_eq!(soon(&mount.path("config.json")).unwrap(), b"{}");
     drop(mount);
     assert!(fs::read_dir(&lower.point).unwrap().count() == 3);
+}
+
+#[test]
+fn a_container_that_could_not_be_opened_for_an_error_below_is_opened_when_it_is_well_again() {
+    let Some(lower) = Lower::new() else { return };
+    let mount = lower.mount();
+    lower.disk.judge(|call| if late(call) { Verdict::Fail(libc::EIO) } else { Verdict::Go });
+    assert!(fs::read_dir(&mount.point).unwrap().count() >= 2);
+    lower.disk.calm();
+    eventually("it is shown as what it holds", || {
+        soon(&mount.path("slow.safetensors")).is_ok_and(|bytes| bytes == lower.slow)
+    });
 }
