@@ -165,6 +165,21 @@ fn what_an_interrupted_run_left_is_proven_and_used_and_what_is_something_else_is
 }
 
 #[test]
+fn what_is_not_on_this_machine_is_not_replaced_and_a_name_too_long_is_told_at_once() {
+    let bench = Bench::new();
+    for address in ["hf://org/name", "s3://bucket/model"] {
+        let said = ends(&bench.dir, 2, &["compress", address, "--replace", "--yes"]);
+        assert!(said.starts_with(&format!("bsfs: {address}: --replace changes files of this machine")), "{said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+    }
+    let name = "n".repeat(241) + ".safetensors";
+    fs::write(bench.source().join(&name), safetensors(1, 1000)).unwrap();
+    let said = ends(&bench.dir, 2, &["compress", "source", "--replace", "--yes"]);
+    assert!(said.contains("cannot create: File name too long"), "{said}");
+    assert_eq!(below(&bench.source()), [name]);
+}
+
+#[test]
 fn a_file_that_would_become_longer_stays() {
     let bench = Bench::new();
     let raw = noise(5, 200_000);

@@ -56,6 +56,10 @@ pub fn plan(inputs: &[PathBuf], way: Way) -> Result<Plan> {
     let mut found = Found::default();
     let mut named = HashSet::new();
     for input in inputs {
+        if input.to_str().is_some_and(|text| text.contains("://")) && input.symlink_metadata().is_err() {
+            let text = "--replace changes files of this machine where they are; name a directory, or leave --replace out and add -o DIR";
+            return Err(Error::invalid(format!("{}: {text}", input.display())));
+        }
         let meta = fs::symlink_metadata(input).map_err(Error::io("open", input))?;
         if meta.is_symlink() && !fs::metadata(input).map_err(Error::io("open", input))?.is_dir() {
             let target = fs::canonicalize(input).map_err(Error::io("open", input))?;
