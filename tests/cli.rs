@@ -92,6 +92,29 @@ fn shares_of_a_directory_together_are_all_of_it() {
 }
 
 #[test]
+fn the_same_share_twice_at_once_is_done_once_and_both_end_well() {
+    let bench = Bench::new();
+    let dir = &bench.dir;
+    fs::create_dir(dir.join("model")).unwrap();
+    for n in 0..4 {
+        fs::write(dir.join(format!("model/m{n}.safetensors")), safetensors(n, 500_000)).unwrap();
+    }
+    for round in 0..5 {
+        let out = format!("out{round}");
+        let run = || {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_bsfs"));
+            command.args(["compress", "model", "-o", &out, "--shard", "0/1"]).current_dir(dir);
+            command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+        };
+        for run in [run(), run()] {
+            let output = run.wait_with_output().unwrap();
+            assert!(output.status.success(), "{}", text(&output.stderr));
+        }
+        ok(dir, 0, &["verify", &out, "--source", "model"]);
+    }
+}
+
+#[test]
 fn a_file_becomes_its_name_with_bs_and_comes_back() {
     let bench = Bench::new();
     let (dir, raw) = (&bench.dir, safetensors(1, 400_000));
