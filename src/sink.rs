@@ -38,6 +38,8 @@ impl AtomicFile {
                 return Err(Error::invalid(format!("{}: a directory, expected a file to write", path.display())));
             }
             Ok(_) if !replace => return Err(Error::Exists { path }),
+            // Without a name until the end it would be found out then.
+            Err(e) if e.kind() == io::ErrorKind::InvalidFilename => return Err(Error::io("create", &path)(e)),
             _ => {}
         }
         let mode = Mode::from_raw_mode(0o666);
@@ -261,6 +263,14 @@ mod tests {
         f.publish().unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"third");
         assert_eq!(names(dir.path()), ["out.bs"]);
+    }
+
+    #[test]
+    fn a_name_that_cannot_be_is_refused_before_anything_is_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let name = dir.path().join("n".repeat(256));
+        assert!(matches!(AtomicFile::create(&name, false), Err(Error::Io { op: "create", .. })));
+        assert!(AtomicFile::create(dir.path().join("n".repeat(255)), false).unwrap().publish().is_ok());
     }
 
     #[test]

@@ -265,9 +265,9 @@ fn in_place_removes_what_was_verified_and_nothing_else() {
     let mut damaged = sound.clone();
     damaged[len - 100] ^= 1;
     fs::write(dir.join("m.bs"), &damaged).unwrap();
-    fails(dir, 2, &["migrate", "m.bs", "--in-place"], &["m.bs", "tensor '"]);
-    fails(dir, 2, &["migrate", "m.bs"], &["m.bs", "tensor '"]);
-    fails(dir, 2, &["decompress", "m.bs"], &["m.bs", "tensor '"]);
+    fails(dir, 65, &["migrate", "m.bs", "--in-place"], &["m.bs", "tensor '"]);
+    fails(dir, 65, &["migrate", "m.bs"], &["m.bs", "tensor '"]);
+    fails(dir, 65, &["decompress", "m.bs"], &["m.bs", "tensor '"]);
     fails(dir, 1, &["verify", "m.bs"], &["m.bs", "tensor '"]);
     assert_eq!(names(dir), ["m.bs", "mount", "source"]);
     assert!(fs::read(dir.join("m.bs")).unwrap() == damaged);
@@ -277,7 +277,7 @@ fn in_place_removes_what_was_verified_and_nothing_else() {
     let md5 = info["tensors"][0]["md5"].as_str().unwrap().to_owned();
     let wrong = format!("{}{}", if md5.starts_with('0') { '1' } else { '0' }, &md5[1..]);
     fs::write(dir.join("m.bs"), edit(&sound, &md5, &wrong)).unwrap();
-    fails(dir, 2, &["migrate", "m.bs", "--in-place"], &["MD5 of tensor", &wrong, &md5]);
+    fails(dir, 65, &["migrate", "m.bs", "--in-place"], &["MD5 of tensor", &wrong, &md5]);
     assert_eq!(names(dir), ["m.bs", "mount", "source"]);
 
     fs::write(dir.join("m.bs"), &sound).unwrap();
@@ -320,7 +320,7 @@ fn a_tensor_too_long_to_be_proven_first_is_proven_before_the_file_has_its_name()
     let sound = fs::read(dir.join("m.bs")).unwrap();
     fs::write(dir.join("m.bs"), edit(&sound, md5, "00000000000000000000000000000000")).unwrap();
     for arguments in [&["decompress", "m.bs", "-o", "back"][..], &["migrate", "m.bs", "--in-place", "--allow-larger"]] {
-        fails(dir, 2, arguments, &["MD5 of tensor 'long'", md5]);
+        fails(dir, 65, arguments, &["MD5 of tensor 'long'", md5]);
     }
     fails(dir, 1, &["verify", "m.bs"], &["MD5 of tensor 'long'", md5]);
     assert_eq!(names(dir), ["m.bs", "m.safetensors", "mount", "source"]);
@@ -431,8 +431,8 @@ fn deltas_need_their_base_and_notice_a_wrong_one() {
     wrong[at] ^= 1;
     fs::write(dir.join("wrong.safetensors"), &wrong).unwrap();
     fails(dir, 1, &["verify", "d/delta.bs", "--base", "wrong.safetensors"], &["MD5 of tensor", "base may be another"]);
-    fails(dir, 2, &["migrate", "d/delta.bs", "--base", "wrong.safetensors", "--in-place"], &["base may be another"]);
-    fails(dir, 2, &["decompress", "d/delta.bs", "--base", "wrong.safetensors"], &["base may be another"]);
+    fails(dir, 65, &["migrate", "d/delta.bs", "--base", "wrong.safetensors", "--in-place"], &["base may be another"]);
+    fails(dir, 65, &["decompress", "d/delta.bs", "--base", "wrong.safetensors"], &["base may be another"]);
     fails(dir, 2, &["decompress", "d/delta.bs", "--base", "d/delta.bs"], &["is a delta itself"]);
     fs::write(dir.join("noise"), noise(1, 1000)).unwrap();
     fails(dir, 2, &["decompress", "d/delta.bs", "--base", "noise"], &["noise", "no base for a delta"]);
@@ -544,7 +544,7 @@ fn bad_files_give_one_clear_error() {
         write(&sound[..len]);
         fails(dir, 1, &["verify", "m.bs"], &["m.bs: "]);
         for verb in ["info", "decompress", "migrate"] {
-            fails(dir, 2, &[verb, "m.bs"], &["m.bs: "]);
+            fails(dir, 65, &[verb, "m.bs"], &["m.bs: "]);
         }
     }
     for at in (0..64).map(|i| header + (sound.len() - header) * i / 64) {
@@ -553,7 +553,7 @@ fn bad_files_give_one_clear_error() {
         write(&flipped);
         fails(dir, 1, &["verify", "m.bs"], &["m.bs: ", "tensor '"]);
         if at % 4 == 0 {
-            fails(dir, 2, &["decompress", "m.bs"], &["m.bs: ", "tensor '"]);
+            fails(dir, 65, &["decompress", "m.bs"], &["m.bs: ", "tensor '"]);
         }
     }
     write(&edit(&sound, "\"codec\":\"bf16_se_rans\"", "\"codec\":\"bf16_new\""));

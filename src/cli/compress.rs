@@ -173,14 +173,14 @@ pub fn run(args: &CompressArgs) -> Result<ExitCode> {
     let mut bases = Bases::open(&engine, &base, &inputs, outputs, args.output.is_some())?;
     if !args.dry_run {
         // Before the inputs are compared, which may take a while.
-        check_outputs(&tasks, args.force)?;
+        check_outputs(&tasks, args.force || args.shard.is_some())?;
     }
     if dedup {
         bases.compare(&pool, inputs.len() - sure)?;
         pack_repeated(&mut tasks, &mut bases);
     }
     if !args.dry_run {
-        check_outputs(&tasks, args.force)?;
+        check_outputs(&tasks, args.force || args.shard.is_some())?;
         for dir in &directories {
             fs::create_dir_all(dir).map_err(Error::io("create directory", dir))?;
         }
@@ -228,6 +228,16 @@ pub fn run(args: &CompressArgs) -> Result<ExitCode> {
             }),
             Task::Link { output, to } => link(output, &relative(output, to), args.force),
         };
+        // The same share on another machine has just made it.
+        let done = match (done, task) {
+            (Err(error @ Error::Exists { .. }), Task::Compress { input, output, .. }) if args.shard.is_some() => {
+                share::is_packed(input, output, &stop).and_then(|same| if same { Ok(()) } else { Err(error) })
+            }
+            (Err(error @ Error::Exists { .. }), Task::Copy { input, output, .. }) if args.shard.is_some() => {
+                share::is_copied(input, output).and_then(|same| if same { Ok(()) } else { Err(error) })
+            }
+            (done, _) => done,
+        };
         match done {
             Ok(()) => {}
             Err(Error::Interrupted) => {
@@ -242,7 +252,7 @@ pub fn run(args: &CompressArgs) -> Result<ExitCode> {
                     return Err(error);
                 }
                 bar.say(&error.to_string());
-                failed = Some(Exit::of(&error));
+                failed = Some(failed.unwrap_or(Exit::Done).and(Exit::of(&error)));
                 if let Some(input) = task.compressed() {
                     bases.failed(input);
                 }

@@ -98,7 +98,7 @@ pub fn run(args: &DecompressArgs) -> Result<ExitCode> {
             }
             Err(error) => {
                 bar.say(&error.to_string());
-                exit = Exit::of(&error);
+                exit = exit.and(Exit::of(&error));
             }
         }
     }
@@ -123,7 +123,7 @@ fn plan(args: &DecompressArgs, exit: &mut Exit) -> Result<Vec<Task>> {
             Ok(opened) => opened,
             Err(error) if is_dir => {
                 say(&format!("{error}; left out"));
-                *exit = Exit::Failed;
+                *exit = exit.and(Exit::of(&error));
                 continue;
             }
             Err(error) => return Err(error),

@@ -1,5 +1,6 @@
 //! `bsfs estimate`
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -16,14 +17,18 @@ use super::out::{self, print, row, say, shorten};
 use super::progress::Bar;
 use super::size::show_size;
 
-/// Raw bytes that are compressed to know what the rest will be: this, or this part of all, whatever is more.
-const BUDGET: u64 = 256 << 20;
-const PART: u64 = 50;
+/// The shortest files are compressed whole, up to so many raw bytes of them: few chunks tell little of few others.
+const WHOLE: u64 = 256 << 20;
+/// How far off the estimate of all files may be, part of their raw bytes.
+const MARGIN: f64 = 0.0025;
+/// How far off that of one of many files may be, at most.
+const MOST: f64 = 0.02;
 
 /// Say what compressing would save, without compressing all of it
 ///
-/// Compresses a sample, spread over all files and all of each, and writes nothing. Takes the files that "bsfs compress" would: of
-/// a directory the .safetensors files, links followed. Bases and tensors that occur twice are not considered.
+/// Compresses a sample, spread over all files and all of each, and writes nothing: as much as it takes for the ratio of all files
+/// to be within 0.25 points, and files of 256 MiB together whole. Takes the files that "bsfs compress" would: of a directory the
+/// .safetensors files, links followed. Bases and tensors that occur twice are not considered.
 #[derive(Debug, Args)]
 pub struct EstimateArgs {
     /// Files or directories
@@ -87,7 +92,7 @@ pub fn run(args: &EstimateArgs) -> Result<ExitCode> {
     } else {
         print(&describe(&summary))?;
     }
-    Ok(errors.first().map_or(Exit::Done, Exit::of).into())
+    Ok(errors.iter().map(Exit::of).fold(Exit::Done, Exit::and).into())
 }
 
 /// What each of `files`, paths and lengths, would become; those that cannot be read are errors.
@@ -98,12 +103,21 @@ pub fn estimates(
     bar: &Bar,
 ) -> Result<(Vec<Row>, Vec<Error>)> {
     let all: u64 = files.iter().map(|(_, len)| len).sum();
-    let budget = u128::from(BUDGET.max(all / PART));
+    let mut shortest: Vec<(u64, &PathBuf)> = files.iter().map(|(path, len)| (*len, path)).collect();
+    shortest.sort_unstable();
+    let mut sum = 0_u64;
+    shortest.retain(|(len, _)| {
+        sum = sum.saturating_add(*len);
+        sum <= WHOLE
+    });
+    let whole: HashSet<&PathBuf> = shortest.into_iter().map(|(_, path)| path).collect();
     let (mut rows, mut errors) = (Vec::new(), Vec::new());
     for (path, len) in files {
         bar.name(&path.display().to_string());
-        let share = (budget * u128::from(*len) / u128::from(all.max(1))) as u64;
-        match one(pool, path, options, share) {
+        // Doubts about several files partly cancel each other out, as their squares add up.
+        let part = (all as f64 / (*len).max(1) as f64).sqrt();
+        let margin = if whole.contains(path) { 0.0 } else { (MARGIN * part).min(MOST.max(MARGIN)) };
+        match one(pool, path, options, margin) {
             Ok(estimate) => rows.push(Row { path: path.clone(), estimate }),
             Err(Error::Interrupted) => return Err(Error::Interrupted),
             Err(error) => errors.push(error),
@@ -113,8 +127,8 @@ pub fn estimates(
     Ok((rows, errors))
 }
 
-fn one(pool: &rayon::ThreadPool, path: &Path, options: &Options<'_>, budget: u64) -> Result<Estimate> {
-    compress::estimate(pool, &FileSource::open(path)?, options, budget)
+fn one(pool: &rayon::ThreadPool, path: &Path, options: &Options<'_>, margin: f64) -> Result<Estimate> {
+    compress::estimate(pool, &FileSource::open(path)?, options, margin)
 }
 
 fn describe(s: &Summary) -> String {

@@ -1,18 +1,23 @@
 //! Exit codes.
 
+use std::io::ErrorKind;
 use std::process::ExitCode;
 
 use bsfs::Error;
 
-/// How the program ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How the program ends. The order is that of what is told of several failures: as long as one is worth another try, that is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Exit {
     /// What was asked was done.
     Done,
     /// `verify` found a difference or damage.
     Differs,
+    /// The input is damaged (`EX_DATAERR`): it fails the same way each time.
+    Damaged,
     /// An error; also what clap gives for wrong arguments.
     Failed,
+    /// Something outside failed that may be well the next time (`EX_TEMPFAIL`): I/O, network, a full disk, a file in use.
+    Again,
     /// Interrupted by a signal.
     Interrupted,
 }
@@ -22,8 +27,52 @@ impl Exit {
     pub fn of(error: &Error) -> Self {
         match error {
             Error::Interrupted => Self::Interrupted,
+            Error::NotAContainer { .. }
+            | Error::Truncated { .. }
+            | Error::Corrupt { .. }
+            | Error::Chunk { .. }
+            | Error::Differs { .. }
+            | Error::TooLarge { .. } => Self::Damaged,
+            Error::Io { source, .. } => Self::of_io(source.kind()),
+            Error::Changed { .. } | Error::Remote { outage: true, .. } | Error::Server { again: true, .. } => {
+                Self::Again
+            }
+            Error::Remote { outage: false, .. }
+            | Error::Server { again: false, .. }
+            | Error::Unsupported { .. }
+            | Error::NoBase { .. }
+            | Error::Exists { .. }
+            | Error::NotLossless { .. }
+            | Error::Invalid { .. }
+            | Error::Mount { .. } => Self::Failed,
+            // The enum may grow outside of this crate; what is not known is a plain error.
             _ => Self::Failed,
         }
+    }
+
+    /// The system's answers to a wrong name or a missing right are the same tomorrow; all others may not be.
+    fn of_io(kind: ErrorKind) -> Self {
+        match kind {
+            ErrorKind::NotFound
+            | ErrorKind::PermissionDenied
+            | ErrorKind::AlreadyExists
+            | ErrorKind::NotADirectory
+            | ErrorKind::IsADirectory
+            | ErrorKind::ReadOnlyFilesystem
+            | ErrorKind::InvalidInput
+            | ErrorKind::InvalidFilename
+            | ErrorKind::FileTooLarge
+            | ErrorKind::CrossesDevices
+            | ErrorKind::TooManyLinks
+            | ErrorKind::BrokenPipe
+            | ErrorKind::Unsupported => Self::Failed,
+            _ => Self::Again,
+        }
+    }
+
+    /// How the program ends after this and another failure.
+    pub fn and(self, other: Self) -> Self {
+        self.max(other)
     }
 }
 
@@ -33,6 +82,8 @@ impl From<Exit> for ExitCode {
             Exit::Done => 0_u8,
             Exit::Differs => 1,
             Exit::Failed => 2,
+            Exit::Damaged => 65,
+            Exit::Again => 75,
             Exit::Interrupted => 130,
         })
     }

@@ -127,7 +127,7 @@ pub fn run(args: &InfoArgs) -> Result<ExitCode> {
             Err(error) if files.len() == 1 => return Err(error),
             Err(error) => {
                 say(&error.to_string());
-                exit = Exit::of(&error);
+                exit = exit.and(Exit::of(&error));
             }
         }
     }

@@ -100,7 +100,7 @@ pub fn run(args: &MigrateArgs) -> Result<ExitCode> {
                     bar.done();
                     return Err(error);
                 }
-                exit = Exit::of(&error);
+                exit = exit.and(Exit::of(&error));
                 failed(task, &error)
             }
         };
@@ -140,7 +140,7 @@ fn plan(args: &MigrateArgs, exit: &mut Exit) -> Result<Vec<Task>> {
             }
             Err(error) if is_dir => {
                 say(&format!("{error}; left out"));
-                *exit = Exit::Failed;
+                *exit = exit.and(Exit::of(&error));
                 continue;
             }
             Err(error) => return Err(error),

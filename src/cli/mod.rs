@@ -63,7 +63,9 @@ use exit::Exit;
 /// "bsfs compress" packs model.safetensors into model.safetensors.bs, about a third smaller for BF16 weights;
 /// "bsfs mount" shows a directory of .bs files as the plain .safetensors files, byte for byte, decoding on demand.
 ///
-/// Exit status: 0 done; 1 "verify" found a difference; 2 an error; 130 interrupted.
+/// Exit status: 0 done; 1 "verify" found a difference; 2 an error, also in the arguments; 65 the input is damaged, and the same would
+/// come of another try; 75 the disk, the network or another program stood in the way, and another try may help; 130 interrupted. Of
+/// several files that failed 75 is told before 2, and 2 before 65.
 #[derive(Debug, Parser)]
 #[command(name = "bsfs", version, help_expected = true, max_term_width = 100)]
 struct Cli {

@@ -173,7 +173,7 @@ fn run(
             return Err(Error::Interrupted);
         }
         if let Err(error) = &done {
-            exit = Exit::of(error);
+            exit = exit.and(Exit::of(error));
         }
         let outcome = outcome(group, name, done, becomes(group));
         if let (Some(after), "replaced" | "finished") = (outcome.after_bytes, outcome.state) {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsStr;
 use std::fs::{self, Metadata};
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -55,6 +56,10 @@ pub fn plan(inputs: &[PathBuf], way: Way) -> Result<Plan> {
     let mut found = Found::default();
     let mut named = HashSet::new();
     for input in inputs {
+        if input.to_str().is_some_and(|text| text.contains("://")) && input.symlink_metadata().is_err() {
+            let text = "--replace changes files of this machine where they are; name a directory, or leave --replace out and add -o DIR";
+            return Err(Error::invalid(format!("{}: {text}", input.display())));
+        }
         let meta = fs::symlink_metadata(input).map_err(Error::io("open", input))?;
         if meta.is_symlink() && !fs::metadata(input).map_err(Error::io("open", input))?.is_dir() {
             let target = fs::canonicalize(input).map_err(Error::io("open", input))?;
@@ -124,7 +129,12 @@ fn enter(path: &Path, meta: Metadata, found: &mut Found) -> Result<()> {
     entries.sort_by_key(fs::DirEntry::file_name);
     for entry in entries {
         let below = entry.path();
-        let Ok(inner) = fs::symlink_metadata(&below) else { continue };
+        let inner = match fs::symlink_metadata(&below) {
+            Ok(inner) => inner,
+            // Somebody removed it meanwhile.
+            Err(e) if e.kind() == ErrorKind::NotFound => continue,
+            Err(e) => return Err(Error::io("stat", &below)(e)),
+        };
         if inner.is_symlink() {
             // One that leads nowhere is none of ours; one that leads to a directory is not entered.
             if let (Ok(target), Ok(to)) = (fs::canonicalize(&below), fs::metadata(&below))

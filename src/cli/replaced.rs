@@ -17,6 +17,7 @@ use bsfs::source::{FileSource, Identity, ReadAt};
 use bsfs::{Error, Result};
 use sha2::{Digest, Sha256};
 
+use super::exit::Exit;
 use super::lease::{Halt, Lease, User, users};
 use super::opened::{self, Opened};
 use super::out::{with_bs, without_bs};
@@ -62,15 +63,18 @@ pub fn pack(tools: &Tools<'_>, options: &Options<'_>, group: &Group) -> Result<D
         let mtime = (seconds, u32::try_from(nanoseconds).unwrap_or(0));
         let original = Original { source: &source, name, mtime };
         let mut longer = 0;
-        let admit = |written: &dyn ReadAt| {
+        let mut admit = |written: &dyn ReadAt| {
             if written.len() >= source.len() {
                 longer = written.len() - source.len();
                 return Ok(false);
             }
             let container = Container::open(written)?;
             let whole = Whole::new(&container, written);
+            // The second time from the disk, too: what was misread the first time is in memory as it was read.
+            source.wont_need(0, source.len());
             engine::verify(&tools.pool, whole, Some(&source), &tools.halt.any, &mut |_, _| Ok(())).map(|_| true)
         };
+        let admit = |written: &dyn ReadAt| admit(written).map_err(|error| unlike(name, error));
         let done = compress::compress_beside(&tools.pool, &original, &output, options, Some(&meta), tools.bar, admit)?;
         let Some(report) = done else { return Ok(Done::Kept(longer)) };
         let (file, got) = container(&output)?;
@@ -105,7 +109,11 @@ pub fn unpack(
         let plain = FileSource::open(other)?;
         synced(other)?;
         plain.wont_need(0, plain.len());
-        engine::verify(&tools.pool, whole, Some(&plain), &tools.halt.any, &mut |_, _| Ok(())).map(|_| ())
+        match engine::verify(&tools.pool, whole, Some(&plain), &tools.halt.any, &mut |_, _| Ok(())) {
+            Ok(_) => Ok(()),
+            Err(error @ Error::Differs { .. }) => Err(Error::invalid(format!("{error}; both are left"))),
+            Err(error) => Err(error),
+        }
     };
     let found = output.symlink_metadata().is_ok() && !tools.force;
     if found {
@@ -130,11 +138,23 @@ pub fn unpack(
         let got: [u8; 32] = digest.finalize().into();
         if got != opened.file().sha256 {
             let what = "SHA-256 of the file, read back before it was published,".to_owned();
-            return Err(Error::Differs { path: output, what, expected: hex(&opened.file().sha256), got: hex(&got) });
+            let error = Error::Differs { path: output, what, expected: hex(&opened.file().sha256), got: hex(&got) };
+            return Err(unlike(name, error));
         }
         file.publish()?;
     }
     finish(tools, group, &source, &output, found, without_bs, &mut |other| same(other))
+}
+
+/// What was made of the file `name` is not what it should be, when it comes from the disk. That is no damage of the input.
+fn unlike(name: &Path, error: Error) -> Error {
+    match Exit::of(&error) {
+        Exit::Damaged => {
+            let text = "this is what came back from the disk after it was written; check disk and memory";
+            Error::invalid(format!("{error}; {text}; {} is left as it is", name.display()))
+        }
+        _ => error,
+    }
 }
 
 /// The file of a group, of which all names are known.
@@ -180,6 +200,7 @@ fn packed_before(tools: &Tools<'_>, path: &Path, original: &FileSource) -> Resul
     }
     synced(path)?;
     file.wont_need(0, file.len());
+    original.wont_need(0, original.len());
     let whole = Whole::new(&container, &file);
     let verified = engine::verify(&tools.pool, whole, Some(original), &tools.halt.any, &mut |_, _| Ok(()));
     match verified {

@@ -87,11 +87,11 @@ pub fn run(args: &VerifyArgs) -> Result<ExitCode> {
     let bar = Bar::new(total, args.json);
     let mut outcomes = Vec::new();
     let mut exit = Exit::Done;
-    let mut judge = |outcome: Outcome| -> Result<()> {
-        exit = match (exit, outcome.state) {
-            (Exit::Failed, _) | (_, "error") => Exit::Failed,
-            (_, "damaged") => Exit::Differs,
-            (exit, _) => exit,
+    let mut judge = |outcome: Outcome, of: Exit| -> Result<()> {
+        exit = match outcome.state {
+            "error" => exit.and(of),
+            "damaged" => exit.and(Exit::Differs),
+            _ => exit,
         };
         if !args.json {
             bar.suspend(|| show(&outcome))?;
@@ -106,10 +106,10 @@ pub fn run(args: &VerifyArgs) -> Result<ExitCode> {
             bar.done();
             return Err(Error::Interrupted);
         }
-        judge(outcome(file, &result))?;
+        judge(outcome(file, &result), result.as_ref().err().map_or(Exit::Done, Exit::of))?;
     }
     if args.path.is_dir() {
-        indexes(&files).into_iter().try_for_each(judge)?;
+        indexes(&files).into_iter().try_for_each(|outcome| judge(outcome, Exit::Failed))?;
     }
     bar.done();
     if args.json {

@@ -1,28 +1,34 @@
 //! What compressing a file would save, from a sample of its chunks.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use serde::Serialize;
 
+use super::Options;
+use super::digest::Digests;
+use super::pipeline::{self, About};
 use super::plan::{self, Plan};
 use super::report::ratio;
-use super::{Options, pipeline};
-use crate::codec::Numbers;
+use super::written::Nowhere;
+use crate::codec::{Codec, Numbers};
 use crate::error::{Error, Result};
+use crate::format::native::{Bases, Writer};
 use crate::parallel;
 use crate::source::ReadAt;
-use crate::tensor::ElemType;
 
-/// Raw bytes of each element type that are looked at whatever the budget: few chunks tell little.
-const LEAST: u64 = 4 << 20;
-/// What a chunk, a tensor and a container take in an index, about, bytes: checksum, length and codec; digest, place and what is
-/// left of a name; all else.
-const PER_CHUNK: u64 = 11;
-const PER_TENSOR: u64 = 45;
-const PER_FILE: u64 = 250;
-/// A literal header is text that repeats itself.
-const LITERAL_RATIO: u64 = 7;
+/// Chunks of each kind that are looked at first: so many of the file's, in proportion to their bytes, and so many at least.
+const FIRST: usize = 48;
+const LEAST: usize = 6;
+/// Chunks of a type that are shorter than this part of its longest are a kind of their own: many short ones say nothing of the long.
+const SHORT: usize = 4;
+/// Where more than this of a kind was looked at, in percent, the rest is as well.
+const NEARLY_ALL: usize = 70;
+/// Standard deviations that the margin is.
+const DEVIATIONS: f64 = 2.5;
+/// Chunks of a sample may be alike by chance: so many more are taken to differ by so much, part of raw.
+const DOUBT: (f64, f64) = (2.0, 0.01);
 
 /// What a container would be, about.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -35,57 +41,174 @@ pub struct Estimate {
     pub ratio: f64,
     /// Bytes of the original that were looked at.
     pub sampled_bytes: u64,
+    /// How far `ratio` may be off, by the differences between the chunks of the sample; 0 when all were looked at.
+    pub margin: f64,
 }
 
-/// A chunk that is looked at.
-struct Pick {
+/// Element type, and whether the chunk is long.
+type Id = (u16, bool);
+
+/// A chunk of the plan.
+#[derive(Debug, Clone, Copy)]
+struct Chunk {
     offset: u64,
     len: usize,
     numbers: Numbers,
-    elem: ElemType,
-    /// How often it was met: a longer chunk is met more often.
-    weight: u64,
+    kind: Id,
+    /// What became of it, once it was looked at.
+    found: Option<(usize, Codec)>,
 }
 
-/// What was found of one element type.
-#[derive(Default, Clone, Copy)]
-struct Found {
-    raw: u64,
-    packed: u64,
-    /// packed / raw of each pick, in 2^32, by its weight. Their mean is that of all bytes: long chunks are met more often, and so
-    /// must not count for more again.
-    ratios: u128,
-    weight: u64,
+/// The chunks of one kind, by their place in the list of all.
+struct Kind {
+    /// Raw, of all.
+    bytes: u64,
+    /// In the order in which they are looked at: each beginning of it is spread evenly over the file.
+    order: Vec<usize>,
+    looked: usize,
 }
 
-/// A run of chunks of one length.
-struct Run {
-    offset: u64,
-    len: u64,
-    chunk_len: u64,
-    numbers: Numbers,
+/// What is known of one kind.
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    /// packed / raw.
+    ratio: f64,
+    /// Variance of the packed bytes of all its chunks, in bytes squared.
+    variance: f64,
 }
 
-/// Compresses about `budget` bytes of the file, spread over it and over its element types in proportion, and all of it if that
-/// is not much more; writes nothing. Bases are not considered.
+/// Compresses as many chunks of the file, spread over it and its element types, as it takes for `ratio` to be within `margin`
+/// (0.0025: a quarter of a point) with great likelihood, and all with a margin of 0; writes nothing. The index is made as
+/// [`compress`](super::compress()) makes it. Bases are not considered.
 ///
 /// # Errors
 /// Those of [`compress`](super::compress()), but for those of an output.
-pub fn estimate(pool: &rayon::ThreadPool, source: &dyn ReadAt, options: &Options<'_>, budget: u64) -> Result<Estimate> {
+pub fn estimate(pool: &rayon::ThreadPool, source: &dyn ReadAt, options: &Options<'_>, margin: f64) -> Result<Estimate> {
     pipeline::check_input(source)?;
     let plan = plan::plan(source, options.chunk_len, options.mode)?;
-    let (runs, literal) = runs(&plan);
-    let mut picks: Vec<Pick> = Vec::new();
-    let all: u64 = runs.values().flatten().map(|run| run.len).sum();
-    for (&elem, runs) in &runs {
-        let of_type: u64 = runs.iter().map(|run| run.len).sum();
-        let share = u128::from(budget) * u128::from(of_type) / u128::from(all.max(1));
-        picks.extend(pick(ElemType(elem), runs, of_type, (share as u64).max(LEAST)));
+    let mut chunks = chunks(&plan);
+    let mut kinds: BTreeMap<Id, Kind> = BTreeMap::new();
+    for (place, chunk) in chunks.iter().enumerate() {
+        let kind = kinds.entry(chunk.kind).or_insert_with(|| Kind { bytes: 0, order: Vec::new(), looked: 0 });
+        kind.bytes += chunk.len as u64;
+        kind.order.push(place);
     }
-    picks.sort_by_key(|pick| pick.offset);
+    kinds.values_mut().for_each(|kind| spread(&mut kind.order));
 
-    let mut sums: BTreeMap<u16, Found> = BTreeMap::new();
-    let mut next = picks.into_iter();
+    let aim = margin * source.len() as f64 / DEVIATIONS;
+    let mut wanted: Vec<usize> = Vec::new();
+    for kind in kinds.values_mut() {
+        let first = (FIRST as f64 * kind.bytes as f64 / source.len() as f64).ceil() as usize;
+        kind.more(if margin > 0.0 { first.max(LEAST) } else { usize::MAX }, &mut wanted);
+    }
+    let known = loop {
+        wanted.sort_unstable();
+        look(pool, source, options, &mut chunks, &wanted)?;
+        wanted.clear();
+        let known: BTreeMap<Id, Known> = kinds.iter().map(|(id, kind)| (*id, kind.known(&chunks))).collect();
+        let variance: f64 = known.values().map(|known| known.variance).sum();
+        if variance.sqrt() <= aim {
+            break known;
+        }
+        for (id, kind) in &mut kinds {
+            // What adds little to the doubt is known well enough.
+            if known.get(id).is_some_and(|known| known.variance * 20.0 > variance) {
+                kind.more(kind.looked / 2 + 1, &mut wanted);
+            }
+        }
+        if wanted.is_empty() {
+            break known;
+        }
+    };
+
+    let packed = container_len(source, options, &plan, &chunks, &known)?;
+    let sampled_bytes = chunks.iter().filter(|chunk| chunk.found.is_some()).map(|chunk| chunk.len as u64).sum();
+    let variance: f64 = known.values().map(|known| known.variance).sum();
+    let margin = DEVIATIONS * variance.sqrt() / (source.len() as f64).max(1.0);
+    let ratio = ratio(source.len(), packed);
+    Ok(Estimate { raw_bytes: source.len(), packed_bytes: packed, ratio, sampled_bytes, margin })
+}
+
+/// All chunks of a plan that are encoded, in order.
+fn chunks(plan: &Plan) -> Vec<Chunk> {
+    let (mut chunks, mut offset) = (Vec::new(), 0);
+    for span in &plan.spans {
+        let numbers = plan::numbers(span);
+        let mut within = 0;
+        while span.chunk_len > 0 && within < span.raw_len {
+            let len = (span.raw_len - within).min(u64::from(span.chunk_len));
+            let kind = (span.elem.0, true);
+            chunks.push(Chunk { offset: offset + within, len: len as usize, numbers, kind, found: None });
+            within += len;
+        }
+        offset += span.raw_len;
+    }
+    let mut longest: BTreeMap<u16, usize> = BTreeMap::new();
+    for chunk in &chunks {
+        let len = longest.entry(chunk.kind.0).or_default();
+        *len = chunk.len.max(*len);
+    }
+    for chunk in &mut chunks {
+        chunk.kind.1 = chunk.len >= longest.get(&chunk.kind.0).copied().unwrap_or(0) / SHORT;
+    }
+    chunks
+}
+
+/// Puts places in an order of which each beginning is spread evenly, and in step with nothing: layers repeat, and with a fixed
+/// step it could be the same tensor of each that is looked at.
+fn spread(order: &mut [usize]) {
+    let mut keyed: Vec<(u32, usize)> = order
+        .iter()
+        .enumerate()
+        // The golden section's multiples, which fill an interval evenly, as a fraction of 2^32.
+        .map(|(number, &place)| ((number as u32).wrapping_mul(0x9e37_79b9), place))
+        .collect();
+    keyed.sort_unstable();
+    order.iter_mut().zip(keyed).for_each(|(to, (_, place))| *to = place);
+}
+
+impl Kind {
+    /// Adds the next `count` places to `wanted`.
+    fn more(&mut self, count: usize, wanted: &mut Vec<usize>) {
+        let mut end = self.looked.saturating_add(count);
+        if end.saturating_mul(100) >= self.order.len().saturating_mul(NEARLY_ALL) {
+            end = self.order.len();
+        }
+        wanted.extend_from_slice(self.order.get(self.looked..end).unwrap_or_default());
+        self.looked = end;
+    }
+
+    /// What the chunks that were looked at say of all.
+    fn known(&self, chunks: &[Chunk]) -> Known {
+        let seen = || {
+            let looked = self.order.get(..self.looked).unwrap_or_default();
+            let of =
+                |&place: &usize| chunks.get(place).and_then(|chunk| Some((chunk.len as f64, chunk.found?.0 as f64)));
+            looked.iter().filter_map(of)
+        };
+        let (count, all) = (self.looked as f64, self.order.len() as f64);
+        let (raw, packed) = seen().fold((0.0, 0.0), |(raw, packed), (r, p)| (raw + r, packed + p));
+        let ratio = if raw > 0.0 { packed / raw } else { 0.0 };
+        if self.looked == self.order.len() {
+            return Known { ratio, variance: 0.0 };
+        }
+        let squares: f64 = seen().map(|(r, p)| (p - ratio * r).powi(2)).sum();
+        let doubt = DOUBT.0 * (DOUBT.1 * raw / count.max(1.0)).powi(2);
+        let of_one = (squares + doubt) / (count + DOUBT.0 - 1.0);
+        Known { ratio, variance: all * all * of_one / count.max(1.0) * (1.0 - count / all) }
+    }
+}
+
+/// Encodes chunks and notes what became of them.
+fn look(
+    pool: &rayon::ThreadPool,
+    source: &dyn ReadAt,
+    options: &Options<'_>,
+    chunks: &mut [Chunk],
+    wanted: &[usize],
+) -> Result<()> {
+    let jobs: Vec<(usize, Chunk)> = wanted.iter().filter_map(|&place| Some((place, *chunks.get(place)?))).collect();
+    let mut next = jobs.into_iter();
     parallel::ordered(
         pool,
         2 * pool.current_num_threads() + 2,
@@ -93,90 +216,78 @@ pub fn estimate(pool: &rayon::ThreadPool, source: &dyn ReadAt, options: &Options
             if options.stop.load(Ordering::Relaxed) {
                 return Err(Error::Interrupted);
             }
-            let Some(pick) = next.next() else { return Ok(None) };
-            let mut raw = vec![0; pick.len];
-            source.read_exact_at(pick.offset, &mut raw)?;
-            Ok(Some((pick, raw)))
+            let Some((place, chunk)) = next.next() else { return Ok(None) };
+            let mut raw = vec![0; chunk.len];
+            source.read_exact_at(chunk.offset, &mut raw)?;
+            Ok(Some((place, chunk, raw)))
         },
-        |(pick, raw): (Pick, Vec<u8>)| {
-            let what = (pick.numbers, pick.offset);
+        |(place, chunk, raw): (usize, Chunk, Vec<u8>)| {
+            let what = (chunk.numbers, chunk.offset);
             let done = pipeline::encode_and_prove(source.path(), options.mode, what, &raw, None, <[u8]>::len)?;
-            Ok((pick.elem, pick.weight, raw.len() as u64, done.packed as u64))
+            Ok((place, done.packed, done.codec))
         },
-        |(elem, weight, raw, packed)| {
-            let sum = sums.entry(elem.0).or_default();
-            sum.raw += raw;
-            sum.packed += packed;
-            sum.ratios += (u128::from(packed) << 32) / u128::from(raw.max(1)) * u128::from(weight);
-            sum.weight += weight;
+        |(place, packed, codec)| {
+            if let Some(chunk) = chunks.get_mut(place) {
+                chunk.found = Some((packed, codec));
+            }
             Ok(())
         },
-    )?;
-
-    let mut packed = PER_FILE + literal / LITERAL_RATIO + PER_TENSOR * plan.tensors.len() as u64;
-    for (elem, runs) in &runs {
-        let raw: u64 = runs.iter().map(|run| run.len).sum();
-        let found = sums.get(elem).copied().unwrap_or_default();
-        packed += if found.raw == raw {
-            found.packed
-        } else {
-            ((u128::from(raw) * (found.ratios / u128::from(found.weight.max(1)))) >> 32) as u64
-        };
-        packed += PER_CHUNK * runs.iter().map(|run| run.len.div_ceil(run.chunk_len)).sum::<u64>();
-    }
-    let sampled_bytes = sums.values().map(|found| found.raw).sum();
-    let ratio = ratio(source.len(), packed);
-    Ok(Estimate { raw_bytes: source.len(), packed_bytes: packed, ratio, sampled_bytes })
+    )
 }
 
-/// The chunks of a plan by element type, and the bytes that lie in the index.
-fn runs(plan: &Plan) -> (BTreeMap<u16, Vec<Run>>, u64) {
-    let (mut runs, mut literal, mut offset): (BTreeMap<u16, Vec<Run>>, _, _) = (BTreeMap::new(), 0, 0);
+/// Length of the container, with an index like the one that it will have: what is not known is made up of numbers that cannot be
+/// compressed either.
+fn container_len(
+    source: &dyn ReadAt,
+    options: &Options<'_>,
+    plan: &Plan,
+    chunks: &[Chunk],
+    known: &BTreeMap<Id, Known>,
+) -> Result<u64> {
+    let failed = || Error::io("estimate the index of", source.path());
+    let mut numbers = blake3::Hasher::new().finalize_xof();
+    let mut any = || {
+        let mut digest = [0; 32];
+        numbers.fill(&mut digest);
+        digest
+    };
+    let mut writer = Writer::new(Nowhere::default()).map_err(failed())?;
+    let mut nothing = Vec::new();
+    // Of each kind, what rounding has left out so far, and the last codec that was seen.
+    let mut before: BTreeMap<Id, (f64, Codec)> = BTreeMap::new();
+    for chunk in chunks {
+        let (left, codec) = before.entry(chunk.kind).or_insert((0.0, Codec::Raw));
+        let packed = match chunk.found {
+            Some((packed, used)) => {
+                *codec = used;
+                packed
+            }
+            None => {
+                let exact = known.get(&chunk.kind).map_or(1.0, |known| known.ratio) * chunk.len as f64 + *left;
+                *left = exact - exact.floor();
+                exact as usize
+            }
+        };
+        nothing.resize(nothing.len().max(packed), 0);
+        let [a, b, c, d, e, f, g, h, ..] = any();
+        let check = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
+        writer.chunk(nothing.get(..packed).unwrap_or_default(), *codec, check).map_err(failed())?;
+    }
+    let mut literals = Vec::new();
+    let mut offset = 0;
     for span in &plan.spans {
         if span.chunk_len == 0 {
-            literal += span.raw_len;
-        } else {
-            let chunk_len = u64::from(span.chunk_len);
-            let run = Run { offset, len: span.raw_len, chunk_len, numbers: plan::numbers(span) };
-            runs.entry(span.elem.0).or_default().push(run);
+            let from = literals.len();
+            literals.resize(from + span.raw_len as usize, 0);
+            source.read_exact_at(offset, literals.get_mut(from..).unwrap_or_default())?;
         }
         offset += span.raw_len;
     }
-    (runs, literal)
-}
-
-/// Chunks of one type for about `budget` of its `total` bytes. One in each of equal parts, not always at the same place in it:
-/// layers repeat, and a fixed step could meet the same tensor in each.
-fn pick(elem: ElemType, runs: &[Run], total: u64, budget: u64) -> Vec<Pick> {
-    let chunk = |run: &Run, number: u64| {
-        let at = number * run.chunk_len;
-        let len = run.chunk_len.min(run.len - at) as usize;
-        Pick { offset: run.offset + at, len, numbers: run.numbers, elem, weight: 1 }
-    };
-    let chunks: u64 = runs.iter().map(|run| run.len.div_ceil(run.chunk_len)).sum();
-    let wanted = (u128::from(chunks) * u128::from(budget)).div_ceil(u128::from(total.max(1))) as u64;
-    if wanted.saturating_mul(3) >= chunks.saturating_mul(2) {
-        return runs.iter().flat_map(|run| (0..run.len.div_ceil(run.chunk_len)).map(move |n| chunk(run, n))).collect();
-    }
-    let (mut picks, mut run_start, mut at): (Vec<Pick>, _, _) = (Vec::new(), 0, 0);
-    let mut last = None;
-    for number in 0..wanted {
-        // The golden section's multiples, which fill an interval evenly, as a fraction of 2^32.
-        let within = u128::from((number as u32).wrapping_mul(0x9e37_79b9));
-        let position = (u128::from(total) * ((u128::from(number) << 32) + within) / (u128::from(wanted) << 32)) as u64;
-        while let Some(run) = runs.get(at).filter(|run| position >= run_start + run.len) {
-            run_start += run.len;
-            at += 1;
-        }
-        let Some(run) = runs.get(at) else { break };
-        let found = (at, (position - run_start) / run.chunk_len);
-        match picks.last_mut().filter(|_| last == Some(found)) {
-            Some(again) => again.weight += 1,
-            None => picks.push(chunk(run, found.1)),
-        }
-        last = Some(found);
-    }
-    picks
+    let digests = Digests { sha256: any(), ranges: plan.tensors.iter().map(|_| any()).collect() };
+    let bases = Bases::default();
+    let file = source.path().file_name().map_or(source.path(), Path::new);
+    let about = About { file, mtime: (i64::from(i32::MAX) / 3, 123_456_789), options, plan, bases: &bases };
+    pipeline::finish(writer, &about, &literals, digests).map(|(_, len, _)| len).map_err(failed())
 }
 
 #[cfg(test)]
@@ -184,27 +295,44 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sample_is_spread_over_all_and_within_it() {
-        let run = |offset, len| Run { offset, len, chunk_len: 1000, numbers: Numbers::Unknown };
-        let runs = [run(64, 100_500), run(500_000, 300), run(900_000, 899_200)];
-        let picks = pick(ElemType::BYTES, &runs, 1_000_000, 100_000);
-        assert!((95..=101).contains(&picks.len()), "{}", picks.len());
-        let inside =
-            |p: &Pick| runs.iter().any(|r| p.offset >= r.offset && p.offset + p.len as u64 <= r.offset + r.len);
-        assert!(picks.iter().all(inside));
-        let front = picks.iter().filter(|p| p.offset < 500_000).count();
-        assert!((8..=13).contains(&front), "{front}");
-        let mut offsets: Vec<u64> = picks.iter().map(|p| p.offset).collect();
-        offsets.dedup();
-        assert_eq!(offsets.len(), picks.len());
-        // No step is met throughout, nor two by turns.
-        let steps: Vec<u64> = offsets.windows(2).map(|w| w[1] - w[0]).collect();
-        for period in 1..4 {
-            let same = steps.windows(period + 1).filter(|w| w[0].abs_diff(w[period]) <= 1000).count();
-            assert!(same < steps.len() * 3 / 4, "{period} {steps:?}");
+    fn each_beginning_of_the_order_is_spread_evenly() {
+        for count in [1_usize, 2, 100, 997] {
+            let mut order: Vec<usize> = (0..count).collect();
+            spread(&mut order);
+            let mut all = order.clone();
+            all.sort_unstable();
+            assert_eq!(all, (0..count).collect::<Vec<_>>());
         }
+        let mut order: Vec<usize> = (0..1000).collect();
+        spread(&mut order);
+        for taken in [20, 50, 200] {
+            let front = order[..taken].iter().filter(|&&place| place < 500).count();
+            assert!(front.abs_diff(taken / 2) <= 2, "{taken} {front}");
+            // Of whatever repeats, each is met about as often.
+            for period in 2..12 {
+                let mut met = vec![0_usize; period];
+                order[..taken].iter().for_each(|place| met[place % period] += 1);
+                let few = taken / period;
+                assert!(met.iter().all(|&n| n + 3 + few / 2 >= few), "{taken} {period} {met:?}");
+            }
+        }
+    }
 
-        let all = pick(ElemType::BYTES, &runs, 1_000_000, 700_000);
-        assert_eq!(all.iter().map(|p| p.len as u64).sum::<u64>(), 1_000_000);
+    #[test]
+    fn what_was_looked_at_whole_is_known_and_a_few_that_are_alike_are_doubted() {
+        let chunk = |place: usize, packed: Option<usize>| Chunk {
+            offset: 1000 * place as u64,
+            len: 1000,
+            numbers: Numbers::Unknown,
+            kind: (0, true),
+            found: packed.map(|packed| (packed, Codec::Raw)),
+        };
+        let kind = |looked| Kind { bytes: 10_000, order: (0..10).collect(), looked };
+        let all: Vec<Chunk> = (0..10).map(|n| chunk(n, Some(600 + 10 * n))).collect();
+        let known = kind(10).known(&all);
+        assert!((known.ratio - 0.645).abs() < 1e-9 && known.variance == 0.0, "{known:?}");
+        let some: Vec<Chunk> = (0..10).map(|n| chunk(n, (n < 5).then_some(700))).collect();
+        let known = kind(5).known(&some);
+        assert!((known.ratio - 0.7).abs() < 1e-9 && known.variance > 0.0, "{known:?}");
     }
 }

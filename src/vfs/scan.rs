@@ -2,7 +2,7 @@
 //!
 //! No inode numbers here, and no locks: opening containers takes as long as the disk does.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use log::{debug, warn};
+use rustix::io::Errno;
 
 use super::link::Link;
 use super::name::{self, Candidate, Shown};
@@ -125,6 +126,8 @@ pub(super) struct Notes {
     pub(super) index: Option<Arc<Index>>,
     /// What was made of it for readers of plain files, if it could be.
     pub(super) generated: Option<Arc<Generated>>,
+    /// Names of which the system could not tell what they are, this time.
+    pub(super) failed: HashSet<OsString>,
 }
 
 /// Where a scan may look.
@@ -155,6 +158,8 @@ pub(super) fn scan(
     let mut classes: Vec<(OsString, Class)> = Vec::new();
     let mut unopened: Vec<(OsString, Identity)> = Vec::new();
     let mut accesses: HashMap<OsString, Access> = HashMap::new();
+    let mut failed: HashSet<OsString> = HashSet::new();
+    let failed_before = |name: &OsString| last.is_some_and(|last| last.failed.contains(name));
     for source in names(place)? {
         let path = place.path.join(&source);
         if let (Some(exclude), Some(real)) = (exclude, &real)
@@ -180,6 +185,9 @@ pub(super) fn scan(
                     continue;
                 }
                 remarks.insert(format!("{}: cannot be followed ({e}); not listed", path.display()));
+                if may_pass(&e) {
+                    failed.insert(source);
+                }
                 continue;
             }
         };
@@ -196,7 +204,7 @@ pub(super) fn scan(
             }
             match known.get(source.as_os_str()) {
                 Some(class @ (Class::Plain(old) | Class::Container(Opened { identity: old, .. })))
-                    if *old == identity =>
+                    if *old == identity && !failed_before(&source) =>
                 {
                     classes.push((source, (*class).clone()));
                 }
@@ -212,6 +220,12 @@ pub(super) fn scan(
             Ok(opened) => Class::Container(opened),
             // Nothing is known of it: another try will tell, when there is a server.
             Err(error @ Error::Remote { outage: true, .. }) => return Err(error),
+            // The disk or the server below failed, and not the container: the next scan tries again.
+            Err(Error::Io { op, path, source: e }) if may_pass(&e) => {
+                failed.insert(source.clone());
+                remarks.insert(format!("{}; shown as it is", Error::Io { op, path, source: e }));
+                Class::Plain(*identity)
+            }
             Err(error) => {
                 // Once for each version of the file: the next scan knows the class.
                 warn!("{error}; shown as it is");
@@ -250,8 +264,17 @@ pub(super) fn scan(
         warn!("{remark}");
     }
     debug!("{}: {} names in {:?}", place.path.display(), found.len(), taken.elapsed());
-    let notes = Notes { remarks, index, generated };
-    Ok(Scan { stamp, taken, settled: !tree.is_local() || settled(&stamp, now), found, notes })
+    let settled = failed.is_empty() && (!tree.is_local() || settled(&stamp, now));
+    let notes = Notes { remarks, index, generated, failed };
+    Ok(Scan { stamp, taken, settled, found, notes })
+}
+
+/// Whether the system may answer otherwise the next time, though nothing has changed.
+fn may_pass(e: &std::io::Error) -> bool {
+    !matches!(
+        rustix::io::Errno::from_io_error(e),
+        None | Some(Errno::NOENT | Errno::ACCESS | Errno::PERM | Errno::LOOP | Errno::NOTDIR | Errno::NAMETOOLONG)
+    )
 }
 
 /// The names in the source directory, `.` and `..` apart.
