@@ -1,6 +1,8 @@
 //! What can be seen of a mount from outside: attributes of files, the hidden directory, metrics, probes, logs. Needs `/dev/fuse`.
 
 mod common;
+#[path = "common/exposition.rs"]
+mod exposition;
 #[path = "common/mounted.rs"]
 mod mounted;
 
@@ -10,6 +12,7 @@ use std::net::TcpStream;
 use std::path::Path;
 
 use common::{Bench, age, eventually};
+use exposition::{parse, sum};
 use mounted::{Mount, bsfs, model, signal, stderr};
 use sha2::{Digest, Sha256};
 
@@ -76,27 +79,6 @@ fn a_hidden_directory_tells_what_status_tells() {
     eventually("it is closed", || mount.status().open_files == 0);
 }
 
-/// Every line is a comment or a sample of a family that was announced; values are numbers.
-fn check(text: &str) {
-    assert!(text.ends_with('\n'));
-    let mut families = Vec::new();
-    for line in text.lines() {
-        if let Some(rest) = line.strip_prefix("# TYPE ") {
-            families.push(rest.split(' ').next().unwrap().to_owned());
-        } else if !line.starts_with('#') {
-            let (name, value) = line.rsplit_once(' ').unwrap();
-            value.parse::<f64>().unwrap();
-            let family = name.split('{').next().unwrap();
-            assert!(families.iter().any(|f| family.strip_prefix(f.as_str()).is_some()), "{line}");
-            assert!(name.ends_with('}') && name.contains("{mount=\""), "{line}");
-        }
-    }
-    let mut once = families.clone();
-    once.sort();
-    once.dedup();
-    assert_eq!(once.len(), families.len());
-}
-
 #[test]
 fn metrics_are_written_served_and_printed() {
     let bench = Bench::new();
@@ -107,20 +89,15 @@ fn metrics_are_written_served_and_printed() {
     let options =
         ["--metrics-file", file.to_str().unwrap(), "--metrics-listen", address, "--log-file", log.to_str().unwrap()];
     let mount = Mount::new(&bench, &[&options[..], &["--log-format", "json"]].concat());
-    check(&fs::read_to_string(&file).unwrap());
+    parse(&fs::read_to_string(&file).unwrap());
     fs::read(mount.path("model.safetensors")).unwrap();
     let printed = bsfs(&bench, ["status".as_ref(), mount.point.as_os_str(), "--metrics".as_ref()]);
     let printed = String::from_utf8(printed.stdout).unwrap();
-    check(&printed);
-    let value = |name: &str| -> f64 {
-        let line = printed.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{name}: {printed}"));
-        line.rsplit_once(' ').unwrap().1.parse().unwrap()
-    };
-    assert!(value("bsfs_read_bytes_total") >= original.len() as f64);
+    let samples = parse(&printed);
+    assert!(sum(&samples, "bsfs_read_bytes_total", &[]) >= original.len() as f64);
     // The header lies in the index.
-    assert!(value("bsfs_decoded_bytes_total") >= original.len() as f64 - 1000.0);
-    let reads = printed.lines().find(|line| line.starts_with("bsfs_fuse_request_seconds_count")).unwrap();
-    assert!(reads.contains("op=\"read\"") && !reads.ends_with(" 0"), "{reads}");
+    assert!(sum(&samples, "bsfs_decoded_bytes_total", &[("codec", "classes")]) >= original.len() as f64 - 1000.0);
+    assert!(sum(&samples, "bsfs_fuse_request_seconds_count", &[("op", "read")]) > 0.0);
     assert!(printed.contains(&format!("mount=\"{}\"", mount.point.display())));
     // Events are lines of JSON, and one of them says where the metrics are.
     let lines = fs::read_to_string(&log).unwrap();
@@ -137,13 +114,118 @@ fn metrics_are_written_served_and_printed() {
     };
     let answer = get("/metrics");
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
-    check(answer.split_once("\r\n\r\n").unwrap().1);
+    parse(answer.split_once("\r\n\r\n").unwrap().1);
     assert!(get("/etc/passwd").starts_with("HTTP/1.1 404"));
     drop(mount);
     let (source, point) = (bench.source(), bench.mount_point());
     let open = ["mount", "--metrics-listen", "0.0.0.0:9", source.to_str().unwrap(), point.to_str().unwrap()];
     let refused = bsfs(&bench, open);
     assert!(stderr(&refused).contains("of this machine only"), "{}", stderr(&refused));
+}
+
+/// Dashboards are built on these names.
+#[test]
+fn metrics_have_the_names_and_labels_that_are_promised() {
+    let bench = Bench::new();
+    let original = model(&bench);
+    let damaged = bench.packed("damaged.safetensors.bs", &common::safetensors(3, 500_000));
+    let mut bytes = fs::read(&damaged).unwrap();
+    let len = bytes.len();
+    bytes[64..len / 2].iter_mut().for_each(|byte| *byte ^= 0xff);
+    fs::write(&damaged, bytes).unwrap();
+    age(&bench.source());
+    let mount = Mount::new(&bench, &["--cache", "all"]);
+    assert!(fs::read(mount.path("model.safetensors")).unwrap() == original);
+    let printed = || {
+        let printed = bsfs(&bench, ["status".as_ref(), mount.point.as_os_str(), "--metrics".as_ref()]);
+        String::from_utf8(printed.stdout).unwrap()
+    };
+    let whole = parse(&printed());
+    assert_eq!(sum(&whole, "bsfs_integrity_failures_total", &[]), 0.0);
+    assert!(fs::read(mount.path("damaged.safetensors")).is_err());
+    eventually("the disk cache was measured", || {
+        printed().contains("bsfs_cache_bytes{") && {
+            let samples = parse(&printed());
+            samples.iter().any(|s| s.name == "bsfs_cache_bytes" && s.labels["tier"] == "disk" && s.value > 0.0)
+        }
+    });
+    let text = printed();
+    let samples = parse(&text);
+    let has = |name: &str, labels: &[&str]| {
+        let found = samples.iter().find(|sample| sample.name == name).unwrap_or_else(|| panic!("no {name}"));
+        let mut expected = [&["mount"], labels].concat();
+        expected.sort_unstable();
+        assert_eq!(found.labels.keys().map(String::as_str).collect::<Vec<_>>(), expected, "{name}");
+    };
+    for (name, labels) in [
+        ("bsfs_fuse_requests_total", &["op"][..]),
+        ("bsfs_fuse_errors_total", &["op", "errno"]),
+        ("bsfs_fuse_request_seconds_bucket", &["op", "le"]),
+        ("bsfs_read_bytes_total", &[]),
+        ("bsfs_decode_seconds_total", &[]),
+        ("bsfs_decoded_bytes_total", &["codec"]),
+        ("bsfs_cache_bytes", &["tier"]),
+        ("bsfs_cache_hits_total", &["tier"]),
+        ("bsfs_cache_misses_total", &["tier"]),
+        ("bsfs_cache_evictions_total", &["tier"]),
+        ("bsfs_prefetch_bytes_total", &["result"]),
+        ("bsfs_source_requests_total", &["kind", "status"]),
+        ("bsfs_source_first_byte_seconds_bucket", &["le"]),
+        ("bsfs_source_bytes_total", &[]),
+        ("bsfs_integrity_failures_total", &[]),
+        ("bsfs_build_info", &["version"]),
+    ] {
+        has(name, labels);
+    }
+    let of = |name: &str, labels: &[(&str, &str)]| sum(&samples, name, labels);
+    assert!(of("bsfs_integrity_failures_total", &[]) > 0.0);
+    assert!(of("bsfs_fuse_errors_total", &[("op", "read"), ("errno", "5")]) > 0.0);
+    assert_eq!(of("bsfs_build_info", &[("version", env!("CARGO_PKG_VERSION"))]), 1.0);
+    assert!(of("bsfs_source_requests_total", &[("kind", "read"), ("status", "ok")]) > 0.0);
+    assert_eq!(of("bsfs_source_requests_total", &[("status", "failed")]), 0.0);
+    assert!(of("bsfs_source_bytes_total", &[]) > 0.0 && of("bsfs_source_first_byte_seconds_count", &[]) > 0.0);
+    assert!(of("bsfs_prefetch_bytes_total", &[("result", "used")]) > 0.0, "{text}");
+    let by_codec = of("bsfs_decoded_bytes_total", &[]);
+    assert_eq!(by_codec, mount.status().engine.decoded_bytes as f64);
+}
+
+#[test]
+fn a_status_names_the_busiest_files_and_the_slowest_reads() {
+    let bench = Bench::new();
+    let original = model(&bench);
+    let mount = Mount::new(&bench, &[]);
+    assert!(fs::read(mount.path("model.safetensors")).unwrap() == original);
+    fs::read(mount.path("config.json")).unwrap();
+    eventually("they are closed", || mount.status().open_files == 0);
+    let status = mount.status();
+    let busy: Vec<_> = status.busy_files.iter().map(|file| (file.file.as_str(), file.bytes)).collect();
+    assert_eq!(busy, [("model.safetensors.bs", original.len() as u64), ("config.json", 8)]);
+    // An open file counts too, and a second time.
+    let open = File::open(mount.path("model.safetensors")).unwrap();
+    rustix::fs::fadvise(&open, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+    std::os::unix::fs::FileExt::read_exact_at(&open, &mut [0; 4096], 1 << 20).unwrap();
+    let after = mount.status();
+    assert!(after.busy_files[0].bytes > busy[0].1, "{:?}", after.busy_files);
+    for read in &after.slow_reads {
+        assert!(read.seconds >= 0.001 && !read.file.is_empty() && read.length > 0, "{read:?}");
+        assert!(["source", "disk cache", "decode", "wait", "queue"].contains(&read.why.as_str()), "{read:?}");
+    }
+    assert!(after.slow_reads.is_sorted_by(|a, b| a.seconds >= b.seconds) && after.slow_reads.len() <= 16);
+}
+
+#[test]
+fn a_log_that_was_moved_away_is_begun_anew() {
+    let bench = Bench::new();
+    model(&bench);
+    let (log, old) = (bench.dir.join("log"), bench.dir.join("log.1"));
+    let mount = Mount::new(&bench, &["--log-file", log.to_str().unwrap()]);
+    fs::rename(&log, &old).unwrap();
+    signal(mount.pid, libc::SIGHUP);
+    eventually("the log is there again", || fs::read_to_string(&log).is_ok_and(|text| text.contains("opened anew")));
+    assert!(fs::read_to_string(&old).unwrap().contains("threads take requests"));
+    let shown = fs::read_to_string(mount.path(".bsfs/log")).unwrap();
+    assert!(shown.contains("opened anew") && !shown.contains("threads take requests"), "{shown}");
+    assert!(mounted::is_mounted(&mount.point), "a daemon is not ended by it");
 }
 
 #[test]

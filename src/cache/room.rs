@@ -188,6 +188,7 @@ impl Budget {
         if stale && !self.measure(shared) {
             return false;
         }
+        shared.counts.hold(self.used);
         if self.fits(shared, bytes) {
             return true;
         }
@@ -224,6 +225,7 @@ impl Budget {
         match evict(&shared.dir, &enough) {
             Ok((removed, left)) => {
                 *self = Self { used: left, since: 0, measured: Some(Instant::now()) };
+                shared.counts.hold(left);
                 note(&shared.counts, &removed);
                 true
             }

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bsfs::mount::{self, CacheMode, Event, MountOptions, Started};
+use bsfs::mount::{self, CacheMode, Event, LogFile, MountOptions, Started};
 use bsfs::{Error, Result};
 use clap::{Args, ValueEnum};
 use log::LevelFilter;
@@ -266,7 +266,7 @@ fn serve(args: &MountArgs) -> Result<()> {
     if args.daemon {
         mount::become_daemon()?;
     }
-    let log_file = start_log(args)?;
+    let log = start_log(args)?;
     let told = std::env::var_os(mount::SOURCE_VARIABLE).filter(|_| args.daemon);
     let options = MountOptions {
         source: told.map_or_else(|| args.source.clone(), PathBuf::from),
@@ -290,7 +290,7 @@ fn serve(args: &MountArgs) -> Result<()> {
         warm: args.warm,
         metrics_file: args.metrics_file.clone(),
         metrics_listen: args.metrics_listen,
-        log_file,
+        log,
     };
     let (mut told_last, mut bar) = (Instant::now(), None);
     let served = mount::serve(&options, |event| match event {
@@ -334,13 +334,13 @@ fn serve(args: &MountArgs) -> Result<()> {
 }
 
 /// Starts logging and returns the file that it goes to; none for standard error.
-fn start_log(args: &MountArgs) -> Result<Option<PathBuf>> {
-    let chosen = match &args.log_file {
-        Some(path) => Some((path.clone(), mount::open_log(path, false)?)),
+fn start_log(args: &MountArgs) -> Result<Option<LogFile>> {
+    let log = match &args.log_file {
+        Some(path) => Some(LogFile::open(path, false)?),
         None if args.daemon => {
             let path = mount::default_log_file(&args.mount_point);
-            path.and_then(|path| match mount::open_log(&path, true) {
-                Ok(file) => Some((path, file)),
+            path.and_then(|path| match LogFile::open(&path, true) {
+                Ok(log) => Some(log),
                 Err(error) => {
                     say(&format!("{error}; going on without a log"));
                     None
@@ -365,15 +365,14 @@ fn start_log(args: &MountArgs) -> Result<Option<PathBuf>> {
         }
     });
     builder.parse_env("BSFS_LOG");
-    let path = chosen.map(|(path, file)| {
-        builder.target(env_logger::Target::Pipe(Box::new(file)));
-        std::path::absolute(&path).unwrap_or(path)
-    });
+    if let Some(log) = &log {
+        builder.target(env_logger::Target::Pipe(Box::new(log.clone())));
+    }
     // A daemon without a file has nowhere to log to; its standard error is the user's terminal.
-    if path.is_some() || !args.daemon {
+    if log.is_some() || !args.daemon {
         // A program has one log; a second start keeps the first.
         let _ = builder.try_init();
     }
     std::panic::set_hook(Box::new(|info| log::error!("{info}")));
-    Ok(path)
+    Ok(log)
 }

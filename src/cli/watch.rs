@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use bsfs::mount::{self, BOUNDS, MountRecord, Status};
+use bsfs::mount::{self, MountRecord, Status};
+use bsfs::source::BOUNDS;
 use bsfs::{Error, Result};
 use ratatui::Frame;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
@@ -151,7 +152,7 @@ fn live(
             show_size(e.memory_limit)
         ),
     );
-    let [half, most, worst] = [0.5, 0.99, 1.0].map(|part| within(&s.requests.read_times, part));
+    let [half, most, worst] = [0.5, 0.99, 1.0].map(|part| within(&s.requests.of("read").classes, part));
     row("reads", format!("half within {half}, 99 % within {most}, all within {worst}"));
     if let Some(warming) = &s.warming {
         let state = if warming.finished { "done" } else { "under way" };

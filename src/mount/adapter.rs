@@ -8,24 +8,26 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant, SystemTime};
 
 use fuser::{
-    AccessFlags, BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
-    InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
-    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
-    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    AccessFlags, BsdFileFlags, Errno, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
+    IoctlFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs,
+    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use log::{debug, warn};
 use rustix::fs::OFlags;
 
+use super::answer::Answer;
 use super::control::{Control, FILES, What};
+use super::convert::{absent, attributes, handle, inode, kind};
 use super::guard::Guard;
 use super::passthrough::Passthrough;
 use super::status;
 use crate::error::Result;
-use crate::vfs::{Attr, BLOCK_SIZE, Data, Handle, Inode, Kind, Time, Vfs};
+use crate::vfs::{Inode, Vfs};
 
 /// The largest request, bytes. Larger ones gain nothing and make a cold fault slow.
 const MAX_REQUEST: u32 = 1024 * 1024;
@@ -58,101 +60,10 @@ pub(super) struct Adapter {
     pub(super) caching: bool,
 }
 
-/// What a reader is waiting for. Dropped without an answer, as by a panic, it is EIO.
-struct Answer {
-    reply: Option<ReplyData>,
-    guard: Arc<Guard>,
-    replying: Arc<AtomicU64>,
-    asked: Instant,
-}
-
-impl Answer {
-    fn give(mut self, result: Result<Data>) {
-        let Some(reply) = self.reply.take() else { return };
-        match self.guard.answer("read", result) {
-            Ok(data) => {
-                let start = Instant::now();
-                reply.data(&data);
-                let nanos = u64::try_from(start.elapsed().as_nanos()).unwrap_or(0);
-                self.replying.fetch_add(nanos, Ordering::Relaxed);
-            }
-            Err(errno) => reply.error(errno),
-        }
-        self.guard.meter.read(self.asked.elapsed());
-    }
-}
-
-impl Drop for Answer {
-    fn drop(&mut self) {
-        if let Some(reply) = self.reply.take() {
-            self.guard.panicked();
-            reply.error(Errno::EIO);
-        }
-    }
-}
-
 impl Adapter {
     fn run<T>(&self, op: &'static str, work: impl FnOnce(&Vfs) -> Result<T>) -> Result<T, Errno> {
         self.guard.run(op, || work(&self.vfs))
     }
-}
-
-fn inode(number: INodeNo) -> Inode {
-    Inode(number.0)
-}
-
-fn handle(number: FileHandle) -> Handle {
-    Handle(number.0)
-}
-
-fn kind(kind: Kind) -> FileType {
-    match kind {
-        Kind::File => FileType::RegularFile,
-        Kind::Directory => FileType::Directory,
-        Kind::Symlink => FileType::Symlink,
-    }
-}
-
-fn time((seconds, nanos): Time) -> SystemTime {
-    let whole = Duration::from_secs(seconds.unsigned_abs());
-    let moment = if seconds < 0 { UNIX_EPOCH.checked_sub(whole) } else { UNIX_EPOCH.checked_add(whole) };
-    moment.and_then(|m| m.checked_add(Duration::from_nanos(nanos.into()))).unwrap_or(UNIX_EPOCH)
-}
-
-fn attributes(attr: &Attr) -> FileAttr {
-    FileAttr {
-        ino: INodeNo(attr.inode.0),
-        size: attr.size,
-        blocks: attr.blocks(),
-        atime: time(attr.mtime),
-        mtime: time(attr.mtime),
-        ctime: time(attr.ctime),
-        crtime: UNIX_EPOCH,
-        kind: kind(attr.kind),
-        perm: attr.mode,
-        nlink: attr.links,
-        uid: attr.uid,
-        gid: attr.gid,
-        rdev: 0,
-        blksize: BLOCK_SIZE,
-        flags: 0,
-    }
-}
-
-/// An entry that tells the kernel to remember that a name does not exist.
-fn absent() -> FileAttr {
-    let nothing = Attr {
-        inode: Inode(0),
-        kind: Kind::File,
-        size: 0,
-        mtime: (0, 0),
-        ctime: (0, 0),
-        mode: 0,
-        links: 0,
-        uid: 0,
-        gid: 0,
-    };
-    attributes(&nothing)
 }
 
 impl Filesystem for Adapter {
@@ -251,8 +162,16 @@ impl Filesystem for Adapter {
         if Control::has_handle(fh.0) {
             return self.control.read(fh.0, offset, size, |bytes| reply.data(bytes));
         }
-        let (guard, replying) = (self.guard.clone(), self.replying.clone());
-        let answer = Answer { reply: Some(reply), guard, replying, asked: Instant::now() };
+        let answer = Answer {
+            reply: Some(reply),
+            vfs: self.vfs.clone(),
+            guard: self.guard.clone(),
+            replying: self.replying.clone(),
+            asked: Instant::now(),
+            handle: handle(fh),
+            offset,
+            size,
+        };
         // The answer is given here for what is in memory, by another thread otherwise. A panic drops it, which counts it.
         let read = || self.vfs.read_with(handle(fh), offset, size, move |result| answer.give(result));
         let _ = catch_unwind(AssertUnwindSafe(read));
@@ -551,18 +470,5 @@ impl Adapter {
                 reply.error(errno);
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_before_1970_and_absurd_ones_do_not_panic() {
-        assert_eq!(time((-1, 500_000_000)), UNIX_EPOCH - Duration::from_millis(500));
-        assert_eq!(time((1, 5)), UNIX_EPOCH + Duration::new(1, 5));
-        let _ = time((i64::MIN, 999_999_999));
-        let _ = time((i64::MAX, 999_999_999));
     }
 }
