@@ -229,6 +229,105 @@ fn a_log_that_was_moved_away_is_begun_anew() {
 }
 
 #[test]
+fn settings_change_while_mounted_and_only_for_the_owner() {
+    let bench = Bench::new();
+    let original = model(&bench);
+    let log = bench.dir.join("log");
+    let mount = Mount::new(&bench, &["--allow-other", "--cache", "all", "--log-file", log.to_str().unwrap()]);
+    let remount = |options: &[&str]| {
+        let mut words = vec!["remount".as_ref(), mount.point.as_os_str()];
+        words.extend(options.iter().map(|option| std::ffi::OsStr::new(*option)));
+        bsfs(&bench, words)
+    };
+    let file = mount.path("model.safetensors");
+    assert!(fs::read(&file).unwrap() == original);
+    assert!(mount.status().engine.buffer_bytes > 1 << 20);
+    let changed = remount(&["--memory", "1M", "--cache-size", "3M", "--ttl", "7", "--log-level", "debug"]);
+    let said = stderr(&changed);
+    for part in ["memory 1.0 MiB", "cache size 3.0 MiB", "ttl 7 s", "log level debug"] {
+        assert!(changed.status.success() && said.contains(part), "{said}");
+    }
+    let engine = mount.status().engine;
+    assert_eq!((engine.memory_limit, engine.ahead_window), (1 << 20, 1 << 17));
+    assert!(engine.buffer_bytes <= 1 << 20, "what was too much has left: {engine:?}");
+    // The kernel's readahead, as the kernel says it.
+    let dev = std::os::unix::fs::MetadataExt::dev(&fs::metadata(&mount.point).unwrap());
+    let setting = format!("/sys/class/bdi/{}:{}/read_ahead_kb", rustix::fs::major(dev), rustix::fs::minor(dev));
+    // SAFETY: geteuid has no conditions.
+    if unsafe { libc::geteuid() } == 0 {
+        assert!(remount(&["--readahead", "512K"]).status.success());
+        assert_eq!(fs::read_to_string(&setting).unwrap().trim(), "512");
+    }
+    // What is wrong changes nothing at all.
+    let refused = remount(&["--memory", "8M", "--log-level", "loud"]);
+    assert!(refused.status.code() == Some(2) && stderr(&refused).contains("expected a log level"));
+    assert_eq!(mount.status().engine.memory_limit, 1 << 20);
+    // Debug lines come from now on.
+    assert!(bsfs(&bench, ["remount".as_ref(), mount.point.as_os_str()]).status.success());
+    assert!(!mount.path("none").exists());
+    assert!(fs::read_to_string(&log).unwrap().contains("changed while mounted"));
+    let open = File::open(&file).unwrap();
+    rustix::fs::fadvise(&open, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+    assert!(fs::read(&file).unwrap() == original, "with little memory");
+    // Another user may read, and may not change.
+    // SAFETY: as above.
+    if unsafe { libc::geteuid() } == 0 {
+        std::os::unix::fs::chown(&bench.dir, Some(65534), None).unwrap();
+        let program = bench.dir.join("bsfs");
+        fs::copy(mounted::BSFS, &program).unwrap();
+        let mut other = std::process::Command::new("setpriv");
+        other.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]).arg(&program);
+        let output = other.arg("remount").arg(&mount.point).args(["--memory", "2M"]).output().unwrap();
+        assert!(output.status.code() == Some(2) && stderr(&output).contains("only the user"), "{}", stderr(&output));
+        assert_eq!(mount.status().engine.memory_limit, 1 << 20);
+    }
+    let none = bsfs(&bench, ["remount".as_ref(), bench.dir.as_os_str()]);
+    assert!(none.status.code() == Some(2) && stderr(&none).contains("no mount of bsfs"), "{}", stderr(&none));
+}
+
+#[test]
+fn a_service_is_written_for_systemd_and_taken_away_again() {
+    let bench = Bench::new();
+    model(&bench);
+    let config = bench.dir.join("config");
+    let (source, point) = (bench.source(), bench.mount_point());
+    let service = |words: &[&str]| {
+        let mut command = mounted::command(&bench);
+        command.env("XDG_CONFIG_HOME", &config).arg("service").args(words).output().unwrap()
+    };
+    let places = [source.to_str().unwrap(), point.to_str().unwrap()];
+    let install =
+        |more: &[&str]| service(&[&["install", "--user", "--no-start", "--name", "x"], &places[..], more].concat());
+    let refused = install(&["--", "--memory", "lots"]);
+    assert!(!refused.status.success() && !config.exists(), "{}", stderr(&refused));
+    let done = install(&["--", "--memory", "1G"]);
+    assert!(done.status.success(), "{}", stderr(&done));
+    let file = config.join("bsfs/x.conf");
+    let text = fs::read_to_string(&file).unwrap();
+    assert!(
+        text.contains(&format!("MOUNTPOINT=\"{}\"", places[1])) && text.contains("OPTIONS=\"--memory 1G\""),
+        "{text}"
+    );
+    let unit = config.join("systemd/user/bsfs@.service");
+    let installed = unit.exists();
+    assert!(install(&["--", "--memory", "1G"]).status.success(), "the same again");
+    let other = install(&["--", "--memory", "2G"]);
+    assert!(!other.status.success() && stderr(&other).contains("says something else"), "{}", stderr(&other));
+    assert_eq!(fs::read_to_string(&file).unwrap(), text);
+    assert!(String::from_utf8_lossy(&service(&["list", "--user"]).stdout).contains(&format!("at {}", places[1])));
+    // Another's file stays.
+    fs::write(config.join("bsfs/y.conf"), "SOURCE=/a\n").unwrap();
+    assert!(!service(&["remove", "--user", "y"]).status.success() && config.join("bsfs/y.conf").exists());
+    fs::remove_file(config.join("bsfs/y.conf")).unwrap();
+    if !Path::new("/run/systemd/system").exists() {
+        let needs = service(&["install", "--user", places[0], places[1]]);
+        assert!(stderr(&needs).contains("/etc/fstab"), "{}", stderr(&needs));
+        let removed = service(&["remove", "--user", "x"]);
+        assert!(removed.status.success() && !file.exists() && !(installed && unit.exists()), "{}", stderr(&removed));
+    }
+}
+
+#[test]
 fn a_probe_tells_whether_a_mount_answers() {
     let bench = Bench::new();
     model(&bench);

@@ -350,7 +350,11 @@ fn start_log(args: &MountArgs) -> Result<Option<LogFile>> {
         None => None,
     };
     let mut builder = env_logger::Builder::new();
-    builder.filter_level(LevelFilter::Info).filter_module("fuser", LevelFilter::Warn).format_target(false);
+    builder
+        .filter_level(LevelFilter::Info)
+        .filter_module("bsfs", LevelFilter::Trace)
+        .filter_module("fuser", LevelFilter::Warn)
+        .format_target(false);
     let format = args.log_format;
     builder.format(move |out, record| {
         let (time, text) = (out.timestamp_seconds(), record.args().to_string());
@@ -371,7 +375,10 @@ fn start_log(args: &MountArgs) -> Result<Option<LogFile>> {
     // A daemon without a file has nowhere to log to; its standard error is the user's terminal.
     if log.is_some() || !args.daemon {
         // A program has one log; a second start keeps the first.
-        let _ = builder.try_init();
+        if builder.try_init().is_ok() && std::env::var_os("BSFS_LOG").is_none() {
+            // More only when "remount" asks for it.
+            log::set_max_level(LevelFilter::Info);
+        }
     }
     std::panic::set_hook(Box::new(|info| log::error!("{info}")));
     Ok(log)

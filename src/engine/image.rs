@@ -191,7 +191,7 @@ impl Image {
         if read.is_empty() || !config.ahead {
             return;
         }
-        let most = window(config.memory);
+        let most = window(open.engine.pool.limit());
         let wasted = open.engine.chunks.gauge().ahead_wasted.0;
         let mut streams = open.streams.lock().unwrap_or_else(PoisonError::into_inner);
         let plan = streams.note(read.clone(), open.content.tensor_in(&read), most, wasted);

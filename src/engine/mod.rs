@@ -93,6 +93,20 @@ impl Engine {
         })
     }
 
+    /// Bound for decoded chunks and buffers together, bytes.
+    #[must_use]
+    pub fn memory(&self) -> u64 {
+        self.pool.limit()
+    }
+
+    /// Sets another one. What is too much leaves at once, as far as nobody uses it. The number of threads stays, and so does the
+    /// eighth of the memory that places to enter streams may take.
+    pub fn set_memory(&self, memory: u64) {
+        self.pool.set_limit(memory);
+        self.chunks.make_room(0);
+        self.pool.set_limit(memory);
+    }
+
     /// Counters and gauges, now.
     #[must_use]
     pub fn stats(&self) -> Stats {
@@ -105,7 +119,7 @@ impl Engine {
             ahead_used_bytes: gauge.ahead_used.1,
             ahead_wasted: gauge.ahead_wasted.0,
             ahead_wasted_bytes: gauge.ahead_wasted.1,
-            ahead_window: if self.config.ahead { image::window(self.config.memory) } else { 0 },
+            ahead_window: if self.config.ahead { image::window(self.pool.limit()) } else { 0 },
             memory_bytes: gauge.bytes,
             memory_limit: gauge.limit,
             memory_chunks: gauge.chunks,

@@ -24,6 +24,7 @@ use super::answer::Answer;
 use super::control::{Control, FILES, What};
 use super::convert::{absent, attributes, handle, inode, kind};
 use super::guard::Guard;
+use super::live::{self, Live};
 use super::passthrough::Passthrough;
 use super::status;
 use crate::error::Result;
@@ -46,8 +47,7 @@ pub(super) type Report = Box<dyn Fn() -> Vec<u8> + Send + Sync>;
 pub(super) struct Adapter {
     pub(super) vfs: Arc<Vfs>,
     pub(super) guard: Arc<Guard>,
-    /// How long the kernel may keep names and attributes.
-    pub(super) ttl: Duration,
+    pub(super) live: Arc<Live>,
     /// How many requests may wait in the background.
     pub(super) background: u16,
     pub(super) report: Report,
@@ -77,6 +77,7 @@ impl Filesystem for Adapter {
             InitFlags::FUSE_PARALLEL_DIROPS,
             InitFlags::FUSE_DO_READDIRPLUS,
             InitFlags::FUSE_READDIRPLUS_AUTO,
+            InitFlags::FUSE_HAS_IOCTL_DIR,
         ] {
             if config.add_capabilities(wanted).is_err() {
                 debug!("the kernel has no {wanted:?}");
@@ -100,8 +101,8 @@ impl Filesystem for Adapter {
             None => {}
         }
         match self.run("lookup", |vfs| vfs.lookup(inode(parent), name)) {
-            Ok(Some(attr)) => reply.entry(&self.ttl, &attributes(&attr), GENERATION),
-            Ok(None) => reply.entry(&self.ttl.min(MAX_ABSENT), &absent(), GENERATION),
+            Ok(Some(attr)) => reply.entry(&self.live.ttl(), &attributes(&attr), GENERATION),
+            Ok(None) => reply.entry(&self.live.ttl().min(MAX_ABSENT), &absent(), GENERATION),
             Err(errno) => reply.error(errno),
         }
     }
@@ -119,7 +120,7 @@ impl Filesystem for Adapter {
             return reply.attr(&Duration::ZERO, &attributes(&self.control.attr(what)));
         }
         match self.run("getattr", |vfs| vfs.getattr(inode(ino))) {
-            Ok(attr) => reply.attr(&self.ttl, &attributes(&attr)),
+            Ok(attr) => reply.attr(&self.live.ttl(), &attributes(&attr)),
             Err(errno) => reply.error(errno),
         }
     }
@@ -239,7 +240,7 @@ impl Filesystem for Adapter {
         let filled = self.run("readdirplus", |vfs| {
             vfs.readdirplus(handle(fh), offset, |item, attr| {
                 let attr = attributes(attr);
-                !reply.add(attr.ino, item.next, item.name, &self.ttl, &attr, GENERATION)
+                !reply.add(attr.ino, item.next, item.name, &self.live.ttl(), &attr, GENERATION)
             })
         });
         match filled {
@@ -317,16 +318,26 @@ impl Filesystem for Adapter {
 
     fn ioctl(
         &self,
-        _req: &Request,
-        _ino: INodeNo,
+        req: &Request,
+        ino: INodeNo,
         _fh: FileHandle,
         _flags: IoctlFlags,
-        _cmd: u32,
-        _in_data: &[u8],
+        cmd: u32,
+        in_data: &[u8],
         _out_size: u32,
         reply: ReplyIoctl,
     ) {
-        reply.error(Errno::ENOSYS);
+        // ENOSYS would switch all of them off.
+        if inode(ino) != Inode::ROOT || cmd != live::COMMAND {
+            return reply.error(Errno::ENOTTY);
+        }
+        if req.uid() != 0 && req.uid() != rustix::process::geteuid().as_raw() {
+            return reply.error(Errno::EPERM);
+        }
+        match self.run("ioctl", |_| Ok(self.live.answer(in_data))) {
+            Ok(answer) => reply.ioctl(0, &answer),
+            Err(errno) => reply.error(errno),
+        }
     }
 
     // Everything that writes.

@@ -80,11 +80,16 @@ pub(super) fn confirm(mount_point: &Path) -> Result<()> {
 }
 
 /// The kernel offers a FUSE file system no more than 128 KiB of readahead; only this setting goes further.
-pub(super) fn set_readahead(device: &str, bytes: u64) {
+///
+/// # Errors
+/// Why it stays as it is.
+pub(super) fn set_readahead(device: &str, bytes: u64) -> std::io::Result<()> {
     let path = format!("/sys/class/bdi/{device}/read_ahead_kb");
     let kib = bytes / 1024;
-    match fs::write(&path, kib.to_string()) {
+    let set = fs::write(&path, kib.to_string());
+    match &set {
         Ok(()) => info!("readahead of {kib} KiB"),
         Err(e) => debug!("{path}: {e}; the kernel's own readahead stays"),
     }
+    set
 }

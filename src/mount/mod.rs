@@ -17,6 +17,7 @@ mod exposition;
 mod guard;
 mod holders;
 mod limit;
+mod live;
 mod logfile;
 mod meter;
 mod metrics;
@@ -38,6 +39,7 @@ pub use daemon::{
     SOURCE_VARIABLE, Started, announce, announce_download, become_daemon, default_log_file, open_log, start,
 };
 pub use exposition::metrics;
+pub use live::{Changes, Settings, remount};
 pub use logfile::LogFile;
 pub use meter::Requests;
 pub use options::{CacheMode, Event, MountOptions};

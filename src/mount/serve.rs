@@ -4,8 +4,8 @@
 //! [`serve`]: a signal unmounts it, somebody else unmounts it, or the last file of a lazily unmounted one is closed.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,7 @@ use super::connection::{Mounted, confirm, connect, device_number, set_readahead}
 use super::control::Control;
 use super::disk::{leads_to, open_cache};
 use super::guard::Guard;
+use super::live::Live;
 use super::metrics::{self, Ask};
 use super::options::{Event, MountOptions};
 use super::passthrough::Passthrough;
@@ -134,6 +135,8 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
         let ask = Arc::clone(&ask);
         move || serde_json::to_vec(&ask()).unwrap_or_default()
     };
+    let live =
+        Arc::new(Live { engine: engine.clone(), ttl: AtomicU64::new(options.ttl.as_secs()), device: OnceLock::new() });
     // Both before the mount: a file under it could not be written later, and what is wrong is said.
     if let Some(path) = &options.metrics_file {
         if leads_to(path).starts_with(&mount_point) {
@@ -148,7 +151,7 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
     let adapter = Adapter {
         vfs: vfs.clone(),
         guard,
-        ttl: options.ttl,
+        live: live.clone(),
         background: match options.max_background {
             0 => u16::try_from(threads.saturating_mul(4).clamp(32, 1024)).unwrap_or(32),
             n => n,
@@ -183,7 +186,9 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
 
     let number = if mounted.is_some() {
         let device = device_number(&mount_point)?;
-        set_readahead(&device, options.readahead);
+        // Without privilege the kernel's own stays.
+        let _ = set_readahead(&device, options.readahead);
+        let _ = live.device.set(device.clone());
         confirm(&mount_point)?;
         Some(device)
     } else {

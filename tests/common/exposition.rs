@@ -79,9 +79,12 @@ fn sample(line: &str) -> Sample {
     Sample { name: name.to_owned(), labels, value: value.parse().unwrap() }
 }
 
+/// A name with its labels.
+type Series = (String, BTreeMap<String, String>);
+
 /// Classes of a histogram grow, the last has no bound, and holds all.
 fn histograms(samples: &[Sample]) {
-    let mut classes: BTreeMap<(String, BTreeMap<String, String>), Vec<(f64, f64)>> = BTreeMap::new();
+    let mut classes: BTreeMap<Series, Vec<(f64, f64)>> = BTreeMap::new();
     for sample in samples.iter().filter(|sample| sample.name.ends_with("_bucket")) {
         let mut labels = sample.labels.clone();
         let bound = match labels.remove("le").unwrap().as_str() {
