@@ -20,6 +20,8 @@ mod info;
 mod info_bases;
 mod info_bigsmall;
 mod lease;
+#[cfg(feature = "mount")]
+mod logging;
 mod migrate;
 mod migrate_report;
 mod migrated;
