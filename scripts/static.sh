@@ -5,8 +5,7 @@
 #
 # OUT is ./bsfs-static unless given. Takes rustup, and musl-gcc (package musl-tools) for the parts in C. CARGO_FLAGS is given to
 # cargo, for example "--no-default-features --features mount". What is lost: names of hosts are looked up by musl, which reads
-# /etc/resolv.conf and /etc/hosts and nothing of /etc/nsswitch.conf; and musl's allocator is slower than glibc's. Chunks do not come
-# from either: their memory is mapped.
+# /etc/resolv.conf and /etc/hosts and nothing of /etc/nsswitch.conf; and musl's allocator serves what is not mapped.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 help_wanted "$@"
 
