@@ -196,7 +196,7 @@ fn a_lazy_unmount_serves_what_is_open_until_it_is_closed() {
 fn signals_unmount() {
     let bench = Bench::new();
     model(&bench);
-    for number in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
+    for number in [libc::SIGTERM, libc::SIGINT] {
         let mount = Mount::new(&bench, &[]);
         signal(mount.pid, number);
         eventually("the daemon ends", || !is_running(mount.pid));

@@ -46,6 +46,10 @@ fn a_remote_directory_is_mounted_read_and_mounted_again_when_the_server_is_gone(
     assert_eq!(status.source, url.trim_end_matches('/'));
     let remote = status.remote.unwrap();
     assert!(remote.requests > 3 && remote.bytes > 3_000_000 && !remote.down, "{remote:?}");
+    // Each request has its answer, and each that brought bytes the time until it began.
+    assert!(remote.answers["read ok"] > 0 && remote.answers["list ok"] > 0, "{remote:?}");
+    assert_eq!(remote.answers.values().sum::<u64>(), remote.requests, "{remote:?}");
+    assert!((1..=remote.answers["read ok"]).contains(&remote.first_byte.count()), "{remote:?}");
     assert!(bsfs(&bench, ["unmount".as_ref(), bench.mount_point().as_os_str()]).status.success());
     drop(first);
     server.go();

@@ -1,6 +1,8 @@
 //! What can be seen of a mount from outside: attributes of files, the hidden directory, metrics, probes, logs. Needs `/dev/fuse`.
 
 mod common;
+#[path = "common/exposition.rs"]
+mod exposition;
 #[path = "common/mounted.rs"]
 mod mounted;
 
@@ -10,6 +12,7 @@ use std::net::TcpStream;
 use std::path::Path;
 
 use common::{Bench, age, eventually};
+use exposition::{parse, sum};
 use mounted::{Mount, bsfs, model, signal, stderr};
 use sha2::{Digest, Sha256};
 
@@ -76,27 +79,6 @@ fn a_hidden_directory_tells_what_status_tells() {
     eventually("it is closed", || mount.status().open_files == 0);
 }
 
-/// Every line is a comment or a sample of a family that was announced; values are numbers.
-fn check(text: &str) {
-    assert!(text.ends_with('\n'));
-    let mut families = Vec::new();
-    for line in text.lines() {
-        if let Some(rest) = line.strip_prefix("# TYPE ") {
-            families.push(rest.split(' ').next().unwrap().to_owned());
-        } else if !line.starts_with('#') {
-            let (name, value) = line.rsplit_once(' ').unwrap();
-            value.parse::<f64>().unwrap();
-            let family = name.split('{').next().unwrap();
-            assert!(families.iter().any(|f| family.strip_prefix(f.as_str()).is_some()), "{line}");
-            assert!(name.ends_with('}') && name.contains("{mount=\""), "{line}");
-        }
-    }
-    let mut once = families.clone();
-    once.sort();
-    once.dedup();
-    assert_eq!(once.len(), families.len());
-}
-
 #[test]
 fn metrics_are_written_served_and_printed() {
     let bench = Bench::new();
@@ -107,20 +89,15 @@ fn metrics_are_written_served_and_printed() {
     let options =
         ["--metrics-file", file.to_str().unwrap(), "--metrics-listen", address, "--log-file", log.to_str().unwrap()];
     let mount = Mount::new(&bench, &[&options[..], &["--log-format", "json"]].concat());
-    check(&fs::read_to_string(&file).unwrap());
+    parse(&fs::read_to_string(&file).unwrap());
     fs::read(mount.path("model.safetensors")).unwrap();
     let printed = bsfs(&bench, ["status".as_ref(), mount.point.as_os_str(), "--metrics".as_ref()]);
     let printed = String::from_utf8(printed.stdout).unwrap();
-    check(&printed);
-    let value = |name: &str| -> f64 {
-        let line = printed.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{name}: {printed}"));
-        line.rsplit_once(' ').unwrap().1.parse().unwrap()
-    };
-    assert!(value("bsfs_read_bytes_total") >= original.len() as f64);
+    let samples = parse(&printed);
+    assert!(sum(&samples, "bsfs_read_bytes_total", &[]) >= original.len() as f64);
     // The header lies in the index.
-    assert!(value("bsfs_decoded_bytes_total") >= original.len() as f64 - 1000.0);
-    let reads = printed.lines().find(|line| line.starts_with("bsfs_fuse_request_seconds_count")).unwrap();
-    assert!(reads.contains("op=\"read\"") && !reads.ends_with(" 0"), "{reads}");
+    assert!(sum(&samples, "bsfs_decoded_bytes_total", &[("codec", "classes")]) >= original.len() as f64 - 1000.0);
+    assert!(sum(&samples, "bsfs_fuse_request_seconds_count", &[("op", "read")]) > 0.0);
     assert!(printed.contains(&format!("mount=\"{}\"", mount.point.display())));
     // Events are lines of JSON, and one of them says where the metrics are.
     let lines = fs::read_to_string(&log).unwrap();
@@ -137,13 +114,217 @@ fn metrics_are_written_served_and_printed() {
     };
     let answer = get("/metrics");
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
-    check(answer.split_once("\r\n\r\n").unwrap().1);
+    parse(answer.split_once("\r\n\r\n").unwrap().1);
     assert!(get("/etc/passwd").starts_with("HTTP/1.1 404"));
     drop(mount);
     let (source, point) = (bench.source(), bench.mount_point());
     let open = ["mount", "--metrics-listen", "0.0.0.0:9", source.to_str().unwrap(), point.to_str().unwrap()];
     let refused = bsfs(&bench, open);
     assert!(stderr(&refused).contains("of this machine only"), "{}", stderr(&refused));
+}
+
+/// Dashboards are built on these names.
+#[test]
+fn metrics_have_the_names_and_labels_that_are_promised() {
+    let bench = Bench::new();
+    let original = model(&bench);
+    let damaged = bench.packed("damaged.safetensors.bs", &common::safetensors(3, 500_000));
+    let mut bytes = fs::read(&damaged).unwrap();
+    let len = bytes.len();
+    bytes[64..len / 2].iter_mut().for_each(|byte| *byte ^= 0xff);
+    fs::write(&damaged, bytes).unwrap();
+    age(&bench.source());
+    let mount = Mount::new(&bench, &["--cache", "all"]);
+    assert!(fs::read(mount.path("model.safetensors")).unwrap() == original);
+    let printed = || {
+        let printed = bsfs(&bench, ["status".as_ref(), mount.point.as_os_str(), "--metrics".as_ref()]);
+        String::from_utf8(printed.stdout).unwrap()
+    };
+    let whole = parse(&printed());
+    assert_eq!(sum(&whole, "bsfs_integrity_failures_total", &[]), 0.0);
+    assert!(fs::read(mount.path("damaged.safetensors")).is_err());
+    eventually("the disk cache was measured", || {
+        printed().contains("bsfs_cache_bytes{") && {
+            let samples = parse(&printed());
+            samples.iter().any(|s| s.name == "bsfs_cache_bytes" && s.labels["tier"] == "disk" && s.value > 0.0)
+        }
+    });
+    let text = printed();
+    let samples = parse(&text);
+    let has = |name: &str, labels: &[&str]| {
+        let found = samples.iter().find(|sample| sample.name == name).unwrap_or_else(|| panic!("no {name}"));
+        let mut expected = [&["mount"], labels].concat();
+        expected.sort_unstable();
+        assert_eq!(found.labels.keys().map(String::as_str).collect::<Vec<_>>(), expected, "{name}");
+    };
+    for (name, labels) in [
+        ("bsfs_fuse_requests_total", &["op"][..]),
+        ("bsfs_fuse_errors_total", &["op", "errno"]),
+        ("bsfs_fuse_request_seconds_bucket", &["op", "le"]),
+        ("bsfs_read_bytes_total", &[]),
+        ("bsfs_decode_seconds_total", &[]),
+        ("bsfs_decoded_bytes_total", &["codec"]),
+        ("bsfs_cache_bytes", &["tier"]),
+        ("bsfs_cache_hits_total", &["tier"]),
+        ("bsfs_cache_misses_total", &["tier"]),
+        ("bsfs_cache_evictions_total", &["tier"]),
+        ("bsfs_prefetch_bytes_total", &["result"]),
+        ("bsfs_source_requests_total", &["kind", "status"]),
+        ("bsfs_source_first_byte_seconds_bucket", &["le"]),
+        ("bsfs_source_bytes_total", &[]),
+        ("bsfs_integrity_failures_total", &[]),
+        ("bsfs_build_info", &["version"]),
+    ] {
+        has(name, labels);
+    }
+    let of = |name: &str, labels: &[(&str, &str)]| sum(&samples, name, labels);
+    assert!(of("bsfs_integrity_failures_total", &[]) > 0.0);
+    assert!(of("bsfs_fuse_errors_total", &[("op", "read"), ("errno", "5")]) > 0.0);
+    assert_eq!(of("bsfs_build_info", &[("version", env!("CARGO_PKG_VERSION"))]), 1.0);
+    assert!(of("bsfs_source_requests_total", &[("kind", "read"), ("status", "ok")]) > 0.0);
+    assert_eq!(of("bsfs_source_requests_total", &[("status", "failed")]), 0.0);
+    assert!(of("bsfs_source_bytes_total", &[]) > 0.0 && of("bsfs_source_first_byte_seconds_count", &[]) > 0.0);
+    assert!(of("bsfs_prefetch_bytes_total", &[("result", "used")]) > 0.0, "{text}");
+    let by_codec = of("bsfs_decoded_bytes_total", &[]);
+    assert_eq!(by_codec, mount.status().engine.decoded_bytes as f64);
+}
+
+#[test]
+fn a_status_names_the_busiest_files_and_the_slowest_reads() {
+    let bench = Bench::new();
+    let original = model(&bench);
+    let mount = Mount::new(&bench, &[]);
+    assert!(fs::read(mount.path("model.safetensors")).unwrap() == original);
+    fs::read(mount.path("config.json")).unwrap();
+    eventually("they are closed", || mount.status().open_files == 0);
+    let status = mount.status();
+    let busy: Vec<_> = status.busy_files.iter().map(|file| (file.file.as_str(), file.bytes)).collect();
+    assert_eq!(busy, [("model.safetensors.bs", original.len() as u64), ("config.json", 8)]);
+    // An open file counts too, and a second time.
+    let open = File::open(mount.path("model.safetensors")).unwrap();
+    rustix::fs::fadvise(&open, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+    std::os::unix::fs::FileExt::read_exact_at(&open, &mut [0; 4096], 1 << 20).unwrap();
+    let after = mount.status();
+    assert!(after.busy_files[0].bytes > busy[0].1, "{:?}", after.busy_files);
+    for read in &after.slow_reads {
+        assert!(read.seconds >= 0.001 && !read.file.is_empty() && read.length > 0, "{read:?}");
+        assert!(["source", "disk cache", "decode", "wait", "queue"].contains(&read.why.as_str()), "{read:?}");
+    }
+    assert!(after.slow_reads.is_sorted_by(|a, b| a.seconds >= b.seconds) && after.slow_reads.len() <= 16);
+}
+
+#[test]
+fn a_log_that_was_moved_away_is_begun_anew() {
+    let bench = Bench::new();
+    model(&bench);
+    let (log, old) = (bench.dir.join("log"), bench.dir.join("log.1"));
+    let mount = Mount::new(&bench, &["--log-file", log.to_str().unwrap()]);
+    fs::rename(&log, &old).unwrap();
+    signal(mount.pid, libc::SIGHUP);
+    eventually("the log is there again", || fs::read_to_string(&log).is_ok_and(|text| text.contains("opened anew")));
+    assert!(fs::read_to_string(&old).unwrap().contains("threads take requests"));
+    let shown = fs::read_to_string(mount.path(".bsfs/log")).unwrap();
+    assert!(shown.contains("opened anew") && !shown.contains("threads take requests"), "{shown}");
+    assert!(mounted::is_mounted(&mount.point), "a daemon is not ended by it");
+}
+
+#[test]
+fn settings_change_while_mounted_and_only_for_the_owner() {
+    let bench = Bench::new();
+    let original = model(&bench);
+    let log = bench.dir.join("log");
+    let mount = Mount::new(&bench, &["--allow-other", "--cache", "all", "--log-file", log.to_str().unwrap()]);
+    let remount = |options: &[&str]| {
+        let mut words = vec!["remount".as_ref(), mount.point.as_os_str()];
+        words.extend(options.iter().map(|option| std::ffi::OsStr::new(*option)));
+        bsfs(&bench, words)
+    };
+    let file = mount.path("model.safetensors");
+    assert!(fs::read(&file).unwrap() == original);
+    assert!(mount.status().engine.buffer_bytes > 1 << 20);
+    let changed = remount(&["--memory", "1M", "--cache-size", "3M", "--ttl", "7", "--log-level", "debug"]);
+    let said = stderr(&changed);
+    for part in ["memory 1.0 MiB", "cache size 3.0 MiB", "ttl 7 s", "log level debug"] {
+        assert!(changed.status.success() && said.contains(part), "{said}");
+    }
+    let engine = mount.status().engine;
+    assert_eq!((engine.memory_limit, engine.ahead_window), (1 << 20, 1 << 17));
+    assert!(engine.buffer_bytes <= 1 << 20, "what was too much has left: {engine:?}");
+    // The kernel's readahead, as the kernel says it.
+    let dev = std::os::unix::fs::MetadataExt::dev(&fs::metadata(&mount.point).unwrap());
+    let setting = format!("/sys/class/bdi/{}:{}/read_ahead_kb", rustix::fs::major(dev), rustix::fs::minor(dev));
+    // SAFETY: geteuid has no conditions.
+    if unsafe { libc::geteuid() } == 0 {
+        assert!(remount(&["--readahead", "512K"]).status.success());
+        assert_eq!(fs::read_to_string(&setting).unwrap().trim(), "512");
+    }
+    // What is wrong changes nothing at all.
+    let refused = remount(&["--memory", "8M", "--log-level", "loud"]);
+    assert!(refused.status.code() == Some(2) && stderr(&refused).contains("expected a log level"));
+    assert_eq!(mount.status().engine.memory_limit, 1 << 20);
+    // Debug lines come from now on.
+    assert!(bsfs(&bench, ["remount".as_ref(), mount.point.as_os_str()]).status.success());
+    assert!(!mount.path("none").exists());
+    assert!(fs::read_to_string(&log).unwrap().contains("changed while mounted"));
+    let open = File::open(&file).unwrap();
+    rustix::fs::fadvise(&open, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+    assert!(fs::read(&file).unwrap() == original, "with little memory");
+    // Another user may read, and may not change.
+    // SAFETY: as above.
+    if unsafe { libc::geteuid() } == 0 {
+        std::os::unix::fs::chown(&bench.dir, Some(65534), None).unwrap();
+        let program = bench.dir.join("bsfs");
+        fs::copy(mounted::BSFS, &program).unwrap();
+        let mut other = std::process::Command::new("setpriv");
+        other.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]).arg(&program);
+        let output = other.arg("remount").arg(&mount.point).args(["--memory", "2M"]).output().unwrap();
+        assert!(output.status.code() == Some(2) && stderr(&output).contains("only the user"), "{}", stderr(&output));
+        assert_eq!(mount.status().engine.memory_limit, 1 << 20);
+    }
+    let none = bsfs(&bench, ["remount".as_ref(), bench.dir.as_os_str()]);
+    assert!(none.status.code() == Some(2) && stderr(&none).contains("no mount of bsfs"), "{}", stderr(&none));
+}
+
+#[test]
+fn a_service_is_written_for_systemd_and_taken_away_again() {
+    let bench = Bench::new();
+    model(&bench);
+    let config = bench.dir.join("config");
+    let (source, point) = (bench.source(), bench.mount_point());
+    let service = |words: &[&str]| {
+        let mut command = mounted::command(&bench);
+        command.env("XDG_CONFIG_HOME", &config).arg("service").args(words).output().unwrap()
+    };
+    let places = [source.to_str().unwrap(), point.to_str().unwrap()];
+    let install =
+        |more: &[&str]| service(&[&["install", "--user", "--no-start", "--name", "x"], &places[..], more].concat());
+    let refused = install(&["--", "--memory", "lots"]);
+    assert!(!refused.status.success() && !config.exists(), "{}", stderr(&refused));
+    let done = install(&["--", "--memory", "1G"]);
+    assert!(done.status.success(), "{}", stderr(&done));
+    let file = config.join("bsfs/x.conf");
+    let text = fs::read_to_string(&file).unwrap();
+    assert!(
+        text.contains(&format!("MOUNTPOINT=\"{}\"", places[1])) && text.contains("OPTIONS=\"--memory 1G\""),
+        "{text}"
+    );
+    let unit = config.join("systemd/user/bsfs@.service");
+    let installed = unit.exists();
+    assert!(install(&["--", "--memory", "1G"]).status.success(), "the same again");
+    let other = install(&["--", "--memory", "2G"]);
+    assert!(!other.status.success() && stderr(&other).contains("says something else"), "{}", stderr(&other));
+    assert_eq!(fs::read_to_string(&file).unwrap(), text);
+    assert!(String::from_utf8_lossy(&service(&["list", "--user"]).stdout).contains(&format!("at {}", places[1])));
+    // Another's file stays.
+    fs::write(config.join("bsfs/y.conf"), "SOURCE=/a\n").unwrap();
+    assert!(!service(&["remove", "--user", "y"]).status.success() && config.join("bsfs/y.conf").exists());
+    fs::remove_file(config.join("bsfs/y.conf")).unwrap();
+    if !Path::new("/run/systemd/system").exists() {
+        let needs = service(&["install", "--user", places[0], places[1]]);
+        assert!(stderr(&needs).contains("/etc/fstab"), "{}", stderr(&needs));
+        let removed = service(&["remove", "--user", "x"]);
+        assert!(removed.status.success() && !file.exists() && !(installed && unit.exists()), "{}", stderr(&removed));
+    }
 }
 
 #[test]

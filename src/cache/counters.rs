@@ -27,6 +27,10 @@ pub struct Counters {
     pub sealed_entries: u64,
     /// Bytes that wait to be written: now, not since the start.
     pub queued_bytes: u64,
+    /// Disk space that all entries take, those of other mounts included; `None` as long as this process has measured it never,
+    /// which it does before it writes.
+    #[serde(default)]
+    pub held_bytes: Option<u64>,
 }
 
 /// The counters, while they count.
@@ -41,6 +45,8 @@ pub struct Counts {
     pub evicted_entries: AtomicU64,
     pub errors: AtomicU64,
     pub sealed_entries: AtomicU64,
+    /// One more than the bytes; 0 before they were measured.
+    held: AtomicU64,
 }
 
 /// Counts one.
@@ -49,6 +55,11 @@ pub fn count(counter: &AtomicU64) {
 }
 
 impl Counts {
+    /// All entries take so much.
+    pub fn hold(&self, bytes: u64) {
+        self.held.store(bytes.saturating_add(1), Ordering::Relaxed);
+    }
+
     /// What was counted so far.
     pub fn now(&self, queued_bytes: u64) -> Counters {
         let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -63,6 +74,7 @@ impl Counts {
             errors: of(&self.errors),
             sealed_entries: of(&self.sealed_entries),
             queued_bytes,
+            held_bytes: of(&self.held).checked_sub(1),
         }
     }
 }

@@ -103,7 +103,7 @@ impl Store {
             in_use: number(&|entry| entry.in_use),
             present_bytes: entries.iter().map(|entry| entry.present_bytes).sum(),
             disk_bytes: census.bytes,
-            size_limit: shared.limits.size,
+            size_limit: shared.limits.size(),
             free_floor: shared.limits.floor,
             free_bytes: free,
             leftovers: (census.leftovers.len() + orphans) as u64,

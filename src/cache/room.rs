@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, OFlags};
@@ -24,10 +25,10 @@ const MEASURE_TIME: Duration = Duration::from_secs(30);
 const BLOCK: u64 = 4096;
 
 /// Bounds of a cache, bytes.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub struct Limits {
     /// Disk space of all files.
-    pub size: u64,
+    size: AtomicU64,
     /// Space that is left free on the file system.
     pub floor: u64,
 }
@@ -37,9 +38,17 @@ impl Limits {
     /// system free, whichever is less.
     pub fn new(size: Option<u64>, floor: Option<u64>, file_system: u64) -> Self {
         Self {
-            size: size.unwrap_or_else(|| (file_system / 10).min(50 << 30)),
+            size: AtomicU64::new(size.unwrap_or_else(|| (file_system / 10).min(50 << 30))),
             floor: floor.unwrap_or_else(|| (file_system / 20).min(1 << 30)),
         }
+    }
+
+    pub fn size(&self) -> u64 {
+        self.size.load(Ordering::Relaxed)
+    }
+
+    pub fn set_size(&self, size: u64) {
+        self.size.store(size, Ordering::Relaxed);
     }
 }
 
@@ -188,11 +197,12 @@ impl Budget {
         if stale && !self.measure(shared) {
             return false;
         }
+        shared.counts.hold(self.used);
         if self.fits(shared, bytes) {
             return true;
         }
         // Too much for the cache even when it is empty: nothing has to leave for that.
-        bytes <= shared.limits.size && self.evict(shared, bytes) && self.fits(shared, bytes)
+        bytes <= shared.limits.size() && self.evict(shared, bytes) && self.fits(shared, bytes)
     }
 
     /// Notes that so much was written.
@@ -204,7 +214,7 @@ impl Budget {
 
     fn fits(&self, shared: &Shared, bytes: u64) -> bool {
         let free = shared.dir.space().map_or(0, |(_, free)| free);
-        self.used.saturating_add(bytes) <= shared.limits.size
+        self.used.saturating_add(bytes) <= shared.limits.size()
             && free.saturating_sub(bytes) >= shared.limits.floor
             && free >= bytes
     }
@@ -219,11 +229,12 @@ impl Budget {
         let free = shared.dir.space().map_or(0, |(_, free)| free);
         let wanted = shared.limits.floor.saturating_add(bytes);
         let enough = |left: u64, removed: u64| {
-            left.saturating_add(bytes) <= shared.limits.size && free.saturating_add(removed) >= wanted
+            left.saturating_add(bytes) <= shared.limits.size() && free.saturating_add(removed) >= wanted
         };
         match evict(&shared.dir, &enough) {
             Ok((removed, left)) => {
                 *self = Self { used: left, since: 0, measured: Some(Instant::now()) };
+                shared.counts.hold(left);
                 note(&shared.counts, &removed);
                 true
             }
@@ -239,5 +250,5 @@ impl Budget {
 
 /// Counts what was removed to make room.
 pub fn note(counts: &Counts, removed: &Removed) {
-    counts.evicted_entries.fetch_add(removed.entries, std::sync::atomic::Ordering::Relaxed);
+    counts.evicted_entries.fetch_add(removed.entries, Ordering::Relaxed);
 }

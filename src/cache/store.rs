@@ -184,6 +184,17 @@ impl Store {
         self.shared.queue.flush(timeout)
     }
 
+    /// Disk space that all files may take, bytes.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.shared.limits.size()
+    }
+
+    /// Sets another bound. What is too much leaves before the next chunk is written.
+    pub fn set_size(&self, size: u64) {
+        self.shared.limits.set_size(size);
+    }
+
     /// What this store did so far.
     #[must_use]
     pub fn counters(&self) -> Counters {

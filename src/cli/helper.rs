@@ -56,6 +56,7 @@ const IGNORED: &[&str] = &[
 const OURS: &[(&str, bool)] = &[
     ("allow-other", false),
     ("warm", false),
+    ("download", false),
     ("keep-packed", false),
     ("memory", true),
     ("cache", true),
@@ -71,8 +72,12 @@ const OURS: &[(&str, bool)] = &[
     ("metrics-file", true),
     ("metrics-listen", true),
     ("timeout", true),
+    ("patience", true),
     ("base", true),
 ];
+
+/// Those of "remount".
+const LIVE: &[&str] = &["memory", "cache-size", "readahead", "ttl", "log-level"];
 
 /// The arguments of this process, translated if it was run as a helper of mount(8); `None` when there is nothing to do.
 ///
@@ -107,12 +112,48 @@ pub fn arguments(given: Vec<OsString>) -> Result<Option<Vec<OsString>>> {
     }
     let [source, mount_point]: [OsString; 2] =
         places.try_into().map_err(|_| usage("expected what to mount and where"))?;
+    let words = || options.iter().flat_map(|list| list.as_bytes().split(|&byte| byte == b','));
+    if words().any(|option| option == b"remount") {
+        return Ok((!fake).then(|| remount(words(), mount_point)));
+    }
     let mut arguments: Vec<OsString> = vec!["bsfs".into(), "mount".into()];
-    for option in options.iter().flat_map(|list| list.as_bytes().split(|&byte| byte == b',')) {
+    for option in words() {
         translate(OsStr::from_bytes(option), sloppy, &mut arguments)?;
     }
+    keep_last(&mut arguments);
     arguments.extend(["--".into(), source, mount_point]);
     Ok((!fake).then_some(arguments))
+}
+
+/// `mount -o remount`: what can change does, and the rest, which mount(8) repeats from the table, is as it was.
+fn remount<'a>(options: impl Iterator<Item = &'a [u8]>, mount_point: OsString) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = vec!["bsfs".into(), "remount".into()];
+    for option in options {
+        let Some(at) = option.iter().position(|&byte| byte == b'=') else { continue };
+        let (Some(name), Some(value)) = (option.get(..at), option.get(at + 1..)) else { continue };
+        let long = String::from_utf8_lossy(name).replace('_', "-");
+        if LIVE.contains(&&*long) {
+            let mut argument = OsString::from(format!("--{long}="));
+            argument.push(OsStr::from_bytes(value));
+            arguments.push(argument);
+        }
+    }
+    keep_last(&mut arguments);
+    arguments.extend(["--".into(), mount_point]);
+    arguments
+}
+
+/// Of options that are there twice the last counts: mount(8) puts those of its command line behind those of the table. Of bases there
+/// may be several.
+fn keep_last(arguments: &mut Vec<OsString>) {
+    let name = |word: &OsString| word.as_bytes().split(|&byte| byte == b'=').next().unwrap_or_default().to_vec();
+    let names: Vec<_> = arguments.iter().map(name).collect();
+    let mut at = 0;
+    arguments.retain(|_| {
+        at += 1;
+        let (Some(this), later) = (names.get(at - 1), names.get(at..).unwrap_or_default()) else { return true };
+        !this.starts_with(b"--") || this == b"--base" || !later.contains(this)
+    });
 }
 
 fn looks_like_path(word: Option<&OsString>) -> bool {
@@ -175,6 +216,12 @@ mod tests {
         let got = of(&["bsfs", "/models", "/mnt", "-o", "rw,dev,suid"]).unwrap().unwrap();
         assert_eq!(got.join(" "), "bsfs mount -- /models /mnt");
         assert_eq!(of(&["mount.bsfs", "/a", "/b", "-f"]).unwrap(), None, "only as if");
+        let twice = "memory=1G,warm,base=/x,memory=2G,base=/y,warm";
+        let got = of(&["mount.bsfs", "/a", "/b", "-o", twice]).unwrap().unwrap();
+        assert_eq!(got.join(" "), "bsfs mount --base=/x --memory=2G --base=/y --warm -- /a /b");
+        let got =
+            of(&["mount.bsfs", "/a", "/b", "-o", "memory=3G,rw,remount,cache=off,allow_other,cache_size=2G,memory=1G"]);
+        assert_eq!(got.unwrap().unwrap().join(" "), "bsfs remount --cache-size=2G --memory=1G -- /b");
     }
 
     #[test]

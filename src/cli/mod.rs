@@ -20,6 +20,8 @@ mod info;
 mod info_bases;
 mod info_bigsmall;
 mod lease;
+#[cfg(feature = "mount")]
+mod logging;
 mod migrate;
 mod migrate_report;
 mod migrated;
@@ -35,10 +37,16 @@ mod progress;
 mod pull;
 #[cfg(feature = "hub")]
 mod push;
+#[cfg(feature = "mount")]
+mod remount;
 mod replace;
 mod replace_plan;
 mod replaced;
 mod rounds;
+#[cfg(feature = "mount")]
+mod service;
+#[cfg(feature = "mount")]
+mod service_files;
 mod shards;
 mod share;
 mod size;
@@ -95,6 +103,10 @@ enum Verb {
     #[command(visible_alias = "umount")]
     Unmount(unmount::UnmountArgs),
     #[cfg(feature = "mount")]
+    Remount(remount::RemountArgs),
+    #[cfg(feature = "mount")]
+    Service(service::ServiceArgs),
+    #[cfg(feature = "mount")]
     Status(status::StatusArgs),
     #[cfg(feature = "mount")]
     Doctor(doctor::DoctorArgs),
@@ -139,6 +151,10 @@ pub fn main() -> ExitCode {
         Verb::Mount(args) => mount::run(&args),
         #[cfg(feature = "mount")]
         Verb::Unmount(args) => unmount::run(&args),
+        #[cfg(feature = "mount")]
+        Verb::Remount(args) => remount::run(&args),
+        #[cfg(feature = "mount")]
+        Verb::Service(args) => service::run(&args),
         #[cfg(feature = "mount")]
         Verb::Status(args) => status::run(&args),
         #[cfg(feature = "mount")]

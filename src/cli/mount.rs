@@ -1,7 +1,6 @@
 //! `bsfs mount`
 
 use std::ffi::OsString;
-use std::io::Write;
 use std::net::SocketAddr;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -12,8 +11,8 @@ use std::time::{Duration, Instant};
 use bsfs::mount::{self, CacheMode, Event, MountOptions, Started};
 use bsfs::{Error, Result};
 use clap::{Args, ValueEnum};
-use log::LevelFilter;
 
+use super::logging::{LogFormat, start_log};
 use super::notify::notify;
 use super::out;
 use super::progress::Bar;
@@ -127,15 +126,6 @@ pub struct MountArgs {
     pub daemon: bool,
 }
 
-/// `--log-format`
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// Time, level and message
-    Text,
-    /// The same as an object, one a line
-    Json,
-}
-
 /// `--cache`
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Cache {
@@ -197,11 +187,6 @@ fn connection(number: u32) -> Result<Arc<OwnedFd>> {
     let fd = unsafe { OwnedFd::from_raw_fd(raw) };
     rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC).map_err(|e| Error::io("use", &path)(e.into()))?;
     Ok(Arc::new(fd))
-}
-
-fn say(text: &str) {
-    // A standard error that is closed is no reason to stop.
-    let _ = writeln!(std::io::stderr(), "bsfs: {text}");
 }
 
 fn absolute(path: &Path) -> Result<OsString> {
@@ -266,7 +251,7 @@ fn serve(args: &MountArgs) -> Result<()> {
     if args.daemon {
         mount::become_daemon()?;
     }
-    let log_file = start_log(args)?;
+    let log = start_log(args.log_file.as_deref(), args.daemon.then_some(&*args.mount_point), args.log_format)?;
     let told = std::env::var_os(mount::SOURCE_VARIABLE).filter(|_| args.daemon);
     let options = MountOptions {
         source: told.map_or_else(|| args.source.clone(), PathBuf::from),
@@ -290,14 +275,14 @@ fn serve(args: &MountArgs) -> Result<()> {
         warm: args.warm,
         metrics_file: args.metrics_file.clone(),
         metrics_listen: args.metrics_listen,
-        log_file,
+        log,
     };
     let (mut told_last, mut bar) = (Instant::now(), None);
     let served = mount::serve(&options, |event| match event {
         Event::Note(note) => {
             // In the foreground it has been logged to the same place.
             if args.daemon || args.log_file.is_some() {
-                say(&note);
+                out::say(&note);
             }
             Ok(())
         }
@@ -331,49 +316,4 @@ fn serve(args: &MountArgs) -> Result<()> {
         log::error!("{error}");
     }
     served
-}
-
-/// Starts logging and returns the file that it goes to; none for standard error.
-fn start_log(args: &MountArgs) -> Result<Option<PathBuf>> {
-    let chosen = match &args.log_file {
-        Some(path) => Some((path.clone(), mount::open_log(path, false)?)),
-        None if args.daemon => {
-            let path = mount::default_log_file(&args.mount_point);
-            path.and_then(|path| match mount::open_log(&path, true) {
-                Ok(file) => Some((path, file)),
-                Err(error) => {
-                    say(&format!("{error}; going on without a log"));
-                    None
-                }
-            })
-        }
-        None => None,
-    };
-    let mut builder = env_logger::Builder::new();
-    builder.filter_level(LevelFilter::Info).filter_module("fuser", LevelFilter::Warn).format_target(false);
-    let format = args.log_format;
-    builder.format(move |out, record| {
-        let (time, text) = (out.timestamp_seconds(), record.args().to_string());
-        let text = mount::readable(&text);
-        match format {
-            LogFormat::Text => writeln!(out, "[{time} {:<5}] {text}", record.level()),
-            LogFormat::Json => {
-                let level = record.level().as_str().to_ascii_lowercase();
-                let line = serde_json::json!({ "time": time.to_string(), "level": level, "message": text });
-                writeln!(out, "{line}")
-            }
-        }
-    });
-    builder.parse_env("BSFS_LOG");
-    let path = chosen.map(|(path, file)| {
-        builder.target(env_logger::Target::Pipe(Box::new(file)));
-        std::path::absolute(&path).unwrap_or(path)
-    });
-    // A daemon without a file has nowhere to log to; its standard error is the user's terminal.
-    if path.is_some() || !args.daemon {
-        // A program has one log; a second start keeps the first.
-        let _ = builder.try_init();
-    }
-    std::panic::set_hook(Box::new(|info| log::error!("{info}")));
-    Ok(path)
 }

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use bsfs::mount::{self, BOUNDS, MountRecord, Status};
+use bsfs::mount::{self, MountRecord, Status};
+use bsfs::source::BOUNDS;
 use bsfs::{Error, Result};
 use ratatui::Frame;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
@@ -19,6 +20,8 @@ use super::size::show_size;
 
 /// Time between two looks.
 const EVERY: Duration = Duration::from_secs(1);
+/// Lines of a mount without its lists.
+const FIGURES: usize = 9;
 /// Characters of a bar.
 const BAR: usize = 20;
 
@@ -78,12 +81,23 @@ fn draw(frame: &mut Frame<'_>, records: &[MountRecord], before: &HashMap<PathBuf
     let area = frame.area();
     let width = usize::from(area.width);
     let mut lines = Vec::new();
+    let room = usize::from(area.height).saturating_sub(1);
+    // What is left when each mount has its figures, for its lists.
+    let live_mounts = records.iter().filter(|record| record.status.is_some()).count();
+    let figures = live_mounts * FIGURES + 2 * records.len().saturating_sub(1);
+    let lists = room.saturating_sub(figures) / live_mounts.max(1);
     for record in records {
         if !lines.is_empty() {
             lines.push(Line::default());
         }
         match &record.status {
-            Some(status) => live(&mut lines, record, status, before.get(&record.mount_point), now, width),
+            Some(status) => {
+                let begun = lines.len();
+                live(&mut lines, record, status, before.get(&record.mount_point), now, width);
+                // Fewer or more lines than usual, as with a server's, are the lists' business.
+                let extra = (lines.len() - begun).saturating_sub(FIGURES);
+                both(&mut lines, status, lists.saturating_sub(extra), width);
+            }
             None => {
                 let text = format!("{}  ({})", record.mount_point.display(), record.state);
                 lines.push(Line::styled(shorten(&text, width), Style::new().add_modifier(Modifier::BOLD)));
@@ -93,7 +107,6 @@ fn draw(frame: &mut Frame<'_>, records: &[MountRecord], before: &HashMap<PathBuf
     if records.is_empty() {
         lines.push("no bsfs mounts".into());
     }
-    let room = usize::from(area.height).saturating_sub(1);
     if lines.len() > room {
         lines.truncate(room.saturating_sub(1));
         lines.push("more mounts; name one to see it alone".into());
@@ -141,7 +154,8 @@ fn live(
     row("served", format!("{} in {} reads; {} files open", show_size(s.read_bytes), s.reads, s.open_files));
     let disk = s.disk.as_ref().map_or_else(|| "no disk cache".to_owned(), |disk| format!("{} disk", disk.hits));
     row("chunks", format!("{} memory, {disk}, {} decoded, {} left memory", e.hits, e.decoded_chunks, e.evicted_chunks));
-    row("ahead", format!("{} decoded: {} read, {} for nothing", e.ahead_chunks, e.ahead_used, e.ahead_wasted));
+    let [used, wasted, window] = [e.ahead_used_bytes, e.ahead_wasted_bytes, e.ahead_window].map(show_size);
+    row("ahead", format!("{used} read, {wasted} for nothing; window {window} a stream"));
     row(
         "memory",
         format!(
@@ -151,13 +165,42 @@ fn live(
             show_size(e.memory_limit)
         ),
     );
-    let [half, most, worst] = [0.5, 0.99, 1.0].map(|part| within(&s.requests.read_times, part));
+    let [half, most, worst] = [0.5, 0.99, 1.0].map(|part| within(&s.requests.of("read").classes, part));
     row("reads", format!("half within {half}, 99 % within {most}, all within {worst}"));
+    if let Some(remote) = &s.remote {
+        let state = if remote.down { "does not answer" } else { "answers" };
+        let (requests, window) = (remote.requests, remote.window);
+        row("server", format!("{state}; {requests} requests for {}, window {window}", show_size(remote.bytes)));
+    }
     if let Some(warming) = &s.warming {
         let state = if warming.finished { "done" } else { "under way" };
         row("warming", format!("{state}: {} of {} files kept", warming.files_kept, warming.files));
     }
     row("errors", format!("{} ({} of them panics), up {} s", s.errors, s.panics, s.uptime_seconds));
+}
+
+/// The lists of a mount, in `room` lines: the slowest reads and the files of which most was read.
+fn both(lines: &mut Vec<Line<'_>>, s: &Status, room: usize, width: usize) {
+    let heading = |text: &str| Line::styled(format!("  {text}"), Style::new().add_modifier(Modifier::DIM));
+    // A heading each; half for each, but what the one does not need the other has.
+    let Some(room) = room.checked_sub(2).filter(|room| *room >= 2) else { return };
+    let files = s.busy_files.len().min((room / 2).max(room.saturating_sub(s.slow_reads.len())));
+    let slow = s.slow_reads.len().min(room - files);
+    if files > 0 {
+        lines.push(heading("files by bytes served"));
+    }
+    for file in s.busy_files.iter().take(files) {
+        let text = format!("  {:>11}  {:>8} reads  ", show_size(file.bytes), file.reads);
+        lines.push(Line::raw(format!("{text}{}", shorten(&file.file, width.saturating_sub(text.chars().count())))));
+    }
+    if slow > 0 {
+        lines.push(heading("slowest reads of five minutes: time, why, when, where"));
+    }
+    for read in s.slow_reads.iter().take(slow) {
+        let (time, length) = (format!("{:.3} s", read.seconds), show_size(read.length.into()));
+        let text = format!("  {time:>11}  {:<10} {:>3} s ago  {length} at {} of ", read.why, read.ago, read.offset);
+        lines.push(Line::raw(format!("{text}{}", shorten(&read.file, width.saturating_sub(text.chars().count())))));
+    }
 }
 
 fn bar(part: u64, whole: u64) -> String {

@@ -17,7 +17,7 @@ const STEP: usize = 64 << 10;
 pub struct Pool {
     spare: Mutex<Vec<Memory>>,
     held: AtomicU64,
-    limit: u64,
+    limit: AtomicU64,
 }
 
 /// Memory from a pool, given back when it is dropped. Derefs to as many bytes as were asked for.
@@ -66,7 +66,7 @@ fn capacity(len: usize) -> usize {
 impl Pool {
     /// A pool that keeps nothing to be used again while there are more than `limit` bytes.
     pub fn new(limit: u64) -> Arc<Self> {
-        Arc::new(Self { spare: Mutex::default(), held: AtomicU64::new(0), limit })
+        Arc::new(Self { spare: Mutex::default(), held: AtomicU64::new(0), limit: AtomicU64::new(limit) })
     }
 
     /// Bytes in all buffers.
@@ -76,13 +76,28 @@ impl Pool {
 
     /// The bound.
     pub fn limit(&self) -> u64 {
-        self.limit
+        self.limit.load(Ordering::Relaxed)
+    }
+
+    /// Sets another bound, and lets go of buffers that wait above it.
+    pub fn set_limit(&self, limit: u64) {
+        self.limit.store(limit, Ordering::Relaxed);
+        let mut spare = lock(&self.spare);
+        let mut dropped = Vec::new();
+        while self.held() > limit
+            && let Some(old) = spare.pop()
+        {
+            self.held.fetch_sub(old.len() as u64, Ordering::Relaxed);
+            dropped.push(old);
+        }
+        drop(spare);
+        drop(dropped);
     }
 
     /// Whether a buffer of `len` bytes would stay within the bound. Buffers that wait do not count: they can be had or let go.
     pub fn has_room(&self, len: usize) -> bool {
         let spare: usize = lock(&self.spare).iter().map(Memory::len).sum();
-        self.held().saturating_sub(spare as u64) + capacity(len) as u64 <= self.limit
+        self.held().saturating_sub(spare as u64) + capacity(len) as u64 <= self.limit()
     }
 
     /// A buffer of `len` bytes that hold anything. It is given whatever the bound; keeping to it is the cache's business.
@@ -93,7 +108,7 @@ impl Pool {
             return Buffer { bytes: spare.swap_remove(at), len, pool: Arc::clone(self) };
         }
         let mut dropped = Vec::new();
-        while self.held() + need as u64 > self.limit
+        while self.held() + need as u64 > self.limit()
             && let Some(old) = spare.pop()
         {
             self.held.fetch_sub(old.len() as u64, Ordering::Relaxed);
@@ -135,7 +150,7 @@ impl Drop for Buffer {
     fn drop(&mut self) {
         let bytes = std::mem::replace(&mut self.bytes, Memory::Heap(Vec::new()));
         let mut spare = lock(&self.pool.spare);
-        if self.pool.held() <= self.pool.limit && spare.len() < SPARE {
+        if self.pool.held() <= self.pool.limit() && spare.len() < SPARE {
             spare.push(bytes);
         } else {
             self.pool.held.fetch_sub(bytes.len() as u64, Ordering::Relaxed);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::buffer::{Buffer, Pool};
+use super::cost::Cost;
 use super::references::{self, References};
 use super::stats::Counters;
 
@@ -52,11 +53,23 @@ pub fn chunk(from: &From<'_>, chunk: &Chunk, own: &mut dyn FnMut(u64, &mut [u8])
     let mut raw = pool.take(chunk.raw_len as usize);
     let mut attempt = || -> Result<Result<(), Damage>> {
         let start = Instant::now();
-        source.read_exact_at(chunk.packed_offset, packed.get_mut(..len).unwrap_or_default())?;
+        let got = source.read_exact_at(chunk.packed_offset, packed.get_mut(..len).unwrap_or_default());
         let read = Instant::now();
+        match got {
+            Ok(()) => counters.source_times.add(read - start),
+            Err(error) => {
+                Counters::add(&counters.source_failures, 1);
+                return Err(error);
+            }
+        }
         let result = unpack((codec, base), &packed, chunk, &mut raw);
         Counters::add_time(&counters.source_nanos, read - start);
-        Counters::add_time(&counters.decode_nanos, read.elapsed());
+        let decode = read.elapsed();
+        Counters::add_time(&counters.decode_nanos, decode);
+        Cost::add(|cost| {
+            cost.source += read - start;
+            cost.decode += decode;
+        });
         Ok(result)
     };
     // A second read tells a fault on the way (memory, cable, cache) from damage on the disk.
@@ -65,13 +78,14 @@ pub fn chunk(from: &From<'_>, chunk: &Chunk, own: &mut dyn FnMut(u64, &mut [u8])
         Err(first) => {
             log::warn!("{}: chunk at {}: {first}; reading it again", source.path().display(), chunk.raw_offset);
             source.doubt(chunk.packed_offset, chunk.packed_len.into());
-            attempt()?
+            let again = attempt()?;
+            Counters::add(&counters.healed_chunks, u64::from(again.is_ok()));
+            again
         }
     };
     match result {
         Ok(()) => {
-            Counters::add(&counters.decoded_chunks, 1);
-            Counters::add(&counters.decoded_bytes, raw.len() as u64);
+            counters.decoded(Some(codec), raw.len());
             Counters::add(&counters.packed_bytes_read, u64::from(chunk.packed_len));
             Ok(raw)
         }

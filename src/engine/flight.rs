@@ -249,7 +249,7 @@ mod tests {
                 assert_eq!((found.raw[0], outcome), if fails { (4, Outcome::Decoded) } else { (3, Outcome::Waited) });
             });
         }
-        assert_eq!(chunks.gauge().ahead_used, 1);
+        assert_eq!(chunks.gauge().ahead_used.0, 1);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::time::Instant;
 use super::Engine;
 use super::buffer::Buffer;
 use super::content::{Content, Part, Place};
+use super::cost::Cost;
 use super::disk::OnDisk;
 use super::flight::Outcome;
 use super::memory::{Found, Key, Raw};
@@ -60,6 +61,11 @@ impl Deref for Bytes {
             Inner::None => &[],
         }
     }
+}
+
+/// Bytes that may be decoded ahead of one stream.
+pub(super) fn window(memory: u64) -> u64 {
+    (memory / MEMORY_PER_STREAM).min(MOST_AHEAD)
 }
 
 /// An open container seen as the original's bytes. Reads from many threads at once.
@@ -185,8 +191,8 @@ impl Image {
         if read.is_empty() || !config.ahead {
             return;
         }
-        let most = (config.memory / MEMORY_PER_STREAM).min(MOST_AHEAD);
-        let wasted = open.engine.chunks.gauge().ahead_wasted;
+        let most = window(open.engine.pool.limit());
+        let wasted = open.engine.chunks.gauge().ahead_wasted.0;
         let mut streams = open.streams.lock().unwrap_or_else(PoisonError::into_inner);
         let plan = streams.note(read.clone(), open.content.tensor_in(&read), most, wasted);
         let jump = streams.jump();
@@ -319,10 +325,12 @@ impl Open {
             Ok((_, Outcome::Hit)) => Counters::add(&counters.hits, 1),
             Ok((_, Outcome::Waited)) => {
                 Counters::add(&counters.waits, 1);
-                Counters::add_time(&counters.wait_nanos, start.elapsed());
+                let took = start.elapsed();
+                Counters::add_time(&counters.wait_nanos, took);
+                Cost::add(|cost| cost.wait += took);
             }
             Ok((_, Outcome::Decoded)) => {}
-            Err(_) => Counters::add(&counters.errors, 1),
+            Err(error) => counters.failed(error),
         }
         let (Found { raw, spent }, _) = result?;
         if spent {
@@ -341,7 +349,9 @@ impl Open {
             let mut raw = self.engine.pool.take(chunk.raw_len as usize);
             if disk.read(chunk.id, &mut raw) {
                 Counters::add(&self.engine.counters.disk_chunks, 1);
-                Counters::add_time(&self.engine.counters.source_nanos, start.elapsed());
+                let took = start.elapsed();
+                Counters::add_time(&self.engine.counters.source_nanos, took);
+                Cost::add(|cost| cost.cache += took);
                 return Ok(raw);
             }
         }

@@ -44,8 +44,9 @@ pub struct MemoryCache {
     bytes: u64,
     spent_bytes: u64,
     evicted: u64,
-    wasted: u64,
-    used: u64,
+    /// Of chunks decoded ahead: number and bytes.
+    wasted: (u64, u64),
+    used: (u64, u64),
 }
 
 /// What the cache holds now.
@@ -55,10 +56,10 @@ pub struct Gauge {
     pub limit: u64,
     pub chunks: u64,
     pub evicted: u64,
-    /// Chunks decoded ahead that somebody read.
-    pub ahead_used: u64,
-    /// Chunks decoded ahead that had to go before anybody read them.
-    pub ahead_wasted: u64,
+    /// Chunks decoded ahead that somebody read, and their bytes.
+    pub ahead_used: (u64, u64),
+    /// Chunks decoded ahead that had to go before anybody read them, and their bytes.
+    pub ahead_wasted: (u64, u64),
 }
 
 /// A chunk from memory.
@@ -72,7 +73,7 @@ pub struct Found {
 impl MemoryCache {
     pub fn new(pool: Arc<Pool>) -> Self {
         let (chunks, spent) = (LruCache::unbounded(), LruCache::unbounded());
-        Self { chunks, spent, pool, bytes: 0, spent_bytes: 0, evicted: 0, wasted: 0, used: 0 }
+        Self { chunks, spent, pool, bytes: 0, spent_bytes: 0, evicted: 0, wasted: (0, 0), used: (0, 0) }
     }
 
     /// The chunk, of which `read` bytes are going to be read.
@@ -80,7 +81,9 @@ impl MemoryCache {
         let Some(entry) = self.chunks.get_mut(key) else {
             return self.spent.get(key).cloned().map(|raw| Found { raw, spent: false });
         };
-        self.used += u64::from(std::mem::take(&mut entry.ahead));
+        if std::mem::take(&mut entry.ahead) {
+            self.used = (self.used.0 + 1, self.used.1 + entry.raw.len() as u64);
+        }
         entry.read += read as u64;
         let (raw, spent) = (Arc::clone(&entry.raw), entry.read >= entry.raw.len() as u64);
         if spent && read > 0 {
@@ -131,7 +134,9 @@ impl MemoryCache {
         let Some((_, old)) = self.chunks.pop_lru() else { return false };
         self.bytes -= old.raw.size();
         self.evicted += 1;
-        self.wasted += u64::from(old.ahead);
+        if old.ahead {
+            self.wasted = (self.wasted.0 + 1, self.wasted.1 + old.raw.len() as u64);
+        }
         true
     }
 
@@ -203,7 +208,7 @@ mod tests {
         assert!(cache.has(&key(2)), "the edges of it may be asked for once more");
         assert!(cache.make_room(900 << 10, false));
         assert!(cache.has(&key(1)) && !cache.has(&key(2)));
-        assert_eq!(cache.gauge().ahead_used, 1);
+        assert_eq!(cache.gauge().ahead_used, (1, 64 << 10));
     }
 
     #[test]
@@ -213,6 +218,6 @@ mod tests {
         cache.put(key(2), &raw(64 << 10), 0, true);
         assert!(!cache.make_room(64 << 10, true) && cache.has(&key(1)));
         assert!(cache.make_room(64 << 10, false) && !cache.has(&key(1)));
-        assert_eq!(cache.gauge().ahead_wasted, 1);
+        assert_eq!(cache.gauge().ahead_wasted, (1, 64 << 10));
     }
 }

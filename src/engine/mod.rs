@@ -7,6 +7,7 @@ mod base;
 mod bigsmall;
 mod buffer;
 mod content;
+mod cost;
 mod decode;
 mod disk;
 mod flight;
@@ -22,6 +23,7 @@ mod workers;
 pub use base::{Base, FileBase};
 pub use bigsmall::{Presented, prove};
 pub use buffer::Buffer;
+pub use cost::Cost;
 pub use decode::decode_into;
 pub use disk::{Disk, Keep, be_nice};
 pub use image::{Bytes, Image};
@@ -91,21 +93,41 @@ impl Engine {
         })
     }
 
+    /// Bound for decoded chunks and buffers together, bytes.
+    #[must_use]
+    pub fn memory(&self) -> u64 {
+        self.pool.limit()
+    }
+
+    /// Sets another one. What is too much leaves at once, as far as nobody uses it. The number of threads stays, and so does the
+    /// eighth of the memory that places to enter streams may take.
+    pub fn set_memory(&self, memory: u64) {
+        self.pool.set_limit(memory);
+        self.chunks.make_room(0);
+        self.pool.set_limit(memory);
+    }
+
     /// Counters and gauges, now.
     #[must_use]
     pub fn stats(&self) -> Stats {
         let gauge = self.chunks.gauge();
         let counted = self.counters.snapshot();
+        let streamed = self.streams.reads();
         Stats {
             evicted_chunks: gauge.evicted,
-            ahead_used: gauge.ahead_used,
-            ahead_wasted: gauge.ahead_wasted,
+            ahead_used: gauge.ahead_used.0,
+            ahead_used_bytes: gauge.ahead_used.1,
+            ahead_wasted: gauge.ahead_wasted.0,
+            ahead_wasted_bytes: gauge.ahead_wasted.1,
+            ahead_window: if self.config.ahead { image::window(self.pool.limit()) } else { 0 },
             memory_bytes: gauge.bytes,
             memory_limit: gauge.limit,
             memory_chunks: gauge.chunks,
             buffer_bytes: self.pool.held(),
             point_bytes: self.streams.point_bytes(),
-            packed_bytes_read: counted.packed_bytes_read + self.streams.packed_bytes_read(),
+            packed_bytes_read: counted.packed_bytes_read + streamed.bytes(),
+            source_times: counted.source_times.plus(&streamed.times.now()),
+            source_failures: counted.source_failures + streamed.failures(),
             ..counted
         }
     }

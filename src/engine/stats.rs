@@ -1,9 +1,17 @@
 //! What the engine counts.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+
+use crate::codec::Codec;
+use crate::error::Error;
+use crate::source::{TimeCounts, Times};
+
+/// What stands for a codec where the container is one of BigSmall's.
+const BIGSMALL: &str = "bigsmall";
 
 /// Counters since the start, and gauges.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq)]
@@ -24,12 +32,36 @@ pub struct Stats {
     pub evicted_chunks: u64,
     /// Reads that failed: damaged chunks and failing sources.
     pub errors: u64,
+    /// Of these, reads of which the bytes were not what they should be: damage, and files that end too early.
+    #[serde(default)]
+    pub integrity_failures: u64,
+    /// Chunks that were damaged when they were read first, and right when they were read again.
+    #[serde(default)]
+    pub healed_chunks: u64,
     /// Chunks decoded before anybody asked for them; part of `decoded_chunks`.
     pub ahead_chunks: u64,
     /// Of these, chunks that somebody read then.
     pub ahead_used: u64,
     /// Of these, chunks that had to leave memory unread.
     pub ahead_wasted: u64,
+    /// Bytes of the chunks of `ahead_used`.
+    #[serde(default)]
+    pub ahead_used_bytes: u64,
+    /// Bytes of the chunks of `ahead_wasted`.
+    #[serde(default)]
+    pub ahead_wasted_bytes: u64,
+    /// Bytes that may be decoded ahead of one stream, at most.
+    #[serde(default)]
+    pub ahead_window: u64,
+    /// Raw bytes decoded, by codec; those of BigSmall's containers are "bigsmall".
+    #[serde(default)]
+    pub codec_bytes: BTreeMap<String, u64>,
+    /// Reads of packed bytes, and how long each took.
+    #[serde(default)]
+    pub source_times: TimeCounts,
+    /// Reads of packed bytes that failed; none of `source_times`.
+    #[serde(default)]
+    pub source_failures: u64,
     /// Chunks that came from the disk cache.
     pub disk_chunks: u64,
     /// Time in which packed bytes were read from sources, and chunks from the disk cache, seconds, summed over threads.
@@ -67,6 +99,44 @@ pub struct Counters {
     pub decode_nanos: AtomicU64,
     pub wait_nanos: AtomicU64,
     pub gather_nanos: AtomicU64,
+    pub integrity_failures: AtomicU64,
+    pub healed_chunks: AtomicU64,
+    pub source_times: Times,
+    pub source_failures: AtomicU64,
+    /// By the codec's place in [`Codec::ALL`]; the last is for containers of BigSmall.
+    pub codec_bytes: [AtomicU64; Codec::ALL.len() + 1],
+}
+
+/// Reads of packed bytes for streams.
+#[derive(Debug, Default)]
+pub struct Reads {
+    bytes: AtomicU64,
+    failures: AtomicU64,
+    pub times: Times,
+}
+
+impl Reads {
+    /// Counts a read of `len` bytes, which `read` does.
+    pub fn count<T>(&self, len: usize, read: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+        let start = Instant::now();
+        let result = read();
+        match &result {
+            Ok(_) => {
+                Counters::add(&self.bytes, len as u64);
+                self.times.add(start.elapsed());
+            }
+            Err(_) => Counters::add(&self.failures, 1),
+        }
+        result
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    pub fn failures(&self) -> u64 {
+        self.failures.load(Ordering::Relaxed)
+    }
 }
 
 impl Counters {
@@ -78,6 +148,38 @@ impl Counters {
     /// Adds a time to a counter of nanoseconds.
     pub fn add_time(counter: &AtomicU64, time: Duration) {
         Self::add(counter, u64::try_from(time.as_nanos()).unwrap_or(0));
+    }
+
+    /// A chunk was decoded; `None` for one of BigSmall's.
+    pub fn decoded(&self, codec: Option<Codec>, bytes: usize) {
+        Self::add(&self.decoded_chunks, 1);
+        Self::add(&self.decoded_bytes, bytes as u64);
+        let at = Codec::ALL.iter().position(|known| Some(*known) == codec).unwrap_or(Codec::ALL.len());
+        if let Some(counter) = self.codec_bytes.get(at) {
+            Self::add(counter, bytes as u64);
+        }
+    }
+
+    /// A read failed.
+    pub fn failed(&self, error: &Error) {
+        Self::add(&self.errors, 1);
+        let is_damage = match error {
+            Error::Chunk { .. } | Error::Corrupt { .. } | Error::Differs { .. } | Error::Truncated { .. } => true,
+            Error::Io { .. }
+            | Error::NotAContainer { .. }
+            | Error::Unsupported { .. }
+            | Error::NoBase { .. }
+            | Error::TooLarge { .. }
+            | Error::Exists { .. }
+            | Error::Changed { .. }
+            | Error::NotLossless { .. }
+            | Error::Remote { .. }
+            | Error::Server { .. }
+            | Error::Invalid { .. }
+            | Error::Mount { .. }
+            | Error::Interrupted => false,
+        };
+        Self::add(&self.integrity_failures, u64::from(is_damage));
     }
 
     pub fn snapshot(&self) -> Stats {
@@ -97,6 +199,15 @@ impl Counters {
             decode_seconds: seconds(&self.decode_nanos),
             wait_seconds: seconds(&self.wait_nanos),
             gather_seconds: seconds(&self.gather_nanos),
+            integrity_failures: get(&self.integrity_failures),
+            healed_chunks: get(&self.healed_chunks),
+            source_times: self.source_times.now(),
+            source_failures: get(&self.source_failures),
+            codec_bytes: {
+                let names = Codec::ALL.iter().map(|codec| codec.name()).chain([BIGSMALL]);
+                let bytes = names.zip(&self.codec_bytes).map(|(name, bytes)| (name.to_owned(), get(bytes)));
+                bytes.filter(|(_, bytes)| *bytes > 0).collect()
+            },
             ..Stats::default()
         }
     }

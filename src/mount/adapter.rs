@@ -8,24 +8,27 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant, SystemTime};
 
 use fuser::{
-    AccessFlags, BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
-    InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
-    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
-    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    AccessFlags, BsdFileFlags, Errno, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
+    IoctlFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs,
+    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use log::{debug, warn};
 use rustix::fs::OFlags;
 
+use super::answer::Answer;
 use super::control::{Control, FILES, What};
+use super::convert::{absent, attributes, handle, inode, kind};
 use super::guard::Guard;
+use super::live::{self, Live};
 use super::passthrough::Passthrough;
 use super::status;
 use crate::error::Result;
-use crate::vfs::{Attr, BLOCK_SIZE, Data, Handle, Inode, Kind, Time, Vfs};
+use crate::vfs::{Inode, Vfs};
 
 /// The largest request, bytes. Larger ones gain nothing and make a cold fault slow.
 const MAX_REQUEST: u32 = 1024 * 1024;
@@ -44,8 +47,7 @@ pub(super) type Report = Box<dyn Fn() -> Vec<u8> + Send + Sync>;
 pub(super) struct Adapter {
     pub(super) vfs: Arc<Vfs>,
     pub(super) guard: Arc<Guard>,
-    /// How long the kernel may keep names and attributes.
-    pub(super) ttl: Duration,
+    pub(super) live: Arc<Live>,
     /// How many requests may wait in the background.
     pub(super) background: u16,
     pub(super) report: Report,
@@ -58,101 +60,10 @@ pub(super) struct Adapter {
     pub(super) caching: bool,
 }
 
-/// What a reader is waiting for. Dropped without an answer, as by a panic, it is EIO.
-struct Answer {
-    reply: Option<ReplyData>,
-    guard: Arc<Guard>,
-    replying: Arc<AtomicU64>,
-    asked: Instant,
-}
-
-impl Answer {
-    fn give(mut self, result: Result<Data>) {
-        let Some(reply) = self.reply.take() else { return };
-        match self.guard.answer("read", result) {
-            Ok(data) => {
-                let start = Instant::now();
-                reply.data(&data);
-                let nanos = u64::try_from(start.elapsed().as_nanos()).unwrap_or(0);
-                self.replying.fetch_add(nanos, Ordering::Relaxed);
-            }
-            Err(errno) => reply.error(errno),
-        }
-        self.guard.meter.read(self.asked.elapsed());
-    }
-}
-
-impl Drop for Answer {
-    fn drop(&mut self) {
-        if let Some(reply) = self.reply.take() {
-            self.guard.panicked();
-            reply.error(Errno::EIO);
-        }
-    }
-}
-
 impl Adapter {
     fn run<T>(&self, op: &'static str, work: impl FnOnce(&Vfs) -> Result<T>) -> Result<T, Errno> {
         self.guard.run(op, || work(&self.vfs))
     }
-}
-
-fn inode(number: INodeNo) -> Inode {
-    Inode(number.0)
-}
-
-fn handle(number: FileHandle) -> Handle {
-    Handle(number.0)
-}
-
-fn kind(kind: Kind) -> FileType {
-    match kind {
-        Kind::File => FileType::RegularFile,
-        Kind::Directory => FileType::Directory,
-        Kind::Symlink => FileType::Symlink,
-    }
-}
-
-fn time((seconds, nanos): Time) -> SystemTime {
-    let whole = Duration::from_secs(seconds.unsigned_abs());
-    let moment = if seconds < 0 { UNIX_EPOCH.checked_sub(whole) } else { UNIX_EPOCH.checked_add(whole) };
-    moment.and_then(|m| m.checked_add(Duration::from_nanos(nanos.into()))).unwrap_or(UNIX_EPOCH)
-}
-
-fn attributes(attr: &Attr) -> FileAttr {
-    FileAttr {
-        ino: INodeNo(attr.inode.0),
-        size: attr.size,
-        blocks: attr.blocks(),
-        atime: time(attr.mtime),
-        mtime: time(attr.mtime),
-        ctime: time(attr.ctime),
-        crtime: UNIX_EPOCH,
-        kind: kind(attr.kind),
-        perm: attr.mode,
-        nlink: attr.links,
-        uid: attr.uid,
-        gid: attr.gid,
-        rdev: 0,
-        blksize: BLOCK_SIZE,
-        flags: 0,
-    }
-}
-
-/// An entry that tells the kernel to remember that a name does not exist.
-fn absent() -> FileAttr {
-    let nothing = Attr {
-        inode: Inode(0),
-        kind: Kind::File,
-        size: 0,
-        mtime: (0, 0),
-        ctime: (0, 0),
-        mode: 0,
-        links: 0,
-        uid: 0,
-        gid: 0,
-    };
-    attributes(&nothing)
 }
 
 impl Filesystem for Adapter {
@@ -166,6 +77,7 @@ impl Filesystem for Adapter {
             InitFlags::FUSE_PARALLEL_DIROPS,
             InitFlags::FUSE_DO_READDIRPLUS,
             InitFlags::FUSE_READDIRPLUS_AUTO,
+            InitFlags::FUSE_HAS_IOCTL_DIR,
         ] {
             if config.add_capabilities(wanted).is_err() {
                 debug!("the kernel has no {wanted:?}");
@@ -189,8 +101,8 @@ impl Filesystem for Adapter {
             None => {}
         }
         match self.run("lookup", |vfs| vfs.lookup(inode(parent), name)) {
-            Ok(Some(attr)) => reply.entry(&self.ttl, &attributes(&attr), GENERATION),
-            Ok(None) => reply.entry(&self.ttl.min(MAX_ABSENT), &absent(), GENERATION),
+            Ok(Some(attr)) => reply.entry(&self.live.ttl(), &attributes(&attr), GENERATION),
+            Ok(None) => reply.entry(&self.live.ttl().min(MAX_ABSENT), &absent(), GENERATION),
             Err(errno) => reply.error(errno),
         }
     }
@@ -208,7 +120,7 @@ impl Filesystem for Adapter {
             return reply.attr(&Duration::ZERO, &attributes(&self.control.attr(what)));
         }
         match self.run("getattr", |vfs| vfs.getattr(inode(ino))) {
-            Ok(attr) => reply.attr(&self.ttl, &attributes(&attr)),
+            Ok(attr) => reply.attr(&self.live.ttl(), &attributes(&attr)),
             Err(errno) => reply.error(errno),
         }
     }
@@ -251,8 +163,16 @@ impl Filesystem for Adapter {
         if Control::has_handle(fh.0) {
             return self.control.read(fh.0, offset, size, |bytes| reply.data(bytes));
         }
-        let (guard, replying) = (self.guard.clone(), self.replying.clone());
-        let answer = Answer { reply: Some(reply), guard, replying, asked: Instant::now() };
+        let answer = Answer {
+            reply: Some(reply),
+            vfs: self.vfs.clone(),
+            guard: self.guard.clone(),
+            replying: self.replying.clone(),
+            asked: Instant::now(),
+            handle: handle(fh),
+            offset,
+            size,
+        };
         // The answer is given here for what is in memory, by another thread otherwise. A panic drops it, which counts it.
         let read = || self.vfs.read_with(handle(fh), offset, size, move |result| answer.give(result));
         let _ = catch_unwind(AssertUnwindSafe(read));
@@ -320,7 +240,7 @@ impl Filesystem for Adapter {
         let filled = self.run("readdirplus", |vfs| {
             vfs.readdirplus(handle(fh), offset, |item, attr| {
                 let attr = attributes(attr);
-                !reply.add(attr.ino, item.next, item.name, &self.ttl, &attr, GENERATION)
+                !reply.add(attr.ino, item.next, item.name, &self.live.ttl(), &attr, GENERATION)
             })
         });
         match filled {
@@ -398,16 +318,26 @@ impl Filesystem for Adapter {
 
     fn ioctl(
         &self,
-        _req: &Request,
-        _ino: INodeNo,
+        req: &Request,
+        ino: INodeNo,
         _fh: FileHandle,
         _flags: IoctlFlags,
-        _cmd: u32,
-        _in_data: &[u8],
+        cmd: u32,
+        in_data: &[u8],
         _out_size: u32,
         reply: ReplyIoctl,
     ) {
-        reply.error(Errno::ENOSYS);
+        // ENOSYS would switch all of them off.
+        if inode(ino) != Inode::ROOT || cmd != live::COMMAND {
+            return reply.error(Errno::ENOTTY);
+        }
+        if req.uid() != 0 && req.uid() != rustix::process::geteuid().as_raw() {
+            return reply.error(Errno::EPERM);
+        }
+        match self.run("ioctl", |_| Ok(self.live.answer(in_data))) {
+            Ok(answer) => reply.ioctl(0, &answer),
+            Err(errno) => reply.error(errno),
+        }
     }
 
     // Everything that writes.
@@ -551,18 +481,5 @@ impl Adapter {
                 reply.error(errno);
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_before_1970_and_absurd_ones_do_not_panic() {
-        assert_eq!(time((-1, 500_000_000)), UNIX_EPOCH - Duration::from_millis(500));
-        assert_eq!(time((1, 5)), UNIX_EPOCH + Duration::new(1, 5));
-        let _ = time((i64::MIN, 999_999_999));
-        let _ = time((i64::MAX, 999_999_999));
     }
 }

@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::metrics::{Ask, metrics};
+use super::exposition::metrics;
+use super::logfile::LogFile;
+use super::metrics::Ask;
 use crate::vfs::{Attr, Inode, Kind};
 
 /// Its name in the root of the mount.
@@ -24,8 +26,7 @@ const TAIL: u64 = 64 << 10;
 /// The directory and its open files.
 pub(super) struct Control {
     ask: Ask,
-    /// Opened before the mount was made: its path may lead into it.
-    log: Option<File>,
+    log: Option<LogFile>,
     /// What open files show: as it was when they were opened.
     open: Mutex<HashMap<u64, Vec<u8>>>,
     next: AtomicU64,
@@ -39,7 +40,7 @@ pub(super) enum What {
 }
 
 impl Control {
-    pub(super) fn new(ask: Ask, log: Option<File>) -> Self {
+    pub(super) fn new(ask: Ask, log: Option<LogFile>) -> Self {
         Self { ask, log, open: Mutex::default(), next: AtomicU64::new(FIRST) }
     }
 
@@ -99,7 +100,7 @@ impl Control {
                 text
             }
             Some(&"metrics.prom") => metrics(&[(self.ask)()]).into_bytes(),
-            _ => self.log.as_ref().map(tail).unwrap_or_default(),
+            _ => self.log.as_ref().map(|log| log.with(tail)).unwrap_or_default(),
         }
     }
 }

@@ -237,7 +237,7 @@ fn escape(path: &Path) -> String {
     if name.is_empty() { "root".to_owned() } else { name }
 }
 
-/// Opens a log file for appending, readable by its owner only. Makes missing directories when `make_directories`.
+/// Opens a log file for appending (and for its end to be looked at), readable by its owner only. Makes missing directories when `make_directories`.
 ///
 /// # Errors
 /// [`Error::Io`] when it cannot be made or opened.
@@ -249,7 +249,13 @@ pub fn open_log(path: &Path, make_directories: bool) -> Result<File> {
             .create(parent)
             .map_err(Error::io("make the directory", parent))?;
     }
-    OpenOptions::new().create(true).append(true).mode(0o600).open(path).map_err(Error::io("open the log file", path))
+    OpenOptions::new()
+        .create(true)
+        .append(true)
+        .read(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(Error::io("open the log file", path))
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use log::{Level, error, log, warn};
 use super::errno;
 use super::limit::Limit;
 use super::meter::Meter;
+use super::slow::Slow;
 use crate::error::{Error, Result};
 
 /// What went wrong since the start.
@@ -25,6 +26,7 @@ pub(super) struct Guard {
     /// Missing bases that were logged: every read would say so again.
     said: Mutex<HashSet<String>>,
     pub(super) meter: Meter,
+    pub(super) slow: Slow,
     limit: Limit,
 }
 
@@ -45,8 +47,10 @@ impl Guard {
     /// Runs `work`. Its result may cross an unwind: rooms below keep no half-made state outside of locks, and locks
     /// are taken whatever happened to their last holder.
     pub(super) fn run<T>(&self, op: &'static str, work: impl FnOnce() -> Result<T>) -> Result<T, Errno> {
-        self.meter.request(op);
-        match catch_unwind(AssertUnwindSafe(work)) {
+        let start = Instant::now();
+        let done = catch_unwind(AssertUnwindSafe(work));
+        self.meter.request(op, start.elapsed());
+        match done {
             Ok(result) => self.answer(op, result),
             Err(payload) => {
                 self.errors.fetch_add(1, Ordering::Relaxed);
@@ -91,7 +95,8 @@ impl Guard {
     }
 
     /// Counts a request that ended in a panic on another thread, which has logged it.
-    pub(super) fn panicked(&self) {
+    pub(super) fn panicked(&self, op: &'static str) {
+        self.meter.error(op, Errno::EIO.code());
         self.errors.fetch_add(1, Ordering::Relaxed);
         self.panics.fetch_add(1, Ordering::Relaxed);
     }

@@ -4,20 +4,31 @@
 //! daemon that does so; [`unmount()`] ends a mount from outside; [`mounts`] lists them and asks each for its [`Status`].
 
 mod adapter;
+mod answer;
 mod attach;
 mod check;
+mod connection;
 mod control;
+mod convert;
 mod daemon;
+mod disk;
 mod errno;
+mod exposition;
 mod guard;
 mod holders;
 mod limit;
+mod live;
+mod logfile;
 mod meter;
 mod metrics;
+mod options;
 mod passthrough;
 mod place;
 mod readable;
+mod reporter;
 mod serve;
+mod signals;
+mod slow;
 mod status;
 mod table;
 mod unmount;
@@ -27,10 +38,14 @@ pub use control::CONTROL;
 pub use daemon::{
     SOURCE_VARIABLE, Started, announce, announce_download, become_daemon, default_log_file, open_log, start,
 };
-pub use meter::{BOUNDS, Requests};
-pub use metrics::metrics;
+pub use exposition::metrics;
+pub use live::{Changes, Settings, remount};
+pub use logfile::LogFile;
+pub use meter::Requests;
+pub use options::{CacheMode, Event, MountOptions};
 pub use readable::readable;
-pub use serve::{CacheMode, Event, MountOptions, serve};
+pub use serve::serve;
+pub use slow::SlowRead;
 pub use status::{ATTRIBUTE, Answer, Status, ask};
 pub use table::FS_TYPE;
 pub use unmount::{MountRecord, Unmounted, mounts, unmount};

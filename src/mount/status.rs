@@ -11,10 +11,12 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::meter::Requests;
+use super::slow::SlowRead;
 use super::warm::Warming;
 use crate::cache::Counters;
 use crate::engine::Stats;
 use crate::source::Traffic;
+use crate::vfs::FileTraffic;
 
 /// The extended attribute of the root directory that holds a [`Status`] as JSON. It is not listed.
 pub const ATTRIBUTE: &str = "user.bsfs.status";
@@ -70,9 +72,15 @@ pub struct Status {
     pub warming: Option<Warming>,
     /// What was asked of the server; none for a source of this machine.
     pub remote: Option<Traffic>,
-    /// Requests of the kernel by kind, their errors, and the times of reads.
+    /// Requests of the kernel by kind, their times, and their errors.
     #[serde(default)]
     pub requests: Requests,
+    /// The slowest reads of the last five minutes, the worst first; 16 at most, and none of less than a millisecond.
+    #[serde(default)]
+    pub slow_reads: Vec<SlowRead>,
+    /// The files of which most was read, the first of them first; 16 at most.
+    #[serde(default)]
+    pub busy_files: Vec<FileTraffic>,
 }
 
 /// What came back from a mount.

@@ -7,12 +7,14 @@ mod file;
 mod memory;
 #[cfg(feature = "remote")]
 pub mod remote;
+mod times;
 mod tree;
 pub mod way;
 
 pub use ahead::Streams;
 pub use file::{FileSource, Identity};
 pub use memory::MemorySource;
+pub use times::{BOUNDS, TimeCounts, Times};
 pub use tree::{Access, LocalTree, Stat, Timestamp, Traffic, Tree};
 
 use std::path::Path;

@@ -1,5 +1,6 @@
 //! Directories of files, wherever they are: what a mount shows.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt::Debug;
 use std::io;
@@ -10,7 +11,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{FileSource, Identity, ReadAt, way};
+use super::{FileSource, Identity, ReadAt, TimeCounts, way};
 use crate::error::{Error, Result};
 
 /// Seconds since 1970 and nanoseconds.
@@ -78,7 +79,7 @@ impl Stat {
 }
 
 /// What was asked of servers so far.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Traffic {
     /// Requests for bytes, those for a second time included.
     pub requests: u64,
@@ -96,6 +97,12 @@ pub struct Traffic {
     pub window: u64,
     /// The last requests failed for all their patience.
     pub down: bool,
+    /// Answers by kind of request ("read", "list") and what they were: "read ok", "list denied".
+    #[serde(default)]
+    pub answers: BTreeMap<String, u64>,
+    /// Times until answers to requests for bytes began.
+    #[serde(default)]
+    pub first_byte: TimeCounts,
 }
 
 /// A tree of directories and files that is only read. Called from many threads at once.

@@ -13,6 +13,7 @@
 
 mod attr;
 mod base;
+mod busy;
 mod facts;
 mod link;
 mod name;
@@ -23,6 +24,7 @@ mod shards;
 mod tree;
 
 pub use attr::{Attr, BLOCK_SIZE, FsFigures, Item, Kind, Time};
+pub use busy::FileTraffic;
 pub use open::Data;
 
 use std::collections::HashMap;
@@ -39,6 +41,7 @@ use crate::engine::{Engine, Finder, Places};
 use crate::error::{Error, Result};
 use crate::source::{Access, LocalTree, Stat, Timestamp, Tree};
 use base::Bases;
+use busy::{Busy, Reading};
 use open::OpenFile;
 use packed::Packed;
 use scan::{Class, Place, Stamp};
@@ -112,6 +115,7 @@ pub struct Vfs {
     handles: RwLock<HashMap<Handle, Open>>,
     next_handle: AtomicU64,
     counts: Arc<Counts>,
+    busy: Busy,
 }
 
 /// What was read.
@@ -130,7 +134,7 @@ impl Counts {
 
 #[derive(Debug, Clone)]
 enum Open {
-    File(Arc<OpenFile>),
+    File(Arc<Reading>),
     Directory(Arc<Node>, Arc<Listing>),
 }
 
@@ -195,6 +199,7 @@ impl Vfs {
             handles: RwLock::default(),
             next_handle: AtomicU64::new(1),
             counts: Arc::default(),
+            busy: Busy::default(),
         })
     }
 
@@ -265,7 +270,8 @@ impl Vfs {
             Body::Link(_) => return Err(refuse("open", &self.config.source, Errno::LOOP)),
         };
         let open = OpenFile::open(file, &self.engine, (&self.bases, &self.finder))?;
-        Ok(self.keep(Open::File(open)))
+        let reading = Reading { file: open, path: file.path.clone(), traffic: busy::Traffic::default() };
+        Ok(self.keep(Open::File(Arc::new(reading))))
     }
 
     /// Up to `size` bytes at `offset`; fewer only at the end of the file, none beyond it. Waits for them.
@@ -273,22 +279,26 @@ impl Vfs {
     /// # Errors
     /// [`Error::Io`] for a handle that is no open file; otherwise what the engine or the source says.
     pub fn read(&self, handle: Handle, offset: u64, size: u32) -> Result<Data> {
-        let data = self.file(handle)?.read_waiting(&self.engine, offset, size as usize)?;
+        let reading = self.file(handle)?;
+        let data = reading.file.read_waiting(&self.engine, offset, size as usize)?;
         self.counts.add(data.len());
+        reading.traffic.add(data.len());
         Ok(data)
     }
 
     /// The same, given to `done`: at once when the bytes are in memory, otherwise from another thread, so that the caller
     /// never waits. After a panic there, `done` is dropped without a call.
     pub fn read_with(&self, handle: Handle, offset: u64, size: u32, done: impl FnOnce(Result<Data>) + Send + 'static) {
-        let file = match self.file(handle) {
-            Ok(file) => file,
+        let reading = match self.file(handle) {
+            Ok(reading) => reading,
             Err(error) => return done(Err(error)),
         };
         let counts = Arc::clone(&self.counts);
+        let file = Arc::clone(&reading.file);
         file.read(&self.engine, offset, size as usize, move |result| {
             if let Ok(data) = &result {
                 counts.add(data.len());
+                reading.traffic.add(data.len());
             }
             done(result);
         });
@@ -297,7 +307,7 @@ impl Vfs {
     /// The whole file in the disk cache, if it was proven there: what it holds is what reads of `handle` give.
     #[must_use]
     pub fn sealed(&self, handle: Handle) -> Option<std::fs::File> {
-        self.file(handle).ok()?.image()?.sealed()
+        self.file(handle).ok()?.file.image()?.sealed()
     }
 
     /// Puts all of an open file into the disk cache; see [`Image::keep_on_disk`](crate::engine::Image::keep_on_disk). `None` for a file that is not decoded.
@@ -305,13 +315,33 @@ impl Vfs {
     /// # Errors
     /// The first chunk that cannot be decoded.
     pub fn keep_on_disk(&self, handle: Handle, stop: &dyn Fn() -> bool, done: &dyn Fn(u64)) -> Result<Option<bool>> {
-        let file = self.file(handle)?;
-        file.image().map(|image| image.keep_on_disk(stop, done)).transpose()
+        let reading = self.file(handle)?;
+        reading.file.image().map(|image| image.keep_on_disk(stop, done)).transpose()
     }
 
-    fn file(&self, handle: Handle) -> Result<Arc<OpenFile>> {
+    /// The `most` files of which most was read since the start.
+    #[must_use]
+    pub fn busiest(&self, most: usize) -> Vec<FileTraffic> {
+        let open: Vec<_> = {
+            let handles = self.handles.read().unwrap_or_else(PoisonError::into_inner);
+            let files = handles.values().filter_map(|open| match open {
+                Open::File(reading) => Some(Arc::clone(reading)),
+                Open::Directory(..) => None,
+            });
+            files.collect()
+        };
+        self.busy.most(open.iter().map(|reading| &**reading), &self.config.source, most)
+    }
+
+    /// How the file of a handle is called in the source, below its root; empty for one that is closed.
+    #[must_use]
+    pub fn name_of(&self, handle: Handle) -> String {
+        self.file(handle).map_or_else(|_| String::new(), |reading| busy::below(&self.config.source, &reading.path))
+    }
+
+    fn file(&self, handle: Handle) -> Result<Arc<Reading>> {
         match self.handles.read().unwrap_or_else(PoisonError::into_inner).get(&handle) {
-            Some(Open::File(file)) => Ok(Arc::clone(file)),
+            Some(Open::File(reading)) => Ok(Arc::clone(reading)),
             _ => Err(refuse("read", &self.config.source, Errno::BADF)),
         }
     }
@@ -319,6 +349,9 @@ impl Vfs {
     /// Closes a handle. One that is not open is ignored.
     pub fn release(&self, handle: Handle) {
         let closed = self.handles.write().unwrap_or_else(PoisonError::into_inner).remove(&handle);
+        if let Some(Open::File(reading)) = &closed {
+            self.busy.closed(reading);
+        }
         // Closing the descriptor may take a while on a network file system: after the lock.
         drop(closed);
     }

@@ -3,13 +3,14 @@
 use std::fmt;
 use std::ops::{Deref, Range};
 use std::sync::{Arc, Weak};
+use std::time::Instant;
 
 use super::base::Bases;
 use super::lock;
 use super::packed::Packed;
 use super::shards::{Generated, has_version};
 use super::tree::{Contents, File};
-use crate::engine::{Buffer, Bytes, Engine, Finder, Image};
+use crate::engine::{Buffer, Bytes, Cost, Engine, Finder, Image};
 use crate::error::{Error, Result};
 use crate::source::{Identity, ReadAt};
 
@@ -91,6 +92,7 @@ impl OpenFile {
         size: usize,
         done: impl FnOnce(Result<Data>) + Send + 'static,
     ) {
+        Cost::begin();
         match &**self {
             Self::Image(image) => {
                 image.read(offset, size, |bytes| done(bytes.map(|bytes| Data(Held::Image(bytes)))));
@@ -105,7 +107,11 @@ impl OpenFile {
                         let file = Arc::clone(self);
                         let job = move || {
                             if let Self::Plain(source) = &*file {
-                                done(read_plain(&**source, offset, buffer));
+                                Cost::begin();
+                                let start = Instant::now();
+                                let data = read_plain(&**source, offset, buffer);
+                                Cost::add(|cost| cost.source += start.elapsed());
+                                done(data);
                             }
                         };
                         // Apart from the numbers of containers, which count up from 1.

@@ -20,7 +20,7 @@ pub use presented::Presented;
 
 use std::ops::Range;
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use lru::LruCache;
@@ -34,8 +34,8 @@ use super::base::Base;
 use super::buffer::Buffer;
 use super::content::{Content, Part, Place};
 use super::memory::Key;
-use super::stats::Counters;
-use super::sync::{AtomicU64, Mutex, Ordering, lock};
+use super::stats::{Counters, Reads};
+use super::sync::{Mutex, lock};
 use super::{Engine, EngineConfig};
 use crate::cache::Proof;
 use crate::error::{Damage, Error, Result};
@@ -57,7 +57,7 @@ const PASS: u64 = 2 << 20;
 #[derive(Debug)]
 pub struct Streams {
     points: Arc<Budget>,
-    packed_read: Arc<AtomicU64>,
+    reads: Arc<Reads>,
     waiting: Arc<Waiting>,
     proven_first: u64,
     /// Tensors that were read last; others must not hold a pass.
@@ -77,7 +77,7 @@ impl Streams {
         let memory = config.memory;
         Self {
             points: Arc::new(Budget::new(memory / 8)),
-            packed_read: Arc::default(),
+            reads: Arc::default(),
             waiting: Arc::new(Waiting::new(memory / 4)),
             proven_first: (memory / 4).min(PROVEN_FIRST),
             live: Mutex::new(LruCache::unbounded()),
@@ -90,9 +90,9 @@ impl Streams {
         self.points.used()
     }
 
-    /// Packed bytes read so far.
-    pub fn packed_bytes_read(&self) -> u64 {
-        self.packed_read.load(Ordering::Relaxed)
+    /// Reads of packed bytes so far.
+    pub fn reads(&self) -> &Reads {
+        &self.reads
     }
 
     /// A tensor is being read: if too many hold passes, the one that was read least recently lets go of its own.
@@ -173,8 +173,8 @@ impl Shown {
         };
         let points = Arc::new(Points::new(Arc::clone(&streams.points), APART));
         let (raw_len, md5) = (entry.raw_len, entry.md5);
-        let packed_read = Arc::clone(&streams.packed_read);
-        Ok(Plan { source: Arc::clone(&self.source), packed_read, parts, width, skip, raw_len, md5, other, points })
+        let reads = Arc::clone(&streams.reads);
+        Ok(Plan { source: Arc::clone(&self.source), reads, parts, width, skip, raw_len, md5, other, points })
     }
 
     fn other(&self, entry: &Entry) -> Result<Arc<dyn Other>> {

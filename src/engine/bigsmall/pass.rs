@@ -12,7 +12,8 @@ use super::WINDOW;
 use super::points::{Point, Points};
 use super::turns::Turns;
 use crate::codec::bigsmall::{Back, Blob, Fault, Front, Symbols, open};
-use crate::engine::sync::{AtomicU64, Mutex, Ordering, lock};
+use crate::engine::stats::Reads;
+use crate::engine::sync::{Mutex, lock};
 use crate::error::{Damage, Error, Result};
 use crate::format::bigsmall::Part;
 use crate::source::ReadAt;
@@ -61,7 +62,7 @@ pub trait Other: Send + Sync {
 pub struct Plan {
     pub source: Arc<dyn ReadAt>,
     /// Counts the packed bytes that are read.
-    pub packed_read: Arc<AtomicU64>,
+    pub reads: Arc<Reads>,
     /// To be added up; one, but for chains.
     pub parts: Vec<Part>,
     /// Bytes of the integers that parts are added as.
@@ -107,7 +108,7 @@ impl Plan {
 /// A part of the source.
 struct Place {
     source: Arc<dyn ReadAt>,
-    packed_read: Arc<AtomicU64>,
+    reads: Arc<Reads>,
     offset: u64,
     len: u64,
 }
@@ -118,8 +119,7 @@ impl Blob for Place {
     }
 
     fn read(&self, at: u64, to: &mut [u8]) -> Result<(), Error> {
-        self.packed_read.fetch_add(to.len() as u64, Ordering::Relaxed);
-        self.source.read_exact_at(self.offset + at, to)
+        self.reads.count(to.len(), || self.source.read_exact_at(self.offset + at, to))
     }
 }
 
@@ -248,8 +248,8 @@ impl Pass {
         let mut sides = (Vec::new(), Vec::new());
         let mut scratch = Vec::new();
         for part in &plan.parts {
-            let (source, packed_read) = (Arc::clone(&plan.source), Arc::clone(&plan.packed_read));
-            let blob = Place { source, packed_read, offset: part.offset, len: part.len };
+            let (source, reads) = (Arc::clone(&plan.source), Arc::clone(&plan.reads));
+            let blob = Place { source, reads, offset: part.offset, len: part.len };
             let (mut front, mut back) = open(part.coding, Arc::new(blob), part.raw_len, FEED / plan.parts.len())?;
             if let Some(point) = &point {
                 front.resume(at, &point.front)?;

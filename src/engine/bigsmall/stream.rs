@@ -7,6 +7,7 @@ use super::WINDOW;
 use super::pass::{Failure, Pass, Plan};
 use crate::engine::Engine;
 use crate::engine::buffer::Buffer;
+use crate::engine::cost::Cost;
 use crate::engine::stats::Counters;
 use crate::engine::sync::{AtomicU64, Condvar, Mutex, Ordering, lock};
 use crate::error::{Damage, Error};
@@ -250,9 +251,9 @@ impl Stream {
         let result = pass.run(&self.plan, window, &mut buffer);
         guard.armed = false;
         if let Ok(took) = &result {
-            Counters::add(&engine.counters.decoded_chunks, 1);
-            Counters::add(&engine.counters.decoded_bytes, len as u64);
+            engine.counters.decoded(None, len);
             Counters::add_time(&engine.counters.decode_nanos, *took);
+            Cost::add(|cost| cost.decode += *took);
         }
         let mut progress = lock(&self.progress);
         let mut shelved = Vec::new();

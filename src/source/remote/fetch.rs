@@ -10,7 +10,7 @@ use futures_util::future::{Either, select};
 use futures_util::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
-use super::pace::SLOWEST;
+use super::pace::{Ask, SLOWEST};
 use super::resolve::Failure;
 use super::{BLOCK, Shared};
 
@@ -91,8 +91,16 @@ fn wrong(answer: &Answer, asked: &Range<u64>, len: u64) -> Option<Failure> {
 async fn ask(shared: &Shared, fetch: &dyn Fetch, range: Range<u64>, urgent: bool) -> Result<Answer, Failure> {
     let pace = &shared.pace;
     let begun = Instant::now();
-    pace.asked();
-    let first = fetch.ask(range.clone());
+    let asked = |range: Range<u64>| {
+        let asking = pace.asking(Ask::Read);
+        let answering = fetch.ask(range);
+        Box::pin(async move {
+            let answer = answering.await;
+            asking.done(&answer);
+            answer
+        })
+    };
+    let first = asked(range.clone());
     let both = async {
         if !urgent {
             return first.await;
@@ -102,9 +110,8 @@ async fn ask(shared: &Shared, fetch: &dyn Fetch, range: Range<u64>, urgent: bool
             Either::Left((answer, _)) => return answer,
             Either::Right(((), first)) => first,
         };
-        pace.asked();
         pace.hedged();
-        match select(first, fetch.ask(range)).await {
+        match select(first, asked(range)).await {
             Either::Left((Err(_), other)) | Either::Right((Err(_), other)) => other.await,
             Either::Left((answer, _)) | Either::Right((answer, _)) => answer,
         }

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::source::Traffic;
+use super::resolve::Failure;
+use crate::source::{Times, Traffic};
 
 /// Requests of streams at once: at the start, at least and at most.
 const FIRST: usize = 8;
@@ -24,6 +25,28 @@ const USUAL: f64 = 5e6;
 const HEDGE: u32 = 3;
 const HEDGE_LEAST: Duration = Duration::from_millis(500);
 const HEDGE_MOST: Duration = Duration::from_secs(5);
+
+/// What is asked for.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Ask {
+    /// Bytes of a file.
+    Read,
+    /// Names, or what a file is.
+    List,
+}
+
+/// The names of [`Ask`].
+const KINDS: [&str; 2] = ["read", "list"];
+/// What answers can be; "failed" is no connection, a broken one, or an error of the server that may pass.
+const ANSWERS: [&str; 8] = ["ok", "throttled", "failed", "changed", "missing", "denied", "refused", "abandoned"];
+const ABANDONED: usize = 7;
+
+/// A request without an answer yet.
+pub(super) struct Asking<'a> {
+    pace: &'a Pace,
+    kind: Ask,
+    answer: Option<usize>,
+}
 
 #[derive(Debug)]
 struct State {
@@ -55,6 +78,8 @@ pub(super) struct Pace {
     hedges: AtomicU64,
     throttled: AtomicU64,
     failures: AtomicU64,
+    answers: [[AtomicU64; ANSWERS.len()]; KINDS.len()],
+    first_byte: Times,
 }
 
 impl Pace {
@@ -79,6 +104,8 @@ impl Pace {
             hedges: AtomicU64::new(0),
             throttled: AtomicU64::new(0),
             failures: AtomicU64::new(0),
+            answers: Default::default(),
+            first_byte: Times::default(),
         }
     }
 
@@ -115,8 +142,15 @@ impl Pace {
         self.retries.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// A request goes out, whose answer is to be said; one that is not waited for to the end counts as such.
+    pub(super) fn asking(&self, kind: Ask) -> Asking<'_> {
+        self.asked();
+        Asking { pace: self, kind, answer: Some(ABANDONED) }
+    }
+
     /// An answer began after this time.
     pub(super) fn answered(&self, after: Duration) {
+        self.first_byte.add(after);
         let mut state = self.lock();
         state.first_byte += 0.1 * (after.as_secs_f64() - state.first_byte);
     }
@@ -204,6 +238,38 @@ impl Pace {
             failures: of(&self.failures),
             window: self.lock().window as u64,
             down: self.down.load(Ordering::Relaxed),
+            answers: KINDS
+                .iter()
+                .zip(&self.answers)
+                .flat_map(|(kind, counts)| ANSWERS.iter().zip(counts).map(move |(answer, n)| (kind, answer, of(n))))
+                .filter(|(_, _, n)| *n > 0)
+                .map(|(kind, answer, n)| (format!("{kind} {answer}"), n))
+                .collect(),
+            first_byte: self.first_byte.now(),
+        }
+    }
+}
+
+impl Asking<'_> {
+    /// What the answer is.
+    pub(super) fn done<T>(mut self, answer: &Result<T, Failure>) {
+        self.answer = Some(match answer {
+            Ok(_) => 0,
+            Err(Failure::Again { after: Some(_), .. }) => 1,
+            Err(Failure::Again { after: None, .. }) => 2,
+            Err(Failure::Changed) => 3,
+            Err(Failure::Missing) => 4,
+            Err(Failure::Denied) => 5,
+            Err(Failure::Refused(_)) => 6,
+        });
+    }
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        let counts = self.pace.answers.get(self.kind as usize);
+        if let Some(count) = self.answer.and_then(|at| counts?.get(at)) {
+            count.fetch_add(1, Ordering::Relaxed);
         }
     }
 }

@@ -9,6 +9,7 @@ use reqwest::Url;
 
 use super::super::fetch::{Backoff, Version, again};
 use super::super::listing::{Facts, Item, Listing};
+use super::super::pace::Ask;
 use super::super::resolve::{Failure, Secret};
 use super::super::{Shared, web};
 use super::{Directory, Origin, RemoteTree, join, lock};
@@ -118,9 +119,11 @@ pub(super) async fn persist<T, F: Future<Output = Result<T, Failure>>>(
 ) -> Result<T, Failure> {
     let mut backoff = Backoff::new(patience);
     loop {
-        shared.pace.asked();
+        let asking = shared.pace.asking(Ask::List);
         let limited = tokio::time::timeout(shared.config.silence.min(patience), work()).await;
-        match limited.unwrap_or_else(|_| Err(again("no answer in time"))) {
+        let answer = limited.unwrap_or_else(|_| Err(again("no answer in time")));
+        asking.done(&answer);
+        match answer {
             Ok(done) => {
                 shared.pace.works(&shared.label);
                 return Ok(done);

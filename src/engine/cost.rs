@@ -1,0 +1,45 @@
+//! Where the time of one read went, as far as the thread that does it can say.
+
+use std::cell::Cell;
+use std::time::Duration;
+
+/// Times of a read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Cost {
+    /// Reading packed bytes from the source.
+    pub source: Duration,
+    /// Reading chunks from the disk cache.
+    pub cache: Duration,
+    /// Decoding and checking.
+    pub decode: Duration,
+    /// Waiting for chunks that other threads were decoding.
+    pub wait: Duration,
+}
+
+thread_local! {
+    static COST: Cell<Cost> = const { Cell::new(Cost::NONE) };
+}
+
+impl Cost {
+    const NONE: Self =
+        Self { source: Duration::ZERO, cache: Duration::ZERO, decode: Duration::ZERO, wait: Duration::ZERO };
+
+    /// A read begins on this thread.
+    pub fn begin() {
+        COST.set(Self::NONE);
+    }
+
+    /// Adds to what the read of this thread took.
+    pub fn add(change: impl FnOnce(&mut Self)) {
+        let mut cost = COST.get();
+        change(&mut cost);
+        COST.set(cost);
+    }
+
+    /// What the last read of this thread took; to be asked where its bytes are given out. Of one that was answered from memory
+    /// nothing.
+    #[must_use]
+    pub fn last() -> Self {
+        COST.get()
+    }
+}

@@ -1,0 +1,71 @@
+//! The answer to a read, wherever it is given from.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use fuser::{Errno, ReplyData};
+
+use super::guard::Guard;
+use super::slow::{SlowRead, why};
+use crate::engine::Cost;
+use crate::error::Result;
+use crate::vfs::{Data, Handle, Vfs};
+
+/// What a reader is waiting for. Dropped without an answer, as by a panic, it is EIO.
+pub(super) struct Answer {
+    pub(super) reply: Option<ReplyData>,
+    pub(super) vfs: Arc<Vfs>,
+    pub(super) guard: Arc<Guard>,
+    pub(super) replying: Arc<AtomicU64>,
+    pub(super) asked: Instant,
+    /// What was asked for.
+    pub(super) handle: Handle,
+    pub(super) offset: u64,
+    pub(super) size: u32,
+}
+
+impl Answer {
+    /// Answers, on the thread that has the bytes.
+    pub(super) fn give(mut self, result: Result<Data>) {
+        let Some(reply) = self.reply.take() else { return };
+        match self.guard.answer("read", result) {
+            Ok(data) => {
+                let start = Instant::now();
+                reply.data(&data);
+                let nanos = u64::try_from(start.elapsed().as_nanos()).unwrap_or(0);
+                self.replying.fetch_add(nanos, Ordering::Relaxed);
+            }
+            Err(errno) => reply.error(errno),
+        }
+        self.count();
+    }
+
+    fn count(&self) {
+        let now = Instant::now();
+        let took = now.duration_since(self.asked);
+        self.guard.meter.request("read", took);
+        self.guard.slow.add(now, took, || self.describe(took));
+    }
+
+    fn describe(&self, took: Duration) -> SlowRead {
+        SlowRead {
+            file: self.vfs.name_of(self.handle),
+            offset: self.offset,
+            length: self.size,
+            seconds: took.as_secs_f64(),
+            why: why(took, Cost::last()).to_owned(),
+            ago: 0,
+        }
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        if let Some(reply) = self.reply.take() {
+            self.guard.panicked("read");
+            reply.error(Errno::EIO);
+            self.count();
+        }
+    }
+}
