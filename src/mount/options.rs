@@ -70,7 +70,7 @@ pub struct MountOptions {
     pub log: Option<LogFile>,
 }
 
-/// What [`serve`] tells the program on the way.
+/// What [`serve`](super::serve()) tells the program on the way.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// Something that the user should know.
