@@ -61,6 +61,8 @@ for ((at = 0; at < 300; at++)); do
     kill -0 "$nspawn" 2>/dev/null || skip "systemd-nspawn ended: $(tail -n 1 "$work/boot")"
     sleep 0.1
 done
+# Ended first: a container outlives a systemd-nspawn that is killed.
+_servers=("$init" "${_servers[@]}")
 inside() { timeout 60 nsenter -t "$init" -m -u -i -n -p -- "$@"; }
 state=''
 for ((at = 0; at < 300; at++)); do
