@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 mod common;
 #[path = "common/faulty/mod.rs"]
@@ -85,18 +84,8 @@ type Memo = HashMap<u64, Option<Vec<u8>>>;
 fn held(bytes: &Arc<Vec<u8>>, memo: &mut Memo) -> Option<Vec<u8>> {
     let mut hasher = DefaultHasher::new();
     bytes.hash(&mut hasher);
-    let open = || {
-        let source = bsfs::source::MemorySource::new("m.bs", bytes.to_vec());
-        let container = bsfs::format::Container::open(&source)?;
-        let (mut raw, stop) = (Vec::new(), AtomicBool::new(false));
-        let whole = bsfs::engine::Whole::new(&container, &source);
-        bsfs::engine::verify(&bsfs::parallel::pool(1)?, whole, None, &stop, &mut |_, bytes: &[u8]| {
-            raw.extend_from_slice(bytes);
-            Ok(())
-        })?;
-        Ok::<_, bsfs::Error>(raw)
-    };
-    memo.entry(hasher.finish()).or_insert_with(|| open().ok()).clone()
+    let open = || common::held(&bsfs::source::MemorySource::new("m.bs", bytes.to_vec())).ok();
+    memo.entry(hasher.finish()).or_insert_with(open).clone()
 }
 
 /// Whatever each file that is there may hold, it is right, and of each original something is there. Hidden files may be anything.

@@ -57,15 +57,7 @@ fn below(dir: &Path) -> Vec<String> {
 
 /// What a container holds, all of it proven.
 fn held(path: &Path) -> Result<Vec<u8>, bsfs::Error> {
-    let source = FileSource::open(path)?;
-    let container = bsfs::format::Container::open(&source)?;
-    let (mut raw, stop) = (Vec::new(), AtomicBool::new(false));
-    let whole = bsfs::engine::Whole::new(&container, &source);
-    bsfs::engine::verify(&bsfs::parallel::pool(1)?, whole, None, &stop, &mut |_, bytes: &[u8]| {
-        raw.extend_from_slice(bytes);
-        Ok(())
-    })?;
-    Ok(raw)
+    common::held(&FileSource::open(path)?)
 }
 
 #[test]

@@ -57,6 +57,18 @@ pub fn safetensors(seed: u64, elements: usize) -> Vec<u8> {
     bytes
 }
 
+/// What a container holds, all of it proven.
+pub fn held(source: &dyn bsfs::source::ReadAt) -> Result<Vec<u8>, bsfs::Error> {
+    let container = bsfs::format::Container::open(source)?;
+    let (mut raw, stop) = (Vec::new(), std::sync::atomic::AtomicBool::new(false));
+    let whole = bsfs::engine::Whole::new(&container, source);
+    bsfs::engine::verify(&bsfs::parallel::pool(1)?, whole, None, &stop, &mut |_, bytes: &[u8]| {
+        raw.extend_from_slice(bytes);
+        Ok(())
+    })?;
+    Ok(raw)
+}
+
 /// A directory of its own, removed at the end.
 pub struct Bench {
     pub dir: PathBuf,
