@@ -47,7 +47,7 @@ step cargo test --profile "$PROFILE" --no-fail-fast
 step cargo test --profile "$PROFILE" --no-default-features --lib
 if [[ -z $fast ]]; then
     venv container reader
-    step env BSFS_PYTHON="$reader" cargo test --profile "$PROFILE" --test oracle -- --ignored
+    step env BSFS_PYTHON="$reader" cargo test --profile "$PROFILE" --test plain -- --ignored oracle::
     step "$SCRIPTS/e2e.sh" light
     step "$SCRIPTS/hub.sh"
 fi

@@ -7,7 +7,14 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+pub mod exposition;
+pub mod faulty;
+pub mod fixtures;
+pub mod hub;
+pub mod mounted;
 pub mod pairs;
+pub mod server;
+pub mod tuned;
 
 /// Modification time of every original that [`Bench::original`] writes, seconds since 1970.
 pub const ORIGINAL_MTIME: i64 = 1_700_000_000;

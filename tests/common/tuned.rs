@@ -8,8 +8,8 @@ use std::process::Output;
 
 use serde_json::Value;
 
+use crate::common::mounted::{bsfs, stderr};
 use crate::common::{Bench, age, noise};
-use crate::mounted::{bsfs, stderr};
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Tensor {

@@ -253,7 +253,7 @@ fn no_byte_and_no_length_of_the_sections_makes_a_panic() {
             }
         }
     }
-    // Counts that no bytes are there for. What they would allocate is measured in tests/hostile.rs.
+    // Counts that no bytes are there for. What they would allocate is measured in tests/hostile.
     for (id, at) in [(section::BASES, 8), (section::BASE_RANGES, 0)] {
         let many = edited(&bases, id, |body| body[at..at + 4].copy_from_slice(&u32::MAX.to_le_bytes()));
         refused(&many, "it ends too early");

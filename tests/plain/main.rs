@@ -1,0 +1,20 @@
+//! Promises that need no privilege and no FUSE.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod bigsmall_cli;
+mod bigsmall_engine;
+mod cache;
+mod cli;
+mod delta_engine;
+mod engine;
+mod golden;
+mod hub_pull;
+mod hub_push;
+mod hub_server;
+mod oracle;
+mod remote;
+mod rooms;
+mod roundtrip;
+mod vfs;
