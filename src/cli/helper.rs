@@ -74,6 +74,7 @@ const OURS: &[(&str, bool)] = &[
     ("timeout", true),
     ("patience", true),
     ("base", true),
+    ("follow", true),
 ];
 
 /// Those of "remount".
@@ -143,8 +144,8 @@ fn remount<'a>(options: impl Iterator<Item = &'a [u8]>, mount_point: OsString) -
     arguments
 }
 
-/// Of options that are there twice the last counts: mount(8) puts those of its command line behind those of the table. Of bases there
-/// may be several.
+/// Of options that are there twice the last counts: mount(8) puts those of its command line behind those of the table. Of bases and
+/// places to follow links into there may be several.
 fn keep_last(arguments: &mut Vec<OsString>) {
     let name = |word: &OsString| word.as_bytes().split(|&byte| byte == b'=').next().unwrap_or_default().to_vec();
     let names: Vec<_> = arguments.iter().map(name).collect();
@@ -152,7 +153,7 @@ fn keep_last(arguments: &mut Vec<OsString>) {
     arguments.retain(|_| {
         at += 1;
         let (Some(this), later) = (names.get(at - 1), names.get(at..).unwrap_or_default()) else { return true };
-        !this.starts_with(b"--") || this == b"--base" || !later.contains(this)
+        !this.starts_with(b"--") || this == b"--base" || this == b"--follow" || !later.contains(this)
     });
 }
 
@@ -216,9 +217,9 @@ mod tests {
         let got = of(&["bsfs", "/models", "/mnt", "-o", "rw,dev,suid"]).unwrap().unwrap();
         assert_eq!(got.join(" "), "bsfs mount -- /models /mnt");
         assert_eq!(of(&["mount.bsfs", "/a", "/b", "-f"]).unwrap(), None, "only as if");
-        let twice = "memory=1G,warm,base=/x,memory=2G,base=/y,warm";
+        let twice = "memory=1G,warm,base=/x,memory=2G,base=/y,warm,follow=/f,follow=/g";
         let got = of(&["mount.bsfs", "/a", "/b", "-o", twice]).unwrap().unwrap();
-        assert_eq!(got.join(" "), "bsfs mount --base=/x --memory=2G --base=/y --warm -- /a /b");
+        assert_eq!(got.join(" "), "bsfs mount --base=/x --memory=2G --base=/y --warm --follow=/f --follow=/g -- /a /b");
         let got =
             of(&["mount.bsfs", "/a", "/b", "-o", "memory=3G,rw,remount,cache=off,allow_other,cache_size=2G,memory=1G"]);
         assert_eq!(got.unwrap().unwrap().join(" "), "bsfs remount --cache-size=2G --memory=1G -- /b");

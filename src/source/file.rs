@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::Advice;
 
-use super::{Access, ReadAt};
+use super::ReadAt;
+use crate::access::Attributes;
 use crate::error::{Error, Result};
 
 /// What tells one version of a file from another without reading it.
@@ -47,7 +48,6 @@ pub struct FileSource {
     file: File,
     path: PathBuf,
     identity: Identity,
-    access: Access,
 }
 
 impl FileSource {
@@ -59,13 +59,17 @@ impl FileSource {
         let path = path.as_ref();
         // A FIFO without a writer would block an ordinary open for ever.
         let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC | rustix::fs::OFlags::NONBLOCK;
-        let file = super::way::open(path, flags).map_err(Error::io("open", path))?;
+        Self::of(super::way::open(path, flags).map_err(Error::io("open", path))?, path)
+    }
+
+    /// An open file, which errors call `path`.
+    pub(super) fn of(file: File, path: &Path) -> Result<Self> {
         let meta = file.metadata().map_err(Error::io("stat", path))?;
         if !meta.is_file() {
             let kind = if meta.is_dir() { "a directory" } else { "not a regular file" };
             return Err(Error::invalid(format!("{}: {kind}, expected a file", path.display())));
         }
-        Ok(Self { file, path: path.to_path_buf(), identity: Identity::of(&meta), access: Access::of(&meta) })
+        Ok(Self { file, path: path.to_path_buf(), identity: Identity::of(&meta) })
     }
 
     /// Which version of the file was opened.
@@ -157,8 +161,8 @@ impl ReadAt for FileSource {
         Some(self.identity)
     }
 
-    fn access(&self) -> Option<Access> {
-        Some(self.access)
+    fn attributes(&self) -> Result<Option<Attributes>> {
+        Attributes::of(&self.file).map(Some).map_err(Error::io("look at the permissions of", &self.path))
     }
 
     fn expect_streams(&self, streams: bool) {

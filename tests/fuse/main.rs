@@ -15,6 +15,7 @@ mod hub_mount;
 mod lower;
 mod mount;
 mod over;
+mod readers;
 mod remote_mount;
 mod replace;
 mod sidecar;
