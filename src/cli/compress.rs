@@ -23,7 +23,7 @@ use super::base::BaseArg;
 use super::exit::Exit;
 use super::opened;
 use super::optimise::Work;
-use super::out::{self, print, row, say, shorten, with_bs};
+use super::out::{self, print, row, say, shorten, shown, with_bs};
 use super::progress::Bar;
 use super::replace;
 use super::share::{self, Share};
@@ -500,7 +500,7 @@ fn describe(s: &Summary) -> String {
         format!("{name}: {raw} → {packed}, ratio {ratio:.4}, {seconds:.2} s ({speed:.0} MB/s)\n")
     };
     for f in &s.files {
-        text += &line(&f.output.display().to_string(), f.raw_bytes, f.packed_bytes, f.ratio, f.seconds);
+        text += &line(&shown(&f.output).to_string(), f.raw_bytes, f.packed_bytes, f.ratio, f.seconds);
         if let (Some(alone), Some(referring)) = (f.standalone_bytes, f.referring_bytes) {
             let _ = writeln!(
                 text,

@@ -89,7 +89,7 @@ pub fn run(args: &DecompressArgs) -> Result<ExitCode> {
                 }
                 let seconds = started.elapsed().as_secs_f64();
                 let speed = task.raw_len as f64 / 1e6 / seconds.max(1e-9);
-                let (output, size) = (task.output.display(), show_size(task.raw_len));
+                let (output, size) = (out::shown(&task.output), show_size(task.raw_len));
                 bar.suspend(|| print(&format!("{output}: {size}, {seconds:.2} s ({speed:.0} MB/s)\n")))?;
             }
             Err(error) if tasks.len() == 1 || matches!(error, Error::Interrupted) => {
@@ -105,7 +105,7 @@ pub fn run(args: &DecompressArgs) -> Result<ExitCode> {
     bar.done();
     for (shards, dir, total) in shards.complete(|_| None) {
         if let Some(path) = shards.write_plain(&dir, total)? {
-            print(&format!("{}: written\n", path.display()))?;
+            print(&format!("{}: written\n", out::shown(&path)))?;
         }
     }
     Ok(exit.into())

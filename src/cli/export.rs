@@ -132,7 +132,7 @@ fn describe(s: &Summary) -> String {
     let speed = e.raw_bytes as f64 / 1e6 / s.seconds.max(1e-9);
     let mut text = format!(
         "{}: {raw} → {packed}, ratio {:.4}, {:.2} s ({speed:.0} MB/s)\n",
-        s.output.display(),
+        out::shown(&s.output),
         e.ratio,
         s.seconds
     );

@@ -92,7 +92,7 @@ pub fn run(args: &FlattenArgs) -> Result<ExitCode> {
         out::print_json(&report)?;
     } else {
         let (from, to) = (show_size(before), show_size(report.packed_bytes));
-        print(&format!("{}: {from} → {to}, ratio {:.4}; needs no other file\n", output.display(), report.ratio))?;
+        print(&format!("{}: {from} → {to}, ratio {:.4}; needs no other file\n", out::shown(&output), report.ratio))?;
     }
     Ok(Exit::Done.into())
 }

@@ -304,7 +304,7 @@ fn finish_directories(args: &MigrateArgs, done: shards::Progress) -> Result<u64>
     for (shards, dir, total) in done.complete(earlier) {
         let written = shards.write_plain(&dir, total)?;
         if let Some(path) = written.filter(|_| !args.work.json) {
-            print(&format!("{}: written\n", path.display()))?;
+            print(&format!("{}: written\n", out::shown(&path)))?;
         }
         if args.in_place {
             let path = shards.path();
@@ -312,7 +312,7 @@ fn finish_directories(args: &MigrateArgs, done: shards::Progress) -> Result<u64>
             shards::remove(path)?;
             freed += len;
             if !args.work.json {
-                print(&format!("{}: removed, as its shards were migrated\n", path.display()))?;
+                print(&format!("{}: removed, as its shards were migrated\n", out::shown(path)))?;
             }
         }
     }

@@ -119,7 +119,17 @@ fn command_line() -> bsfs::Result<Option<Cli>> {
     let arguments: Vec<_> = std::env::args_os().collect();
     #[cfg(feature = "mount")]
     let Some(arguments) = helper::arguments(arguments)? else { return Ok(None) };
-    Ok(Some(Cli::parse_from(arguments)))
+    Ok(Some(Cli::try_parse_from(arguments).unwrap_or_else(|error| refuse(&error))))
+}
+
+/// Ends with what clap says, which may quote a name that a shell put among the arguments.
+fn refuse(error: &clap::Error) -> ! {
+    let text = error.render().to_string();
+    if let std::borrow::Cow::Owned(escaped) = bsfs::escape::lines(&text) {
+        let _ = std::io::Write::write_all(&mut std::io::stderr(), escaped.as_bytes());
+        std::process::exit(error.exit_code());
+    }
+    error.exit()
 }
 
 /// Parses the arguments, runs the verb, prints what went wrong, and gives the exit code.

@@ -310,7 +310,7 @@ fn serve(args: &MountArgs) -> Result<()> {
         }
         Event::Ready { .. } if args.daemon => mount::announce(),
         Event::Ready { mount_point } => {
-            notify(&format!("READY=1\nSTATUS=serving {}", mount_point.display()));
+            notify(&format!("READY=1\nSTATUS=serving {}", out::shown(&mount_point)));
             Ok(())
         }
     });

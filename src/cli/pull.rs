@@ -9,7 +9,7 @@ use bsfs::hub::{self, Client, HubUri, Pull, Pulled, Settings, State};
 use clap::Args;
 
 use super::exit::Exit;
-use super::out::{self, print, print_json, say};
+use super::out::{self, print_json, say};
 use super::progress::Bar;
 use super::size::show_size;
 
@@ -48,7 +48,7 @@ pub fn run(args: &PullArgs) -> Result<ExitCode> {
         print_json(&pulled)?;
     } else {
         say(&describe(&pulled));
-        print(&format!("{}\n", pulled.snapshot.display()))?;
+        out::print_exactly(&format!("{}\n", pulled.snapshot.display()))?;
     }
     Ok(Exit::Done.into())
 }

@@ -1,14 +1,15 @@
 //! `bsfs status`
 
 use std::fmt::Write as _;
-use std::io::{self, ErrorKind, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use bsfs::escape::Escaped;
 use bsfs::mount::{self, MountRecord};
 use bsfs::{Error, Result};
 use clap::Args;
 
+use super::out;
 use super::size::show_size;
 use super::watch;
 
@@ -44,29 +45,24 @@ pub fn run(args: &StatusArgs) -> Result<ExitCode> {
     if args.check {
         return check(&records);
     }
-    let text = if args.metrics {
-        mount::metrics(&records.into_iter().filter_map(|record| record.status).collect::<Vec<_>>())
-    } else if args.json {
-        let json = serde_json::to_string_pretty(&records);
-        format!("{}\n", json.map_err(|e| Error::Invalid { message: format!("cannot print as JSON: {e}") })?)
+    if args.json {
+        out::print_json(&records)?;
+    } else if args.metrics {
+        let statuses: Vec<_> = records.into_iter().filter_map(|record| record.status).collect();
+        out::print_exactly(&mount::metrics(&statuses))?;
     } else if records.is_empty() {
-        "no bsfs mounts\n".to_owned()
+        out::print("no bsfs mounts\n")?;
     } else {
-        records.iter().map(describe).collect::<Vec<_>>().join("\n")
-    };
-    match io::stdout().write_all(text.as_bytes()) {
-        Err(e) if e.kind() != ErrorKind::BrokenPipe => {
-            Err(Error::Io { op: "write", path: "standard output".into(), source: e })
-        }
-        _ => Ok(ExitCode::SUCCESS),
+        out::print(&records.iter().map(describe).collect::<Vec<_>>().join("\n"))?;
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn describe(record: &MountRecord) -> String {
-    let mut text = format!("{}  ({})\n", record.mount_point.display(), record.state);
+    let mut text = format!("{}  ({})\n", out::shown(&record.mount_point), Escaped(&record.state));
     let mut line = |name: &str, value: String| {
         // Writing to a string does not fail.
-        let _ = writeln!(text, "  {name:<9} {value}");
+        let _ = writeln!(text, "  {name:<9} {}", Escaped(value));
     };
     line("source", record.source.display().to_string());
     let Some(s) = &record.status else { return text };

@@ -128,7 +128,7 @@ fn show(outcome: &Outcome) -> Result<()> {
         Some(sha256) => format!("SHA-256 {sha256}"),
         None => format!("{} tensors, the MD5 of each", outcome.tensors.unwrap_or(0)),
     };
-    print(&format!("{}: sound, {bytes}, {proof}\n", outcome.file.display()))
+    print(&format!("{}: sound, {bytes}, {proof}\n", out::shown(&outcome.file)))
 }
 
 /// What is wrong with the shard indexes beside `files`.

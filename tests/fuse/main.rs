@@ -9,6 +9,7 @@ mod cache_mount;
 mod daemon;
 mod delta;
 mod delta_hostile;
+mod escapes;
 mod faults;
 mod hostile_mount;
 mod hub_mount;

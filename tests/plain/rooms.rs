@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 /// Each room and the rooms it may name. `error` and `parallel` name none.
 const ALLOWED: &[(&str, &[&str])] = &[
     ("access", &[]),
-    ("error", &[]),
+    ("error", &["escape"]),
+    ("escape", &[]),
     ("parallel", &["error"]),
     ("sink", &["access", "error"]),
     ("source", &["access", "error", "cache"]),
@@ -18,7 +19,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("compress", &["access", "error", "parallel", "sink", "source", "tensor", "codec", "format"]),
     ("engine", &["access", "error", "parallel", "source", "cache", "tensor", "codec", "format"]),
     ("vfs", &["access", "error", "source", "format", "engine"]),
-    ("mount", &["error", "source", "cache", "engine", "vfs", "hub"]),
+    ("mount", &["error", "escape", "source", "cache", "engine", "vfs", "hub"]),
     ("hub", &["error", "source", "sink"]),
 ];
 
