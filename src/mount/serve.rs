@@ -5,9 +5,9 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, mpsc};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use fuser::{Config, SessionACL};
 use log::{error, info, warn};
@@ -20,6 +20,7 @@ use super::check::{check, check_base, check_given};
 use super::connection::{Mounted, confirm, connect, device_number, set_readahead};
 use super::control::Control;
 use super::disk::{leads_to, open_cache};
+use super::end::{self, END};
 use super::guard::Guard;
 use super::live::Live;
 use super::metrics::{self, Ask};
@@ -36,8 +37,6 @@ use crate::vfs::{Inode, Vfs, VfsConfig};
 
 /// Threads that take requests for a remote place, at least: each may wait for a listing.
 const REMOTE_THREADS: usize = 8;
-/// How long the end of a mount may take for the sake of the disk cache: files that are nearly whole are finished.
-const SETTLE: Duration = Duration::from_secs(20);
 
 /// Each is a thread that lives as long as the mount; more than this only wait for the same queue.
 const MAX_SESSION_THREADS: usize = 256;
@@ -197,11 +196,13 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
     };
     let on_signal = signals.handle();
     let ending = {
-        let (mount_point, vfs, log) = (mount_point.clone(), vfs.clone(), options.log.clone());
+        let (mount_point, vfs, log) = (mount_point.clone(), Arc::downgrade(&vfs), options.log.clone());
+        let engine = Arc::downgrade(&engine);
+        let settle = move |deadline| engine.upgrade().iter().for_each(|engine| engine.settle(deadline));
         thread::Builder::new()
             .name("signals".into())
             .spawn(move || match number {
-                Some(device) => unmount_on(signals, &mount_point, &device, log.as_ref()),
+                Some(device) => unmount_on(signals, &mount_point, &device, log.as_ref(), settle),
                 None => drain_on(signals, &vfs, log.as_ref()),
             })
             .map_err(Error::io("start a thread", &place.label))?
@@ -223,25 +224,36 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
         vfs.release(handle);
     }
 
-    let warming = options.warm.then(|| {
+    let (over, warmed) = mpsc::channel::<()>();
+    if options.warm {
         let (vfs, progress) = (vfs.clone(), progress.clone());
-        thread::Builder::new().name("warm".into()).spawn(move || warm(&vfs, &progress))
-    });
+        let run = move || {
+            warm(&vfs, &progress);
+            drop(vfs);
+            drop(over);
+        };
+        if let Err(error) = thread::Builder::new().name("warm".into()).spawn(run) {
+            warn!("not warmed: cannot start a thread: {error}");
+        }
+    } else {
+        drop(over);
+    }
 
     let ended = serving.join();
     progress.stop.store(true, Ordering::Relaxed);
-    if let Some(Ok(warming)) = warming {
+    end::by_deadline(END, move |deadline| {
         // It looks at the flag between two chunks.
-        let _ = warming.join();
-    }
-    // What was open at the end is closed, and so on its way to being finished.
-    drop(vfs);
-    drop(place);
-    engine.settle(SETTLE);
-    on_signal.close();
-    if ending.join().is_err() {
-        error!("defect in bsfs, please report it: the thread for signals panicked");
-    }
+        let _ = warmed.recv_timeout(deadline.saturating_duration_since(Instant::now()) / 2);
+        // What was open at the end is closed, and so on its way to being finished.
+        drop((vfs, place));
+        engine.settle(deadline);
+        // The cache's writer ends with the last of these.
+        drop((engine, live, disk));
+        on_signal.close();
+        if ending.join().is_err() {
+            error!("defect in bsfs, please report it: the thread for signals panicked");
+        }
+    });
     match ended {
         Ok(Ok(())) => {
             info!("unmounted {}", mount_point.display());

@@ -52,7 +52,8 @@ pub struct Status {
     pub read_bytes: u64,
     /// Requests that failed for a fault of the mount or its source.
     pub errors: u64,
-    /// Requests that ended in a panic; part of `errors`.
+    /// Panics: of requests, which are part of `errors`, and of work that no request waits for (ahead of readers, for the disk
+    /// cache).
     pub panics: u64,
     /// Time in which answers to reads were given, which is the kernel's copy into its pages; seconds, summed over threads.
     pub reply_seconds: f64,

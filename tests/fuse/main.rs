@@ -4,6 +4,7 @@
 mod common;
 
 mod archives;
+mod bigsmall_faults;
 mod bigsmall_mount;
 mod cache_mount;
 mod daemon;
