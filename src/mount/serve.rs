@@ -19,7 +19,8 @@ use super::attach::attach;
 use super::check::{check, check_base, check_given};
 use super::connection::{Mounted, confirm, connect, device_number, set_readahead};
 use super::control::Control;
-use super::disk::{leads_to, open_cache};
+use super::daemon::CallerGroup;
+use super::disk::open_cache;
 use super::guard::Guard;
 use super::live::Live;
 use super::metrics::{self, Ask};
@@ -55,7 +56,7 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
     let remote = place::is_remote(options);
     let source = Some(options.source.as_path()).filter(|_| !remote);
     let checked = match options.fuse {
-        None => check(source, &options.mount_point, options.allow_other)?,
+        None => check(source, options)?,
         Some(_) => check_given(source, &options.mount_point)?,
     };
     for note in checked.notes {
@@ -64,7 +65,7 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
     }
     let mount_point = checked.mount_point;
     let started = Instant::now();
-    let disk = open_cache(options, &mount_point, &mut tell)?;
+    let disk = open_cache(options, &mut tell)?;
     let cache = disk.as_ref().map_or_else(
         || "off".to_owned(),
         |disk| {
@@ -137,12 +138,8 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
     };
     let live =
         Arc::new(Live { engine: engine.clone(), ttl: AtomicU64::new(options.ttl.as_secs()), device: OnceLock::new() });
-    // Both before the mount: a file under it could not be written later, and what is wrong is said.
+    // Both before the mount: what is wrong is said.
     if let Some(path) = &options.metrics_file {
-        if leads_to(path).starts_with(&mount_point) {
-            let text = "the file for metrics lies under the mount point, which is read-only";
-            return Err(Error::invalid(format!("{}: {text}", path.display())));
-        }
         metrics::to_file(path, Arc::clone(&ask))?;
     }
     if let Some(address) = options.metrics_listen {
@@ -165,9 +162,11 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
 
     // Before the mount: a signal that comes in between waits instead of leaving a dead mount behind.
     let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(Error::io("wait for signals", &mount_point))?;
+    // Until the mount is announced: by then whoever waits for it at a trigger has not been let go on.
+    let joined = options.caller.map(CallerGroup::join);
     let (device, mounted) = match &options.fuse {
         None => {
-            let device = attach(&place.label, &mount_point, options.allow_other)?;
+            let device = attach(&place.name, &mount_point, options)?;
             (device, Some(Mounted { mount_point: &mount_point }))
         }
         Some(given) => (given.try_clone().map_err(Error::io("use the connection", &mount_point))?, None),
@@ -214,6 +213,7 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
         options.memory,
     );
     tell(Event::Ready { mount_point: mount_point.clone() })?;
+    drop(joined);
     // From here on somebody else may unmount at any time, and another mount may take the place.
     if let Some(mounted) = mounted {
         mounted.keep();
@@ -222,7 +222,6 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
     if let Ok(handle) = vfs.opendir(Inode::ROOT) {
         vfs.release(handle);
     }
-
     let warming = options.warm.then(|| {
         let (vfs, progress) = (vfs.clone(), progress.clone());
         thread::Builder::new().name("warm".into()).spawn(move || warm(&vfs, &progress))

@@ -4,8 +4,10 @@
 mod common;
 
 mod archives;
+mod automount;
 mod bigsmall_mount;
 mod cache_mount;
+mod caller;
 mod daemon;
 mod delta;
 mod delta_hostile;
