@@ -19,6 +19,7 @@ mod holders;
 mod limit;
 mod live;
 mod logfile;
+mod look;
 mod meter;
 mod metrics;
 mod options;

@@ -115,6 +115,14 @@ impl Place {
         way::is_way(&self.source).then_some(&self.source)
     }
 
+    /// What is wrong with a remote place as a whole, in words.
+    pub(super) fn notes(&self) -> Vec<String> {
+        #[cfg(feature = "remote")]
+        return self.remote.as_ref().map(|remote| remote.notes()).unwrap_or_default();
+        #[cfg(not(feature = "remote"))]
+        Vec::new()
+    }
+
     /// What was asked of a server.
     pub(super) fn traffic(&self) -> Option<Traffic> {
         self.tree.traffic()

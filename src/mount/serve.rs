@@ -23,6 +23,7 @@ use super::daemon::CallerGroup;
 use super::disk::open_cache;
 use super::guard::Guard;
 use super::live::Live;
+use super::look::look;
 use super::metrics::{self, Ask};
 use super::options::{Event, MountOptions};
 use super::passthrough::Passthrough;
@@ -33,12 +34,15 @@ use super::signals::{drain_on, unmount_on};
 use super::warm::{Progress, warm};
 use crate::engine::{Engine, EngineConfig, Keep};
 use crate::error::{Error, Result};
-use crate::vfs::{Inode, Vfs, VfsConfig};
+use crate::vfs::{Vfs, VfsConfig};
 
 /// Threads that take requests for a remote place, at least: each may wait for a listing.
 const REMOTE_THREADS: usize = 8;
 /// How long the end of a mount may take for the sake of the disk cache: files that are nearly whole are finished.
 const SETTLE: Duration = Duration::from_secs(20);
+
+/// Problems that are told before the mount is made; "status" has them all.
+const TOLD: usize = 5;
 
 /// Each is a thread that lives as long as the mount; more than this only wait for the same queue.
 const MAX_SESSION_THREADS: usize = 256;
@@ -154,11 +158,22 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
             n => n,
         },
         report: Box::new(report),
-        control: Control::new(ask, options.log.clone()),
+        control: Control::new(Arc::clone(&ask), options.log.clone()),
         replying,
         passthrough,
         caching: disk.is_some(),
     };
+
+    // While nothing waits for the mount.
+    let looking = look(&vfs);
+    let problems = ask().problems;
+    for problem in problems.iter().take(TOLD) {
+        tell(Event::Note(problem.clone()))?;
+    }
+    if problems.len() > TOLD {
+        let text = format!("{} more problems; see 'bsfs status {}'", problems.len() - TOLD, mount_point.display());
+        tell(Event::Note(text))?;
+    }
 
     // Before the mount: a signal that comes in between waits instead of leaving a dead mount behind.
     let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(Error::io("wait for signals", &mount_point))?;
@@ -218,10 +233,6 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
     if let Some(mounted) = mounted {
         mounted.keep();
     }
-    // Names in the log what in the source cannot be shown as it should, before somebody needs it.
-    if let Ok(handle) = vfs.opendir(Inode::ROOT) {
-        vfs.release(handle);
-    }
     let warming = options.warm.then(|| {
         let (vfs, progress) = (vfs.clone(), progress.clone());
         thread::Builder::new().name("warm".into()).spawn(move || warm(&vfs, &progress))
@@ -229,6 +240,7 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
 
     let ended = serving.join();
     progress.stop.store(true, Ordering::Relaxed);
+    drop(looking);
     if let Some(Ok(warming)) = warming {
         // It looks at the flag between two chunks.
         let _ = warming.join();

@@ -17,6 +17,7 @@ mod hub_mount;
 mod lower;
 mod mount;
 mod over;
+mod problems;
 mod remote_mount;
 mod replace;
 mod sidecar;
