@@ -8,7 +8,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use crate::common::mounted::{BSFS, Mount, Running, command, is_mounted, model, signal, status_of, stderr};
-use crate::common::{Bench, eventually};
+use crate::common::{Bench, eventually, root_for, skip};
 
 fn helper(bench: &Bench, arguments: &[&str]) -> Output {
     let path = bench.dir.join("mount.bsfs");
@@ -91,9 +91,7 @@ fn the_command_takes_options_of_fstab() {
 /// In a mount name space of its own, where the helper is at its place and the table is the test's.
 #[test]
 fn a_line_of_fstab_and_the_type_mount() {
-    // SAFETY: geteuid has no conditions.
-    if unsafe { libc::geteuid() } != 0 {
-        eprintln!("not tested: mount(8) takes root");
+    if !root_for("mount(8)") {
         return;
     }
     let bench = Bench::new();
@@ -128,8 +126,7 @@ fn a_line_of_fstab_and_the_type_mount() {
     let output = command.env("HOME", &bench.dir).stdin(Stdio::null()).output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned() + &stderr(&output);
     if said.contains("cannot prepare") {
-        eprintln!("not tested: {said}");
-        return;
+        return skip(&said);
     }
     assert!(output.status.success() && said.contains("all done"), "{said}");
     assert!(said.contains("model.safetensors\n") && said.contains("part.safetensors\n"), "{said}");

@@ -7,7 +7,7 @@
 //! As a process of its own, with every directory `DIR/ORG/NAME` a repository (its files at revision `main`):
 //!
 //! ```text
-//! BSFS_HUB_DIR=DIR BSFS_HUB_PORT=8000 cargo test --release --test hub_server -- --ignored --exact serve --nocapture
+//! BSFS_HUB_DIR=DIR BSFS_HUB_PORT=8000 cargo test --test plain -- --ignored --exact hub_server::serve --nocapture
 //! HF_ENDPOINT=http://127.0.0.1:8000 ...
 //! ```
 //!
