@@ -36,6 +36,9 @@ pub struct Status {
     pub source: String,
     /// Where. Bytes that are not UTF-8 are replaced.
     pub mount_point: String,
+    /// What is wrong with it or its files now, in words, the worst first; empty when nothing is known to be.
+    #[serde(default)]
+    pub problems: Vec<String>,
     /// When it started, seconds since 1970.
     pub started: u64,
     /// How long ago, seconds.

@@ -4,13 +4,22 @@
 //! would count against the memory that the user gave us.
 
 use std::fs::File;
+use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::fs::Advice;
 
 use super::{Access, ReadAt};
 use crate::error::{Error, Result};
+
+/// How long a program that was asked to give up its lease on a file may take. The kernel takes the lease away after 45 s,
+/// unless /proc/sys/fs/lease-break-time says otherwise.
+const LEASE_BREAK: Duration = Duration::from_secs(50);
+/// How often it is looked whether it has.
+const LEASE_LOOK: Duration = Duration::from_millis(20);
 
 /// What tells one version of a file from another without reading it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -57,9 +66,7 @@ impl FileSource {
     /// [`Error::Io`] when it cannot be opened, [`Error::Invalid`] when it is not a regular file.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        // A FIFO without a writer would block an ordinary open for ever.
-        let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC | rustix::fs::OFlags::NONBLOCK;
-        let file = super::way::open(path, flags).map_err(Error::io("open", path))?;
+        let file = open(path).map_err(Error::io("open", path))?;
         let meta = file.metadata().map_err(Error::io("stat", path))?;
         if !meta.is_file() {
             let kind = if meta.is_dir() { "a directory" } else { "not a regular file" };
@@ -117,6 +124,19 @@ impl FileSource {
         }
         let mut into = [std::io::IoSliceMut::new(buf)];
         rustix::io::preadv2(&self.file, &mut into, offset, rustix::io::ReadWriteFlags::NOWAIT).ok()
+    }
+}
+
+/// Opens a file for reading. Waits for a program that holds a lease on it, as file servers do, to give it up.
+fn open(path: &Path) -> io::Result<File> {
+    // A FIFO without a writer would block an ordinary open for ever.
+    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC | rustix::fs::OFlags::NONBLOCK;
+    let until = Instant::now() + LEASE_BREAK;
+    loop {
+        match super::way::open(path, flags) {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock && Instant::now() < until => thread::sleep(LEASE_LOOK),
+            opened => return opened,
+        }
     }
 }
 

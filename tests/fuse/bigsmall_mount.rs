@@ -427,7 +427,7 @@ fn a_base_that_is_not_there_or_in_the_mount_itself_is_refused() {
     let output = mount(&bench.dir.join("missing"));
     assert!(!output.status.success() && stderr(&output).contains("cannot open the base"), "{}", stderr(&output));
     let output = mount(&bench.mount_point());
-    assert!(!output.status.success() && stderr(&output).contains("inside the mount point"), "{}", stderr(&output));
+    assert!(!output.status.success() && stderr(&output).contains("lies under the mount point"), "{}", stderr(&output));
     assert!(!mounted::is_mounted(&bench.mount_point()));
 }
 

@@ -31,6 +31,7 @@ const SCENES: &[(&str, &str)] = &[
         "bsfs mount packed mnt; kill -9 $(bsfs status mnt | awk '$1 == \"process\" { print $2 + 0 }'); sleep 0.5; ls mnt",
     ),
     ("DIR: no such directory", "bsfs mount packed nowhere"),
+    ("DIR: the mount point is in a", "bsfs mount packed /proc/sys"),
     ("DIR: already mounted", "bsfs mount packed mnt; bsfs mount packed mnt"),
     ("DIR: not empty", "touch mnt/x; bsfs mount packed mnt"),
     ("DIR: the mount point is inside", "mkdir packed/in; bsfs mount packed packed/in"),
