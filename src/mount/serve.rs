@@ -16,7 +16,7 @@ use signal_hook::iterator::Signals;
 
 use super::adapter::Adapter;
 use super::attach::attach;
-use super::check::{check, check_base, check_given};
+use super::check::{check, check_base, check_follow, check_given};
 use super::connection::{Mounted, confirm, connect, device_number, set_readahead};
 use super::control::Control;
 use super::daemon::CallerGroup;
@@ -58,15 +58,19 @@ const MAX_SESSION_THREADS: usize = 256;
 pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) -> Result<()> {
     let remote = place::is_remote(options);
     let source = Some(options.source.as_path()).filter(|_| !remote);
-    let checked = match options.fuse {
+    let mut checked = match options.fuse {
         None => check(source, options)?,
         Some(_) => check_given(source, &options.mount_point)?,
     };
-    for note in checked.notes {
+    for note in std::mem::take(&mut checked.notes) {
         warn!("{note}");
         tell(Event::Note(note))?;
     }
-    let mount_point = checked.mount_point;
+    let mount_point = checked.mount_point.clone();
+    // Who may come in was said by whoever mounted.
+    let all = options.allow_other || options.fuse.is_some();
+    let follow: Vec<PathBuf> =
+        options.follow.iter().map(|place| check_follow(place, &mount_point)).collect::<Result<_>>()?;
     let started = Instant::now();
     let disk = open_cache(options, &mut tell)?;
     let cache = disk.as_ref().map_or_else(
@@ -81,7 +85,7 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
     let place = if remote {
         Place::remote(options, disk.as_ref().map(|disk| &disk.store))?
     } else {
-        Place::local(checked.source, checked.over)
+        Place::local(checked, all.then_some(&*follow))
     };
     if options.download {
         place.download(&mut |done, total| tell(Event::Downloading { done, total }))?;
@@ -137,7 +141,10 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
     let ask: Ask = Arc::new(move || reporter.now());
     let report = {
         let ask = Arc::clone(&ask);
-        move || serde_json::to_vec(&ask()).unwrap_or_default()
+        move |names: bool| {
+            let status = ask();
+            serde_json::to_vec(&if names { status } else { status.without_names() }).unwrap_or_default()
+        }
     };
     let live =
         Arc::new(Live { engine: engine.clone(), ttl: AtomicU64::new(options.ttl.as_secs()), device: OnceLock::new() });
@@ -185,8 +192,6 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
         }
         Some(given) => (given.try_clone().map_err(Error::io("use the connection", &mount_point))?, None),
     };
-    // Who may come in was said by whoever mounted.
-    let all = options.allow_other || options.fuse.is_some();
     let acl = if all { SessionACL::All } else { SessionACL::Owner };
     let mut config = Config::default();
     config.acl = acl;

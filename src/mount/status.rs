@@ -87,6 +87,13 @@ pub struct Status {
     pub busy_files: Vec<FileTraffic>,
 }
 
+impl Status {
+    /// The same for users who may not list all directories of the source.
+    pub(super) fn without_names(self) -> Self {
+        Self { log_file: None, slow_reads: Vec::new(), busy_files: Vec::new(), ..self }
+    }
+}
+
 /// What came back from a mount.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Answer {

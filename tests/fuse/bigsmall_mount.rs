@@ -140,7 +140,7 @@ fn sharded_models_have_the_names_and_the_index_that_readers_expect() {
         let text = fs::read(&path).unwrap();
         let meta = fs::metadata(&path).unwrap();
         let source = fs::metadata(bench.source().join("bigsmall.index.json")).unwrap();
-        assert_eq!((meta.len(), meta.mode() & 0o7777), (text.len() as u64, 0o444));
+        assert_eq!((meta.len(), meta.mode() & 0o7777), (text.len() as u64, 0o644));
         assert_eq!((meta.mtime(), meta.mtime_nsec()), (source.mtime(), source.mtime_nsec()));
         let index: Value = serde_json::from_slice(&text).unwrap();
         let expected: Vec<_> = all().into_iter().filter(|fixture| fixture.path.starts_with(release)).collect();

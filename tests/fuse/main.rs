@@ -19,6 +19,7 @@ mod lower;
 mod mount;
 mod over;
 mod problems;
+mod readers;
 mod remote_mount;
 mod replace;
 mod sidecar;
