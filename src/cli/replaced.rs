@@ -8,7 +8,7 @@ use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use bsfs::compress::{self, Options, Original, Progress};
+use bsfs::compress::{self, Against, Options, Original, Progress};
 use bsfs::engine::{self, Whole};
 use bsfs::format::Container;
 use bsfs::format::checksum::hex;
@@ -62,6 +62,8 @@ pub fn pack(tools: &Tools<'_>, options: &Options<'_>, group: &Group) -> Result<D
         let (seconds, nanoseconds) = source.identity().mtime;
         let mtime = (seconds, u32::try_from(nanoseconds).unwrap_or(0));
         let original = Original { source: &source, name, mtime };
+        let itself = Against::itself(&tools.pool, name)?;
+        let options = &Options { against: Some(&itself), ..options.clone() };
         let (like, mut longer) = (source.attributes()?, 0);
         let mut admit = |written: &dyn ReadAt| {
             if written.len() >= source.len() {

@@ -5,6 +5,7 @@
 
 mod against;
 mod digest;
+mod duplicates;
 mod estimate;
 mod export;
 mod matching;
@@ -15,7 +16,8 @@ mod report;
 mod tree;
 mod written;
 
-pub use against::{Against, BaseSource, Duplicate, duplicates};
+pub use against::{Against, BaseSource};
+pub use duplicates::{Duplicate, duplicates};
 pub use estimate::{Estimate, estimate};
 pub use export::{Exported, export};
 pub use memory::{DtypeSeconds, InMemory, encode_in_memory};

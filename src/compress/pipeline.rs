@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use super::against::{Against, References};
+use super::against::{Against, LEAST, References};
 use super::digest::{Digester, Digests};
 use super::plan::{self, Plan};
 use super::report::{Report, Sums, ratio};
@@ -256,7 +256,9 @@ fn encode<W: Write + Seek>(
     let sha256 = hex(&digests.sha256);
     used.iter().for_each(|&(start, end)| references.mark(start, end));
     let referring = references.used_bytes();
-    let bases = references.finish(pool, standalone)?;
+    let (bases, needs) = references.finish(pool, standalone)?;
+    let tensors = plan.tensors.iter().zip(&digests.ranges).filter(|(t, _)| t.len >= LEAST);
+    let tensors = tensors.map(|(t, &digest)| (digest, t.len)).collect();
     let about = About { file: name, mtime, options, plan: &plan, bases: &bases };
     let (mut out, packed_bytes, bases_bytes) =
         finish(writer, &about, &literals, digests).map_err(Error::io("write", output))?;
@@ -270,6 +272,8 @@ fn encode<W: Write + Seek>(
         // The rest of the container is as long without.
         standalone_bytes: (!bases.is_empty()).then(|| packed_bytes - bases_bytes + standalone - written),
         referring_bytes: (!bases.is_empty()).then_some(referring),
+        needs,
+        tensors,
         seconds: started.elapsed().as_secs_f64(),
         sha256,
         dtypes: sums.rows(),

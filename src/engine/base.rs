@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::Image;
+use super::{Cost, Image};
 use crate::error::{Error, Result};
 use crate::source::ReadAt;
 use crate::tensor::header::Header;
@@ -40,7 +40,7 @@ enum From {
 impl From {
     fn read(&self, path: &Path, offset: u64, out: &mut [u8]) -> Result<()> {
         match self {
-            Self::Plain(source) => source.read_exact_at(offset, out),
+            Self::Plain(source) => Cost::of_source(|| source.read_exact_at(offset, out)),
             Self::Image(image) => image.read_exact_at(path, offset, out),
         }
     }

@@ -22,8 +22,10 @@ pub(super) struct Place {
     pub(super) tree: Arc<dyn Tree>,
     /// What is shown of it: its root, or one file.
     pub(super) source: PathBuf,
-    /// How messages and the mount table call it.
+    /// How messages call it.
     pub(super) label: PathBuf,
+    /// How the mount table calls it. mount(8) compares that with /etc/fstab to see what is mounted already.
+    pub(super) name: PathBuf,
     #[cfg(feature = "remote")]
     remote: Option<Arc<crate::source::remote::RemoteTree>>,
 }
@@ -64,6 +66,7 @@ impl Place {
         };
         Self {
             tree: Arc::new(tree),
+            name: label.clone(),
             label,
             source,
             #[cfg(feature = "remote")]
@@ -97,13 +100,14 @@ impl Place {
         let uri = HubUri::parse(text)?;
         let repository = Arc::new(Pinned::new(uri.clone(), Settings::from_env()?)?);
         let (tree, source) = hub::tree(&uri, repository, config)?;
-        Ok(Self::of(tree, source))
+        Ok(Self { name: text.into(), ..Self::of(tree, source) })
     }
 
     #[cfg(feature = "remote")]
     fn of(tree: Arc<crate::source::remote::RemoteTree>, source: PathBuf) -> Self {
         let label = tree.label().to_path_buf();
-        Self { tree: Arc::clone(&tree) as Arc<dyn Tree>, source, label, remote: Some(tree) }
+        let name = label.clone();
+        Self { tree: Arc::clone(&tree) as Arc<dyn Tree>, source, label, name, remote: Some(tree) }
     }
 
     /// What there is without the feature.
@@ -117,6 +121,14 @@ impl Place {
     /// The way round the mount, when it is over the source itself.
     pub(super) fn way(&self) -> Option<&Path> {
         way::is_way(&self.source).then_some(&self.source)
+    }
+
+    /// What is wrong with a remote place as a whole, in words.
+    pub(super) fn notes(&self) -> Vec<String> {
+        #[cfg(feature = "remote")]
+        return self.remote.as_ref().map(|remote| remote.notes()).unwrap_or_default();
+        #[cfg(not(feature = "remote"))]
+        Vec::new()
     }
 
     /// What was asked of a server.

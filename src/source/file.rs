@@ -4,14 +4,23 @@
 //! would count against the memory that the user gave us.
 
 use std::fs::File;
+use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::fs::Advice;
 
 use super::ReadAt;
 use crate::access::Attributes;
 use crate::error::{Error, Result};
+
+/// How long a program that was asked to give up its lease on a file may take. The kernel takes the lease away after 45 s,
+/// unless /proc/sys/fs/lease-break-time says otherwise.
+const LEASE_BREAK: Duration = Duration::from_secs(50);
+/// How often it is looked whether it has.
+const LEASE_LOOK: Duration = Duration::from_millis(20);
 
 /// What tells one version of a file from another without reading it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -59,7 +68,8 @@ impl FileSource {
         let path = path.as_ref();
         // A FIFO without a writer would block an ordinary open for ever.
         let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC | rustix::fs::OFlags::NONBLOCK;
-        Self::of(super::way::open(path, flags).map_err(Error::io("open", path))?, path)
+        let file = when_leased(|| super::way::open(path, flags));
+        Self::of(file.map_err(Error::io("open", path))?, path)
     }
 
     /// An open file, which errors call `path`.
@@ -121,6 +131,17 @@ impl FileSource {
         }
         let mut into = [std::io::IoSliceMut::new(buf)];
         rustix::io::preadv2(&self.file, &mut into, offset, rustix::io::ReadWriteFlags::NOWAIT).ok()
+    }
+}
+
+/// Opens a file for reading without blocking. Waits for a program that holds a lease on it, as file servers do, to give it up.
+pub(super) fn when_leased(open: impl Fn() -> io::Result<File>) -> io::Result<File> {
+    let until = Instant::now() + LEASE_BREAK;
+    loop {
+        match open() {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock && Instant::now() < until => thread::sleep(LEASE_LOOK),
+            opened => return opened,
+        }
     }
 }
 

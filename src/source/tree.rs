@@ -12,7 +12,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::confined::Confined;
-use super::{FileSource, Identity, ReadAt, TimeCounts, way};
+use super::{FileSource, Identity, ReadAt, TimeCounts, file, way};
 use crate::access::{Access, Acl};
 use crate::error::{Error, Result};
 
@@ -208,7 +208,10 @@ impl Tree for LocalTree {
 
     fn open(&self, path: &Path) -> Result<Arc<dyn ReadAt>> {
         match self.confines(path) {
-            Some(confined) => FileSource::of(confined.open(path).map_err(Error::io("open", path))?, path),
+            Some(confined) => {
+                let file = file::when_leased(|| confined.open(path)).map_err(Error::io("open", path))?;
+                FileSource::of(file, path)
+            }
             None => FileSource::open(path),
         }
         .map(|file| Arc::new(file) as Arc<dyn ReadAt>)

@@ -16,6 +16,7 @@ mod base;
 mod busy;
 mod facts;
 mod link;
+mod look;
 mod name;
 mod open;
 mod packed;
@@ -503,6 +504,7 @@ impl Vfs {
                 self.finder.remember(opened.identity, container);
             }
         }
+        look::note(self.engine.troubles(), &directory.place.path, &scan);
         Ok(lock(&self.table).publish(node, directory, scan))
     }
 

@@ -2,7 +2,7 @@
 //!
 //! No inode numbers here, and no locks: opening containers takes as long as the disk does.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -128,6 +128,8 @@ pub(super) struct Notes {
     pub(super) index: Option<Arc<Index>>,
     /// What was made of it for readers of plain files, if it could be.
     pub(super) generated: Option<Arc<Generated>>,
+    /// What is wrong with files that may be containers and cannot be opened as such, by name.
+    pub(super) unopened: BTreeMap<OsString, String>,
     /// Names of which the system could not tell what they are, this time.
     pub(super) failed: HashSet<OsString>,
 }
@@ -161,6 +163,7 @@ pub(super) fn scan(
     let mut unopened: Vec<(OsString, Identity)> = Vec::new();
     let mut accesses: HashMap<OsString, Access> = HashMap::new();
     let mut failed: HashSet<OsString> = HashSet::new();
+    let mut wrong: BTreeMap<OsString, String> = BTreeMap::new();
     let failed_before = |name: &OsString| last.is_some_and(|last| last.failed.contains(name));
     for source in names(place)? {
         let path = place.path.join(&source);
@@ -213,6 +216,8 @@ pub(super) fn scan(
                 Some(class @ (Class::Plain(old) | Class::Container(Opened { identity: old, .. })))
                     if *old == identity && !failed_before(&source) =>
                 {
+                    let said = last.and_then(|last| last.unopened.get(&source));
+                    wrong.extend(said.map(|said| (source.clone(), said.clone())));
                     classes.push((source, (*class).clone()));
                 }
                 _ if name::may_be_container(&source) => unopened.push((source, identity)),
@@ -230,12 +235,15 @@ pub(super) fn scan(
             // The disk or the server below failed, and not the container: the next scan tries again.
             Err(Error::Io { op, path, source: e }) if may_pass(&e) => {
                 failed.insert(source.clone());
-                remarks.insert(format!("{}; shown as it is", Error::Io { op, path, source: e }));
+                let error = Error::Io { op, path, source: e };
+                wrong.insert(source.clone(), error.to_string());
+                remarks.insert(format!("{error}; shown as it is"));
                 Class::Plain(*identity)
             }
             Err(error) => {
                 // Once for each version of the file: the next scan knows the class.
                 warn!("{error}; shown as it is");
+                wrong.insert(source.clone(), error.to_string());
                 Class::Plain(*identity)
             }
         };
@@ -274,7 +282,7 @@ pub(super) fn scan(
     }
     debug!("{}: {} names in {:?}", place.path.display(), found.len(), taken.elapsed());
     let settled = failed.is_empty() && (!tree.is_local() || settled(&stamp, now));
-    let notes = Notes { remarks, index, generated, failed };
+    let notes = Notes { remarks, index, generated, unopened: wrong, failed };
     Ok(Scan { stamp, taken, settled, found, notes })
 }
 

@@ -10,7 +10,7 @@ use log::info;
 use super::search::{Lacking, Search, Way};
 use super::{BaseFile, Later, References};
 use crate::access::Access;
-use crate::engine::{Engine, Image};
+use crate::engine::{Engine, Image, Trouble};
 use crate::error::Result;
 use crate::format::Container;
 use crate::source::{Identity, LocalTree, ReadAt, Stat, Tree, way};
@@ -128,7 +128,11 @@ impl Finder {
         let later = version.map(|version| {
             let (finder, container, tree) = (Arc::clone(self), Arc::clone(&container), Arc::clone(tree));
             Later::new(move |engine| {
-                finder.resolve(engine, &container, (&tree, version), (&[], &Lacking::default(), LOOK))
+                let looked = (&[][..], &Lacking::default(), LOOK);
+                let references = finder.resolve(engine, &container, (&tree, version), looked)?;
+                let lacking = references.complete(&container).err();
+                engine.troubles().set(container.path(), Trouble::NoBase, lacking.map(|error| error.to_string()));
+                Some(references)
             })
         });
         engine.image_of(container, source, later)

@@ -60,6 +60,8 @@ pub(super) struct Search<'a> {
     look: u64,
     way: Vec<([u8; 32], PathBuf)>,
     bound: Vec<Bound>,
+    /// How many of them are missing.
+    missing: usize,
     /// Versions that were looked at.
     seen: HashSet<Identity>,
     /// Why a file that has what is wanted could not be taken; the first.
@@ -95,10 +97,12 @@ impl<'a> Search<'a> {
                     BaseId::Tensor(_) | BaseId::Unknown(_) => Bound::Missing(String::new()),
                 })
                 .collect(),
+            missing: 0,
             seen: HashSet::new(),
             why: String::new(),
             depth: 1,
         };
+        search.missing = search.wants(container).len();
         search.all(container);
         let Self { mut bound, why, depth, .. } = search;
         for bound in &mut bound {
@@ -205,7 +209,7 @@ impl<'a> Search<'a> {
 
     /// All files of a directory, and below it down to some depth.
     fn tree(&mut self, (tree, at): Spot<'_>, links: bool, depth: usize, left: &mut usize, container: &Container) {
-        if self.wants(container).is_empty() || *left == 0 || !self.finder.is_reachable(&**tree, at) {
+        if self.missing == 0 || *left == 0 || !self.finder.is_reachable(&**tree, at) {
             return;
         }
         if !tree.is_local() {
@@ -216,7 +220,7 @@ impl<'a> Search<'a> {
         *left -= paths.len();
         paths.sort();
         for path in &paths {
-            if self.wants(container).is_empty() {
+            if self.missing == 0 {
                 return;
             }
             let name = path.file_name().unwrap_or_default().as_bytes();
@@ -237,8 +241,7 @@ impl<'a> Search<'a> {
 
     /// Takes what is wanted from a file, if it is there and has some of it.
     fn file(&mut self, (tree, path): Spot<'_>, links: bool, container: &Container) {
-        let wants = self.wants(container);
-        if wants.is_empty() || !self.finder.is_reachable(&**tree, path) {
+        if self.missing == 0 || !self.finder.is_reachable(&**tree, path) {
             return;
         }
         let version = match if links { tree.stat(path) } else { tree.stat_link(path) } {
@@ -257,6 +260,7 @@ impl<'a> Search<'a> {
         if same_file(version, self.version) || !self.seen.insert(version) {
             return;
         }
+        let wants = self.wants(container);
         let bound = self.open((tree, path), version, &wants).and_then(|file| match file {
             Some(file) => self.bind(&file, &wants),
             None => Ok(()),
@@ -308,7 +312,10 @@ impl<'a> Search<'a> {
                     candidates.push((Arc::clone(file), tensor));
                 }
                 Bound::In(_) => {}
-                Bound::Missing(_) | Bound::Itself => *bound = Bound::In(vec![(Arc::clone(file), tensor)]),
+                Bound::Missing(_) | Bound::Itself => {
+                    self.missing = self.missing.saturating_sub(1);
+                    *bound = Bound::In(vec![(Arc::clone(file), tensor)]);
+                }
             }
         }
         Ok(())
