@@ -86,7 +86,10 @@ mod tests {
     fn hidden_characters_are_shown_and_others_stay() {
         let of = |text: &str| Escaped(text).to_string();
         assert_eq!(of("a\u{1b}[2Jb\nc\r\t\u{9b}\u{7f}"), r"a\u{1b}[2Jb\nc\r\t\u{9b}\u{7f}");
-        assert_eq!(of("x\u{202e}y\u{2066}\u{200b}\u{feff}\u{2028}\u{e0041}"), r"x\u{202e}y\u{2066}\u{200b}\u{feff}\u{2028}\u{e0041}");
+        assert_eq!(
+            of("x\u{202e}y\u{2066}\u{200b}\u{feff}\u{2028}\u{e0041}"),
+            r"x\u{202e}y\u{2066}\u{200b}\u{feff}\u{2028}\u{e0041}"
+        );
         for plain in ["", "modèle/重み.safetensors", "Привет 'x' \"y\" \\n", "e\u{301}"] {
             assert_eq!(of(plain), plain);
         }

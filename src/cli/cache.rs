@@ -195,7 +195,12 @@ fn verdict(verdict: &Verdict) -> String {
     let mut text = String::new();
     for damaged in &verdict.damaged {
         let at = damaged.offset.map(|offset| format!(" at offset {offset}")).unwrap_or_default();
-        text += &format!("damaged: {} ({}){at}: {}\n", Escaped(&damaged.file), Escaped(&damaged.label), Escaped(&damaged.what));
+        text += &format!(
+            "damaged: {} ({}){at}: {}\n",
+            Escaped(&damaged.file),
+            Escaped(&damaged.label),
+            Escaped(&damaged.what)
+        );
     }
     for name in &verdict.leftovers {
         text += &format!("left by a killed process: {}\n", Escaped(name));

@@ -1,7 +1,6 @@
 //! `bsfs mount`
 
 use std::ffi::OsString;
-use std::net::SocketAddr;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -124,9 +123,6 @@ pub struct MountArgs {
     /// Write figures for Prometheus to this file, every 15 seconds, for node_exporter's directory of such files
     #[arg(long, value_name = "FILE", help_heading = "Watching")]
     pub metrics_file: Option<PathBuf>,
-    /// Answer with these figures at http://ADDRESS/metrics; an address of this machine only, such as 127.0.0.1:9400
-    #[arg(long, value_name = "ADDRESS", help_heading = "Watching")]
-    pub metrics_listen: Option<SocketAddr>,
     /// Seconds to wait until the mount answers
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..))]
     pub timeout: u64,
@@ -237,9 +233,6 @@ fn daemon_arguments(args: &MountArgs) -> Result<Vec<OsString>> {
     if let Some(file) = &args.metrics_file {
         option("--metrics-file", absolute(file)?);
     }
-    if let Some(address) = args.metrics_listen {
-        option("--metrics-listen", address.to_string().into());
-    }
     if let Some(file) = &args.log_file {
         option("--log-file", absolute(file)?);
     }
@@ -294,7 +287,6 @@ fn serve(args: &MountArgs) -> Result<()> {
         cache_size: args.cache_size,
         warm: args.warm,
         metrics_file: args.metrics_file.clone(),
-        metrics_listen: args.metrics_listen,
         generic: generic(&args.options)?,
         caller,
         log,

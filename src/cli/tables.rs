@@ -78,7 +78,8 @@ fn tensor_table<'a>(text: &mut String, title: &str, tensors: impl IntoIterator<I
     if tensors.is_empty() {
         return;
     }
-    let width = tensors.iter().map(|t| Escaped(&t.name).to_string().chars().count()).max().unwrap_or(0).clamp(title.len(), 50);
+    let width =
+        tensors.iter().map(|t| Escaped(&t.name).to_string().chars().count()).max().unwrap_or(0).clamp(title.len(), 50);
     let titles = ["dtype".into(), "raw".into(), "ratio".into(), "classes".into(), "codecs".into()];
     *text += &row(title, width, &titles);
     for t in tensors {

@@ -105,7 +105,7 @@ impl Control {
                 let text = serde_json::to_string_pretty(&(self.ask)()).unwrap_or_default();
                 (escape::json(&text) + "\n").into_owned().into_bytes()
             }
-            Some(&"metrics.prom") => metrics(&[(self.ask)()]).into_bytes(),
+            Some(&"metrics.prom") => metrics(&(self.ask)()).into_bytes(),
             _ => self.log.as_ref().map(|log| log.with(tail)).unwrap_or_default(),
         }
     }

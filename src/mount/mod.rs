@@ -42,7 +42,6 @@ pub use daemon::{
     CallerGroup, SOURCE_VARIABLE, Started, announce, announce_download, become_daemon, default_log_file, open_log,
     start,
 };
-pub use exposition::metrics;
 pub use live::{Changes, Settings, remount};
 pub use logfile::LogFile;
 pub use meter::Requests;

@@ -30,7 +30,9 @@ fn file(seed: u64) -> Vec<u8> {
     let len = u64::from_le_bytes(plain[..8].try_into().unwrap()) as usize;
     let mut header: serde_json::Value = serde_json::from_slice(&plain[8..8 + len]).unwrap();
     let fields = header.as_object_mut().unwrap();
-    for (name, mut tensor) in [("a.weight", None), ("b.weight", Some(HOSTILE))].map(|(n, d)| (n, (fields.remove(n).unwrap(), d))) {
+    for (name, mut tensor) in
+        [("a.weight", None), ("b.weight", Some(HOSTILE))].map(|(n, d)| (n, (fields.remove(n).unwrap(), d)))
+    {
         if let Some(dtype) = tensor.1 {
             tensor.0["dtype"] = dtype.into();
         }

@@ -19,7 +19,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("compress", &["access", "error", "parallel", "sink", "source", "tensor", "codec", "format"]),
     ("engine", &["access", "error", "parallel", "source", "cache", "tensor", "codec", "format"]),
     ("vfs", &["access", "error", "source", "format", "engine"]),
-    ("mount", &["error", "escape", "source", "cache", "engine", "vfs", "hub"]),
+    ("mount", &["error", "escape", "sink", "source", "cache", "engine", "vfs", "hub"]),
     ("hub", &["error", "source", "sink"]),
 ];
 
