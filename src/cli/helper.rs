@@ -68,6 +68,7 @@ const OURS: &[(&str, bool)] = &[
     ("timeout", true),
     ("patience", true),
     ("base", true),
+    ("follow", true),
 ];
 
 /// Those of "remount".
@@ -201,8 +202,8 @@ fn remount(options: &[OsString], mount_point: OsString) -> Vec<OsString> {
     arguments
 }
 
-/// Of options that are there twice the last counts: mount(8) puts those of its command line behind those of the table. Of bases there
-/// may be several. An option whose value is the next word stays.
+/// Of options that are there twice the last counts: mount(8) puts those of its command line behind those of the table. Of bases and
+/// places to follow links into there may be several. An option whose value is the next word stays.
 fn keep_last(arguments: &mut Vec<OsString>) {
     let name = |word: &OsString| {
         let (name, value) = match word.as_bytes().iter().position(|&byte| byte == b'=') {
@@ -211,7 +212,7 @@ fn keep_last(arguments: &mut Vec<OsString>) {
         };
         let long = std::str::from_utf8(name).ok()?.strip_prefix("--")?;
         let ours = OURS.contains(&(long, value)) || (value && LIVE.contains(&long));
-        (ours && long != "base").then(|| long.to_owned())
+        (ours && !matches!(long, "base" | "follow")).then(|| long.to_owned())
     };
     let names: Vec<Option<String>> = arguments.iter().map(name).collect();
     let mut at = 0;
@@ -317,9 +318,9 @@ mod tests {
         let got = of(&["bsfs", "/models", "/mnt", "-o", "rw,dev,suid"]).unwrap().unwrap();
         assert_eq!(got.join(" "), "bsfs mount -- /models /mnt");
         assert_eq!(of(&["mount.bsfs", "/a", "/b", "-f"]).unwrap(), None, "only as if");
-        let twice = "memory=1G,warm,base=/x,memory=2G,base=/y,warm";
+        let twice = "memory=1G,warm,base=/x,memory=2G,base=/y,warm,follow=/f,follow=/g";
         let got = of(&["mount.bsfs", "/a", "/b", "-o", twice]).unwrap().unwrap();
-        assert_eq!(got.join(" "), "bsfs mount --base=/x --memory=2G --base=/y --warm -- /a /b");
+        assert_eq!(got.join(" "), "bsfs mount --base=/x --memory=2G --base=/y --warm --follow=/f --follow=/g -- /a /b");
         let got =
             of(&["mount.bsfs", "/a", "/b", "-o", "memory=3G,rw,remount,cache=off,allow_other,cache_size=2G,memory=1G"]);
         assert_eq!(got.unwrap().unwrap().join(" "), "bsfs remount --cache-size=2G --memory=1G -- /b");

@@ -68,6 +68,10 @@ pub struct MountArgs {
     /// noexec, nosymfollow, fsname=NAME and context=CONTEXT have an effect here
     #[arg(short = 'o', value_name = "OPTIONS")]
     pub options: Vec<OsString>,
+    /// With --allow-other: follow links that lead into this directory (or to this file) outside of SOURCE as well. Others are shown as
+    /// links, since what this process can read they may not. May be given several times
+    #[arg(long, value_name = "DIR")]
+    pub follow: Vec<PathBuf>,
     /// Memory for decoded data and buffers together, in bytes or with K, M, G
     #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = parse_size, help_heading = "Memory and cache")]
     pub memory: u64,
@@ -242,6 +246,9 @@ fn daemon_arguments(args: &MountArgs) -> Result<Vec<OsString>> {
     for base in &args.base {
         option("--base", absolute(base)?);
     }
+    for place in &args.follow {
+        option("--follow", absolute(place)?);
+    }
     for generic in &args.options {
         option("-o", generic.clone());
     }
@@ -279,6 +286,7 @@ fn serve(args: &MountArgs) -> Result<()> {
         keep_packed: args.keep_packed,
         null: args.null,
         allow_other: args.allow_other,
+        follow: args.follow.clone(),
         ttl: Duration::from_secs(args.ttl),
         readahead: args.readahead,
         cache: args.cache.into(),

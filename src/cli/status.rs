@@ -143,7 +143,7 @@ fn describe(record: &MountRecord) -> String {
     let times = [e.source_seconds, e.decode_seconds, e.wait_seconds, e.gather_seconds, s.reply_seconds];
     let [source, decode, wait, gather, reply] = times.map(|t| format!("{t:.2} s"));
     line("time", format!("source {source}, decode {decode}, wait {wait}, gather {gather}, reply {reply}"));
-    line("errors", format!("{} ({} of them panics)", s.errors, s.panics));
+    line("errors", format!("{}; {} panics", s.errors, s.panics));
     text
 }
 

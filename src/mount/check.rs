@@ -250,6 +250,19 @@ pub(super) fn check_base(base: &Path, mount_point: &Path, way: Option<&Path>) ->
     Ok(absolute)
 }
 
+/// A place that links may lead into, without links.
+///
+/// # Errors
+/// [`Error::Io`] when it is not there, [`Error::Mount`] when it is in the mount itself.
+pub(super) fn check_follow(place: &PathBuf, mount_point: &Path) -> Result<PathBuf> {
+    let real = fs::canonicalize(place).map_err(Error::io("open the place to follow links into", place))?;
+    if real.starts_with(mount_point) {
+        let message = format!("{}, which --follow names, is inside the mount point", place.display());
+        return Err(fail(mount_point, message));
+    }
+    Ok(real)
+}
+
 fn may_allow_other(conf: io::Result<String>) -> bool {
     conf.is_ok_and(|text| text.lines().any(|line| line.trim() == "user_allow_other"))
 }

@@ -12,6 +12,7 @@ mod control;
 mod convert;
 mod daemon;
 mod disk;
+mod end;
 mod errno;
 mod exposition;
 mod guard;

@@ -59,8 +59,10 @@ pub struct MountOptions {
     pub keep_packed: bool,
     /// Shows zeros of the right sizes, for measurements of everything but reading and decoding.
     pub null: bool,
-    /// Lets users other than the mounting one in.
+    /// Lets users other than the mounting one in. Links are then followed within the source only, and into [`follow`](Self::follow).
     pub allow_other: bool,
+    /// Directories and files outside of the source that links may lead into though other users read the mount.
+    pub follow: Vec<PathBuf>,
     /// How long the kernel may keep names and attributes without asking. Opening a file asks in any case.
     pub ttl: Duration,
     /// The kernel's readahead for this mount, bytes. Takes privilege; without it the kernel's own 128 KiB stay.

@@ -1,10 +1,10 @@
 //! What is mounted: a directory or file of this machine, or a remote place.
 
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::MountOptions;
+use super::check::Checked;
 use crate::cache::Store;
 use crate::engine::EngineConfig;
 use crate::error::{Error, Result};
@@ -50,11 +50,19 @@ pub(super) fn share(options: &MountOptions, config: EngineConfig) -> EngineConfi
 }
 
 impl Place {
-    /// A path that was checked; `over`, the directory itself, when it is to be mounted over.
-    pub(super) fn local(label: PathBuf, over: Option<OwnedFd>) -> Self {
-        let (tree, source) = match over {
-            Some(directory) => LocalTree::holding(directory),
-            None => (LocalTree::default(), label.clone()),
+    /// A path that was checked; `over`, the directory itself, when it is to be mounted over. `follow` is where links may lead besides, if not
+    /// anywhere.
+    pub(super) fn local(checked: Checked, follow: Option<&[PathBuf]>) -> Self {
+        let label = checked.source;
+        let (tree, source) = match (checked.over, follow) {
+            (Some(directory), follow) => LocalTree::holding(directory, follow.is_some()),
+            (None, None) => (LocalTree::default(), label.clone()),
+            (None, Some(follow)) => {
+                // Of a file the directory is the source: what it is shown by may lie beside it.
+                let root = if label.is_dir() { Some(&*label) } else { label.parent() };
+                let places = root.into_iter().map(Path::to_path_buf).chain(follow.iter().cloned()).collect();
+                (LocalTree::confined(places, Some(checked.mount_point)), label.clone())
+            }
         };
         Self {
             tree: Arc::new(tree),

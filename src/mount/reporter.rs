@@ -105,6 +105,7 @@ impl Reporter {
 
     pub(super) fn now(&self) -> Status {
         let files = self.vfs.stats();
+        let (engine, disk) = (self.engine.stats(), self.engine.disk().map(|disk| disk.store.counters()));
         let Fixed { source, mount_point, started, cache, log_file, .. } = &self.fixed;
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -122,10 +123,10 @@ impl Reporter {
             inodes: files.inodes,
             metadata_bytes: files.metadata_bytes,
             errors: self.guard.errors(),
-            panics: self.guard.panics(),
+            panics: self.guard.panics() + engine.panics + disk.map_or(0, |disk| disk.panics),
             reply_seconds: Duration::from_nanos(self.replying.load(Ordering::Relaxed)).as_secs_f64(),
-            engine: self.engine.stats(),
-            disk: self.engine.disk().map(|disk| disk.store.counters()),
+            engine,
+            disk,
             passthrough: self.passthrough.works(),
             passthrough_opens: self.passthrough.opened(),
             warming: self.warming.as_ref().map(|progress| progress.now()),

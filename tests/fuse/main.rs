@@ -5,6 +5,7 @@ mod common;
 
 mod archives;
 mod automount;
+mod bigsmall_faults;
 mod bigsmall_mount;
 mod cache_mount;
 mod caller;
@@ -18,6 +19,7 @@ mod lower;
 mod mount;
 mod over;
 mod problems;
+mod readers;
 mod remote_mount;
 mod replace;
 mod sidecar;

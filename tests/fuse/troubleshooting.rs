@@ -57,7 +57,7 @@ const SCENES: &[(&str, &str)] = &[
     ),
     ("FILE: the name does not end", "bsfs decompress model.safetensors"),
     ("DIR: is a directory", "bsfs compress models"),
-    ("FILE: its tensors are differences", "bsfs verify alone/fine.safetensors.bs"),
+    ("FILE: cannot be read without", "bsfs verify alone/fine.safetensors.bs"),
     ("DIR: no such file or directory", "bsfs compress model.safetensors --base nothing"),
     ("--replace removes files", "bsfs compress model.safetensors --replace"),
     ("FILE: open for writing", "exec 3>>model.safetensors; bsfs compress model.safetensors --replace --yes"),

@@ -6,17 +6,18 @@ use std::path::{Path, PathBuf};
 
 /// Each room and the rooms it may name. `error` and `parallel` name none.
 const ALLOWED: &[(&str, &[&str])] = &[
+    ("access", &[]),
     ("error", &[]),
     ("parallel", &["error"]),
-    ("sink", &["error"]),
-    ("source", &["error", "cache"]),
+    ("sink", &["access", "error"]),
+    ("source", &["access", "error", "cache"]),
     ("cache", &["error"]),
     ("tensor", &["error"]),
     ("codec", &["error"]),
     ("format", &["error", "codec", "tensor", "source"]),
-    ("compress", &["error", "parallel", "sink", "source", "tensor", "codec", "format"]),
-    ("engine", &["error", "parallel", "source", "cache", "tensor", "codec", "format"]),
-    ("vfs", &["error", "source", "format", "engine"]),
+    ("compress", &["access", "error", "parallel", "sink", "source", "tensor", "codec", "format"]),
+    ("engine", &["access", "error", "parallel", "source", "cache", "tensor", "codec", "format"]),
+    ("vfs", &["access", "error", "source", "format", "engine"]),
     ("mount", &["error", "source", "cache", "engine", "vfs", "hub"]),
     ("hub", &["error", "source", "sink"]),
 ];
