@@ -223,7 +223,7 @@ fn what_lies_below_the_trigger_is_refused_and_not_waited_for() {
     let inside = trigger.point.join("inside");
     let link = bench.dir.join("link");
     symlink(&inside, &link).unwrap();
-    for option in ["--cache-dir", "--log-file", "--base", "--metrics-file"] {
+    for option in ["--cache-dir", "--log-file", "--base", "--metrics-file", "--follow"] {
         for path in [&inside, &link] {
             let mut command = command(&bench);
             command.arg("mount").args([bench.source(), bench.mount_point()]).arg(option).arg(path);
