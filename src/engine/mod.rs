@@ -31,7 +31,7 @@ pub use image::{Bytes, Image};
 pub use references::{BaseFile, Finder, MAX_DEPTH, Places, References};
 pub use scan::{Verified, Whole, scan, verify};
 pub use stats::Stats;
-pub use troubles::{Trouble, Troubles};
+pub use troubles::Troubles;
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -170,6 +170,8 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
     // While nothing waits for the mount.
     let looking = look(&vfs);
     let problems = ask().problems;
+    // It holds what the end of the mount drops.
+    drop(ask);
     for problem in problems.iter().take(TOLD) {
         tell(Event::Note(problem.clone()))?;
     }
