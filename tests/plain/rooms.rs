@@ -18,7 +18,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("engine", &["error", "parallel", "source", "cache", "tensor", "codec", "format"]),
     ("vfs", &["error", "source", "format", "engine"]),
     ("mount", &["error", "source", "cache", "engine", "vfs", "hub"]),
-    ("hub", &["error", "source", "sink"]),
+    ("hub", &["error", "parallel", "source", "sink"]),
 ];
 
 /// Packages that only one room may name.
