@@ -12,6 +12,7 @@ mod delta_hostile;
 mod faults;
 mod hostile_mount;
 mod hub_mount;
+mod limits;
 mod lower;
 mod mount;
 mod over;
