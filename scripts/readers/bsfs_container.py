@@ -8,7 +8,7 @@ What the container is coded against is looked for, by its BLAKE3, in the files o
 of which some may need others.
 
 As a module: Container.open(path, Bases(paths)) does every check that needs no chunk, read(offset, size) gives bytes of the
-original, tensors lists what the container says of them. Needs Python 3.11 and requirements-container.txt.
+original, tensors lists what the container says of them. Needs Python 3.11 and requirements-light.txt.
 """
 import argparse
 import bisect

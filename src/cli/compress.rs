@@ -9,10 +9,11 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use bsfs::access::Attributes;
 use bsfs::compress::{self, Entry, Options, Original, Report, Sums, ratio};
 use bsfs::parallel;
 use bsfs::sink::AtomicFile;
-use bsfs::source::{Access, FileSource};
+use bsfs::source::FileSource;
 use bsfs::{Error, Result};
 use clap::Args;
 use serde::Serialize;
@@ -45,8 +46,8 @@ use super::size::show_size;
 /// same again goes on. In directories these are the files called .safetensors and those that a link of such a name leads to, as
 /// in the cache of the Hugging Face Hub; links stay as they are, and lead somewhere again when the directory is mounted over
 /// itself ("bsfs mount DIR DIR"). Every container holds all of its file: nothing is stored once for several. Files that are open
-/// for writing, and hard links with names elsewhere, are left as they are, and said. Permissions stay; extended attributes and
-/// access lists are not kept. "bsfs decompress --replace" is the way back.
+/// for writing, and hard links with names elsewhere, are left as they are, and said. Permissions, access lists and extended
+/// attributes stay. "bsfs decompress --replace" is the way back.
 #[derive(Debug, Args)]
 pub struct CompressArgs {
     /// Files, directories or models on the Hub (hf://ORG/NAME) to compress
@@ -229,7 +230,7 @@ pub fn run(args: &CompressArgs) -> Result<ExitCode> {
                 Ok(())
             }
             Task::Link { .. } if args.dry_run => Ok(()),
-            Task::Copy { input, output, len } => copy(input, output, args.force, &stop).map(|()| {
+            Task::Copy { input, output, len } => copy(input, output, args.force, &stop, &bar).map(|()| {
                 bar.skip(*len);
                 summary.copied_files += 1;
                 summary.copied_bytes += len;
@@ -481,14 +482,15 @@ fn check_outputs(tasks: &[Task], force: bool) -> Result<()> {
     Ok(())
 }
 
-fn copy(input: &Path, output: &Path, force: bool, stop: &AtomicBool) -> Result<()> {
+fn copy(input: &Path, output: &Path, force: bool, stop: &AtomicBool, bar: &Bar) -> Result<()> {
     if stop.load(Ordering::Relaxed) {
         return Err(Error::Interrupted);
     }
     let mut from = fs::File::open(input).map_err(Error::io("open", input))?;
     let mut to = AtomicFile::create(output, force)?;
     let meta = from.metadata().map_err(Error::io("stat", input))?;
-    to.narrow(Access::of(&meta).mode)?;
+    let attributes = Attributes::of(&from).map_err(Error::io("look at the permissions of", input))?;
+    to.narrow(&attributes)?.iter().for_each(|note| bar.say(note));
     let mtime = meta.modified().map_err(Error::io("stat", input))?;
     io::copy(&mut from, to.file()).map_err(Error::io("write", output))?;
     to.set_modified(mtime)?;

@@ -200,8 +200,8 @@ fn decompress(
         references.complete(&container)?;
     }
     let mut file = AtomicFile::create(output, args.force)?;
-    if let Some(access) = source.access() {
-        file.narrow(access.mode)?;
+    if let Some(attributes) = source.attributes()? {
+        file.narrow(&attributes)?.iter().for_each(|note| bar.note(note));
     }
     engine::verify(pool, whole, None, stop, &mut |_, raw: &[u8]| {
         file.write_all(raw).map_err(Error::io("write", output))?;

@@ -63,7 +63,7 @@ pub fn run(args: &FlattenArgs) -> Result<ExitCode> {
     }
     let before = source.identity().len;
     let image = engine.image_with(container.clone(), source.clone(), references);
-    let shown = ImageSource::new(image, &args.input, 0).like(&*source);
+    let shown = ImageSource::new(image, &args.input, 0).like(&*source)?;
     let name = PathBuf::from(std::ffi::OsStr::from_bytes(&container.file().name));
     let original = Original { source: &shown, name: &name, mtime: container.mtime() };
     let options = Options {

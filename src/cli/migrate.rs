@@ -232,7 +232,7 @@ fn migrate(
     let base = args.base.find(&tools.engine, &file)?;
     let source = Arc::clone(&file.source);
     let image = tools.engine.presented(Arc::clone(&file.presented), Arc::clone(&source) as _, base);
-    let shown = ImageSource::new(image, &task.input, file.presented.header().len() as u64).like(&*source);
+    let shown = ImageSource::new(image, &task.input, file.presented.header().len() as u64).like(&*source)?;
     let (seconds, nanoseconds) = source.identity().mtime;
     let mtime = (seconds, u32::try_from(nanoseconds).unwrap_or(0));
     let name = shown_path(&task.input).unwrap_or_else(|| task.output.with_extension(""));

@@ -62,6 +62,7 @@ mod verify;
 #[cfg(feature = "mount")]
 mod watch;
 
+use std::ffi::OsString;
 use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
 
@@ -119,8 +120,7 @@ enum Verb {
 }
 
 /// What this process was asked to do; `None` for nothing. Wrong arguments end it here.
-fn command_line() -> bsfs::Result<Option<Cli>> {
-    let arguments: Vec<_> = std::env::args_os().collect();
+fn command_line(arguments: Vec<OsString>) -> bsfs::Result<Option<Cli>> {
     #[cfg(feature = "mount")]
     let Some(arguments) = helper::arguments(arguments)? else { return Ok(None) };
     Ok(Some(Cli::try_parse_from(arguments).unwrap_or_else(|error| without_hidden(error).exit())))
@@ -146,23 +146,38 @@ fn without_hidden(mut error: clap::Error) -> clap::Error {
 
 /// Parses the arguments, runs the verb, prints what went wrong, and gives the exit code.
 pub fn main() -> ExitCode {
-    let cli = match command_line() {
+    out::outlive_size_limits();
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    #[cfg(feature = "mount")]
+    let as_helper = helper::is_called(&arguments);
+    let failed = |error: bsfs::Error| {
+        out::say(&error.to_string());
+        #[cfg(feature = "mount")]
+        if as_helper {
+            return helper::NOT_MOUNTED.into();
+        }
+        Exit::of(&error).into()
+    };
+    let cli = match command_line(arguments) {
         Ok(Some(cli)) => cli,
         Ok(None) => return ExitCode::SUCCESS,
-        Err(error) => {
-            out::say(&error.to_string());
-            return Exit::of(&error).into();
-        }
+        Err(error) => return failed(error),
     };
     // Whatever goes wrong is one of the exit statuses; the panic has said itself what it was.
-    std::panic::catch_unwind(AssertUnwindSafe(|| run(cli))).unwrap_or_else(|_| {
-        out::say("this is a defect in bsfs, please report it");
-        Exit::Failed.into()
-    })
+    let run = AssertUnwindSafe(|| {
+        #[cfg(feature = "mount")]
+        return run(cli, as_helper);
+        #[cfg(not(feature = "mount"))]
+        run(cli)
+    });
+    match std::panic::catch_unwind(run) {
+        Ok(done) => done.unwrap_or_else(failed),
+        Err(_) => failed(bsfs::Error::invalid("this is a defect in bsfs, please report it")),
+    }
 }
 
-fn run(cli: Cli) -> ExitCode {
-    let done = match cli.verb {
+fn run(cli: Cli, #[cfg(feature = "mount")] as_helper: bool) -> bsfs::Result<ExitCode> {
+    match cli.verb {
         Verb::Compress(args) => compress::run(&args),
         Verb::Decompress(args) => decompress::run(&args),
         Verb::Estimate(args) => estimate::run(&args),
@@ -178,7 +193,7 @@ fn run(cli: Cli) -> ExitCode {
         Verb::Push(args) => push::run(&args),
         Verb::Cache(args) => cache::run(&args),
         #[cfg(feature = "mount")]
-        Verb::Mount(args) => mount::run(&args),
+        Verb::Mount(args) => mount::run(&args, as_helper),
         #[cfg(feature = "mount")]
         Verb::Unmount(args) => unmount::run(&args),
         #[cfg(feature = "mount")]
@@ -191,11 +206,7 @@ fn run(cli: Cli) -> ExitCode {
         Verb::Doctor(args) => doctor::run(&args),
         Verb::Completions(args) => complete::completions(&args, Cli::command()),
         Verb::Man(args) => complete::man(&args, Cli::command()),
-    };
-    done.unwrap_or_else(|error| {
-        out::say(&error.to_string());
-        Exit::of(&error).into()
-    })
+    }
 }
 
 #[cfg(test)]

@@ -56,6 +56,9 @@ pub struct Options<'a> {
 pub trait Progress: Sync {
     /// So many bytes more were read, and became so many.
     fn advance(&self, raw: u64, packed: u64);
+
+    /// Something that the user should know.
+    fn note(&self, _text: &str) {}
 }
 
 /// A progress that nobody watches.

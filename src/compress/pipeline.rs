@@ -1,7 +1,6 @@
 //! One file: read, hash, encode, prove, write.
 
 use std::cell::RefCell;
-use std::fs::Metadata;
 use std::io::{self, BufWriter, Seek, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -15,6 +14,7 @@ use super::plan::{self, Plan};
 use super::report::{Report, Sums, ratio};
 use super::written::{Nowhere, Written};
 use super::{DEFAULT_CHUNK_LEN, Options, Progress};
+use crate::access::Attributes;
 use crate::codec::{self, Codec, Mode, Numbers, PAD, Packed, Scratch};
 use crate::error::{Error, Result};
 use crate::format::checksum::{checksum, hex};
@@ -114,7 +114,7 @@ pub fn compress_from(
     compress_beside(pool, original, output, options, None, progress, admit)
 }
 
-/// The same, to a container with the permissions and, as far as the user may, the owner of the file that `like` is of.
+/// The same, to a container with the attributes `like` of a file that it is going to stand for, the owner as far as the user may.
 ///
 /// # Errors
 /// Those of [`compress_from`].
@@ -123,7 +123,7 @@ pub fn compress_beside(
     original: &Original<'_>,
     output: &Path,
     options: &Options<'_>,
-    like: Option<&Metadata>,
+    like: Option<&Attributes>,
     progress: &dyn Progress,
     admit: impl FnOnce(&dyn ReadAt) -> Result<bool>,
 ) -> Result<Option<Report>> {
@@ -166,7 +166,7 @@ fn write(
     original: &Original<'_>,
     output: &Path,
     options: &Options<'_>,
-    like: Option<&Metadata>,
+    like: Option<&Attributes>,
     progress: &dyn Progress,
 ) -> Result<(AtomicFile, Report)> {
     check_input(original.source)?;
@@ -175,8 +175,8 @@ fn write(
         let file = AtomicFile::create(output, options.force)?;
         if let Some(like) = like {
             file.resemble(like)?;
-        } else if let Some(access) = original.source.access() {
-            file.narrow(access.mode)?;
+        } else if let Some(attributes) = original.source.attributes()? {
+            file.narrow(&attributes)?.iter().for_each(|note| progress.note(note));
         }
         Ok(BufWriter::with_capacity(1 << 20, file))
     };

@@ -5,7 +5,6 @@
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
-use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -13,7 +12,7 @@ use std::sync::{Arc, Weak};
 
 use log::{debug, warn};
 
-use super::find::MAX_KNOWN;
+use super::find::{MAX_KNOWN, Spot};
 use super::{BaseFile, Bound, Finder, MAX_DEPTH, References};
 use crate::engine::{Engine, Presented};
 use crate::error::{Error, Result};
@@ -39,9 +38,6 @@ pub(super) type Lacking = RefCell<HashMap<Identity, (usize, Option<Arc<BaseFile>
 
 /// The containers on the way from the one that is opened to the one whose bases are looked for, by digest.
 pub(super) type Way<'a> = &'a [([u8; 32], PathBuf)];
-
-/// A path, and what it is in.
-type Spot<'a> = (&'a Arc<dyn Tree>, &'a Path);
 
 /// A base that is wanted.
 struct Want<'a> {
@@ -201,8 +197,8 @@ impl<'a> Search<'a> {
             return;
         };
         let snapshots = hub.join(repo).join("snapshots");
-        let Ok(dirs) = fs::read_dir(&snapshots) else { return };
-        let mut dirs: Vec<_> = dirs.filter_map(|entry| Some(entry.ok()?.path())).collect();
+        let Ok(names_there) = self.finder.local.names(&snapshots) else { return };
+        let mut dirs: Vec<_> = names_there.into_iter().map(|name| snapshots.join(name)).collect();
         dirs.sort();
         for dir in dirs {
             for name in names(last) {
@@ -249,7 +245,13 @@ impl<'a> Search<'a> {
             return;
         }
         let version = match if links { tree.stat(path) } else { tree.stat_link(path) } {
-            Ok(Stat::File(version, _)) => version,
+            Ok(Stat::File(version, access)) => {
+                if !self.finder.is_open_to_readers((self.home, self.path), (tree, path), access) {
+                    let text = format!("{} may not be read by all who may read what refers to it", path.display());
+                    return self.note(text);
+                }
+                version
+            }
             Err(error) if !tree.is_local() && error.kind() != std::io::ErrorKind::NotFound => {
                 return self.note(format!("{}: {error}", path.display()));
             }
