@@ -13,9 +13,10 @@ use bsfs::{Error, Result};
 use clap::{Args, Subcommand};
 
 use super::exit::Exit;
+use super::numbers;
 use super::out::{self, print, print_json, row, shorten};
 use super::progress::Bar;
-use super::size::{parse_size, show_size};
+use super::size::show_size;
 
 /// Width of the names in a list.
 const LABEL: usize = 44;
@@ -41,7 +42,7 @@ enum CacheVerb {
         #[command(flatten)]
         place: Place,
         /// Disk space that may remain in use, such as 10G [default: a tenth of the file system, at most 50G]
-        #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+        #[arg(long, value_name = "SIZE", value_parser = numbers::size(numbers::DISK))]
         size: Option<u64>,
     },
     /// Remove all files that are not in use

@@ -159,7 +159,7 @@ pub fn run(args: &CompressArgs) -> Result<ExitCode> {
     }
     let started = Instant::now();
     let stop = out::stop_flag();
-    let (mode, chunk_len) = (args.work.optimise.mode(), args.work.optimise.chunk_len()?);
+    let (mode, chunk_len) = (args.work.optimise.mode(), args.work.optimise.chunk_len());
     let mut directories = Vec::new();
     let mut tasks = plan(args, &found(args, &stop)?, &mut directories)?;
     if let Some(share) = args.shard {

@@ -18,6 +18,7 @@ use clap::Args;
 
 use super::base::BaseArg;
 use super::exit::Exit;
+use super::numbers;
 use super::opened::{self, Opened, open};
 use super::out::{self, print, say, without_bs};
 use super::progress::Bar;
@@ -55,8 +56,8 @@ pub struct DecompressArgs {
     pub yes: bool,
     #[command(flatten)]
     pub base: BaseArg,
-    /// Threads that decompress [default: one for each core]
-    #[arg(short = 'j', long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    /// Threads that decompress, up to 1024 [default: one for each core]
+    #[arg(short = 'j', long, value_name = "N", default_value_t = 0, hide_default_value = true, value_parser = numbers::threads())]
     pub threads: usize,
 }
 
@@ -116,9 +117,6 @@ fn plan(args: &DecompressArgs, exit: &mut Exit) -> Result<Vec<Task>> {
     let is_dir = args.input.is_dir();
     let mut tasks: Vec<Task> = Vec::new();
     for input in out::containers(&args.input)? {
-        if args.output.is_none() && without_bs(&input).or_else(|| shown_path(&input)).is_none() {
-            return Err(unnamed(&input));
-        }
         let opened = match open(&input) {
             Ok(opened) => opened,
             Err(error) if is_dir => {

@@ -17,6 +17,7 @@ use serde::Serialize;
 use super::ahead::ImageSource;
 use super::base::BaseArg;
 use super::exit::Exit;
+use super::numbers;
 use super::opened;
 use super::out::{self, print, say};
 use super::progress::Bar;
@@ -45,8 +46,8 @@ pub struct ExportArgs {
     pub force: bool,
     #[command(flatten)]
     pub base: BaseArg,
-    /// Threads that compress [default: one for each core]
-    #[arg(short = 'j', long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    /// Threads that compress, up to 1024 [default: one for each core]
+    #[arg(short = 'j', long, value_name = "N", default_value_t = 0, hide_default_value = true, value_parser = numbers::threads())]
     pub threads: usize,
     /// Print the result as JSON
     #[arg(long)]

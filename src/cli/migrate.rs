@@ -238,7 +238,7 @@ fn migrate(
     let name = shown_path(&task.input).unwrap_or_else(|| task.output.with_extension(""));
     let original = Original { source: &shown, name: &name, mtime };
     let in_its_place = args.in_place && task.output == task.input;
-    let (mode, chunk_len) = (args.work.optimise.mode(), args.work.optimise.chunk_len()?);
+    let (mode, chunk_len) = (args.work.optimise.mode(), args.work.optimise.chunk_len());
     let options = Options { mode, chunk_len, force: args.force || in_its_place, against: None, stop: tools.stop };
     let before = source.identity().len;
     let alone = task.input.metadata().map_err(Error::io("stat", &task.input))?.nlink() == 1;

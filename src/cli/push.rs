@@ -11,6 +11,7 @@ use bsfs::hub::{self, Client, Progress, Push, Pushed, Repo, Sent, Settings};
 use clap::Args;
 
 use super::exit::Exit;
+use super::numbers;
 use super::out::{self, print, print_json};
 use super::progress::Bar;
 use super::size::show_size;
@@ -42,7 +43,7 @@ pub struct PushArgs {
     #[arg(short, long, value_name = "TEXT", default_value = "Upload with bsfs")]
     pub message: String,
     /// Files that are sent at once [default: 4]
-    #[arg(short = 'j', long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    #[arg(short = 'j', long, value_name = "N", default_value_t = 0, hide_default_value = true, value_parser = numbers::threads())]
     pub threads: usize,
     /// Print the result as JSON
     #[arg(long)]

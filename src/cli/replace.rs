@@ -75,7 +75,7 @@ pub fn compress(args: &CompressArgs) -> Result<ExitCode> {
     };
     let stop = out::stop_flag();
     let halt = Halt::watch(stop.clone())?;
-    let (mode, chunk_len) = (args.work.optimise.mode(), args.work.optimise.chunk_len()?);
+    let (mode, chunk_len) = (args.work.optimise.mode(), args.work.optimise.chunk_len());
     let options = |stop| Options { mode, chunk_len, force: args.force, against: None, stop };
     let expect = |pool: &rayon::ThreadPool, plan: &Plan| {
         let files: Vec<(PathBuf, u64)> =

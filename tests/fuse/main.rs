@@ -16,6 +16,7 @@ mod escapes;
 mod faults;
 mod hostile_mount;
 mod hub_mount;
+mod limits;
 mod lower;
 mod mount;
 mod over;

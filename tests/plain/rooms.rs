@@ -20,7 +20,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("engine", &["access", "error", "parallel", "source", "cache", "tensor", "codec", "format"]),
     ("vfs", &["access", "error", "source", "format", "engine"]),
     ("mount", &["error", "escape", "sink", "source", "cache", "engine", "vfs", "hub"]),
-    ("hub", &["error", "source", "sink"]),
+    ("hub", &["error", "parallel", "source", "sink"]),
 ];
 
 /// Packages that only one room may name.
