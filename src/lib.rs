@@ -47,6 +47,7 @@ pub mod error;
 pub mod format;
 #[cfg(feature = "hub")]
 pub mod hub;
+pub mod longpath;
 #[cfg(feature = "mount")]
 pub mod mount;
 pub mod parallel;

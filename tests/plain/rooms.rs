@@ -4,21 +4,22 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Each room and the rooms it may name. `error` and `parallel` name none.
+/// Each room and the rooms it may name. `error` and `longpath` name none.
 const ALLOWED: &[(&str, &[&str])] = &[
     ("error", &[]),
     ("parallel", &["error"]),
-    ("sink", &["error"]),
-    ("source", &["error", "cache"]),
+    ("longpath", &[]),
+    ("sink", &["error", "longpath"]),
+    ("source", &["error", "longpath", "cache"]),
     ("cache", &["error"]),
     ("tensor", &["error"]),
     ("codec", &["error"]),
     ("format", &["error", "codec", "tensor", "source"]),
-    ("compress", &["error", "parallel", "sink", "source", "tensor", "codec", "format"]),
+    ("compress", &["error", "longpath", "parallel", "sink", "source", "tensor", "codec", "format"]),
     ("engine", &["error", "parallel", "source", "cache", "tensor", "codec", "format"]),
     ("vfs", &["error", "source", "format", "engine"]),
     ("mount", &["error", "source", "cache", "engine", "vfs", "hub"]),
-    ("hub", &["error", "source", "sink"]),
+    ("hub", &["error", "longpath", "source", "sink"]),
 ];
 
 /// Packages that only one room may name.
