@@ -17,9 +17,9 @@ mod written;
 
 pub use against::{Against, BaseSource, Duplicate, duplicates};
 pub use estimate::{Estimate, estimate};
-pub use export::{Exported, export};
+pub use export::{Exported, export, export_to};
 pub use memory::{DtypeSeconds, InMemory, encode_in_memory};
-pub use pipeline::{Original, compress, compress_beside, compress_from, measure};
+pub use pipeline::{Beside, Original, compress, compress_beside, compress_from, compress_like, measure};
 pub use report::{DtypeReport, Report, Sums, ratio};
 pub use tree::{Entry, Tree, walk};
 

@@ -82,6 +82,21 @@ pub fn compress(
     options: &Options<'_>,
     progress: &dyn Progress,
 ) -> Result<Report> {
+    compress_like(pool, input, output, options, None, progress)
+}
+
+/// The same, to a container with the permissions and, as far as the user may, the owner of the file that `like` is of.
+///
+/// # Errors
+/// Those of [`compress`].
+pub fn compress_like(
+    pool: &rayon::ThreadPool,
+    input: &Path,
+    output: &Path,
+    options: &Options<'_>,
+    like: Option<&Metadata>,
+    progress: &dyn Progress,
+) -> Result<Report> {
     let source = FileSource::open(input)?;
     if same_file(&source, output) {
         return Err(Error::invalid(format!("{}: input and output are the same file", output.display())));
@@ -90,7 +105,7 @@ pub fn compress(
     let (seconds, nanoseconds) = source.identity().mtime;
     let mtime = (seconds, u32::try_from(nanoseconds).unwrap_or(0));
     let original = Original { source: &source, name: input, mtime };
-    let (file, report) = write(pool, &original, output, options, None, progress)?;
+    let (file, report) = write(pool, &original, output, options, like, progress)?;
     if !source.unchanged()? {
         return Err(Error::Changed { path: input.into() });
     }
@@ -111,28 +126,46 @@ pub fn compress_from(
     progress: &dyn Progress,
     admit: impl FnOnce(&dyn ReadAt) -> Result<bool>,
 ) -> Result<Option<Report>> {
-    compress_beside(pool, original, output, options, None, progress, admit)
+    compress_beside(pool, original, output, options, Beside::default(), progress, admit)
 }
 
-/// The same, to a container with the permissions and, as far as the user may, the owner of the file that `like` is of.
+/// What a container takes from the file that it is going to stand for.
+#[derive(Clone, Copy, Default)]
+pub struct Beside<'a> {
+    /// The file whose permissions and, as far as the user may, owner the container gets.
+    pub like: Option<&'a Metadata>,
+    /// Tells the file that has the output's name, and that the container replaces: no other is. Not by its change time.
+    pub over: Option<&'a dyn Fn(&Metadata) -> bool>,
+}
+
+impl std::fmt::Debug for Beside<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Beside").field("like", &self.like).finish_non_exhaustive()
+    }
+}
+
+/// The same, to a container that is going to stand for a file.
 ///
 /// # Errors
-/// Those of [`compress_from`].
+/// Those of [`compress_from`], and [`Error::Changed`] when the output's name leads to another file than the one to replace.
 pub fn compress_beside(
     pool: &rayon::ThreadPool,
     original: &Original<'_>,
     output: &Path,
     options: &Options<'_>,
-    like: Option<&Metadata>,
+    beside: Beside<'_>,
     progress: &dyn Progress,
     admit: impl FnOnce(&dyn ReadAt) -> Result<bool>,
 ) -> Result<Option<Report>> {
-    let (mut file, report) = write(pool, original, output, options, like, progress)?;
+    let (mut file, report) = write(pool, original, output, options, beside.like, progress)?;
     let admitted = admit(&Written::new(file.file(), output)?)?;
     if !admitted {
         return Ok(None);
     }
-    file.publish()?;
+    match beside.over {
+        Some(is_it) => file.publish_over(is_it)?,
+        None => file.publish()?,
+    }
     Ok(Some(report))
 }
 
@@ -277,8 +310,9 @@ fn encode<W: Write + Seek>(
     Ok((out, report))
 }
 
-/// Refuses an input that is a container already.
+/// Refuses an input that is a container already, and one of which more or fewer bytes can be read than it should have.
 pub(super) fn check_input(source: &dyn ReadAt) -> Result<()> {
+    source.check_end()?;
     let mut first = [0; 8];
     let len = source.len().min(first.len() as u64) as usize;
     let first = first.get_mut(..len).unwrap_or_default();
@@ -407,6 +441,8 @@ impl<'a> Feed<'a> {
     /// The literal bytes, once all was read.
     fn finish(self) -> Result<Vec<u8>> {
         if self.offset == self.source.len() {
+            // Once more: it may have been written to meanwhile, where times do not tell of that.
+            self.source.check_end()?;
             return Ok(self.literals);
         }
         Err(Error::Changed { path: self.source.path().into() })
