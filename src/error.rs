@@ -80,13 +80,13 @@ pub enum Error {
         /// The value found.
         got: String,
     },
-    /// A delta's base is not there.
+    /// Another file that a container refers to is not there.
     NoBase {
-        /// The delta.
+        /// The container.
         path: PathBuf,
         /// What was looked for, for example a tensor and its digest; empty for a whole file.
         want: String,
-        /// Where the base was when the delta was written, as somebody typed it; may be empty.
+        /// The other file, as it was called when the container was written; may be empty.
         hint: String,
         /// Why a file that might be it was not taken; may be empty.
         why: String,
@@ -253,12 +253,14 @@ impl fmt::Display for Error {
                 write!(f, "{}: {what} differs: expected {expected}, got {got}", path.display())
             }
             Self::NoBase { path, want, hint, why } => {
-                write!(f, "{}: its tensors are differences from a base, which was not found", path.display())?;
+                write!(f, "{}: cannot be read without ", path.display())?;
+                match &**hint {
+                    "" => write!(f, "another file")?,
+                    hint => write!(f, "'{}' (that or its container)", hint.escape_default())?,
+                }
+                write!(f, ", which was not found")?;
                 if !want.is_empty() {
                     write!(f, ": {want}")?;
-                }
-                if !hint.is_empty() {
-                    write!(f, " (it was '{}' when the file was written)", hint.escape_default())?;
                 }
                 if !why.is_empty() {
                     write!(f, "; {why}")?;

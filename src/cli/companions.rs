@@ -1,22 +1,25 @@
 //! What a mirror holds beside containers: files that are copied, links, and directories.
 
-use std::fs::Metadata;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use bsfs::access::Attributes;
 use bsfs::longpath;
 use bsfs::sink::AtomicFile;
 use bsfs::source::Identity;
 use bsfs::{Error, Result};
-use rustix::fs::{Gid, Mode, OFlags, Uid};
+use rustix::fs::{Mode, OFlags};
+
+use super::out::say;
+use super::progress::Bar;
 
 /// Bytes that are copied before the signals are looked at.
 const STEP: u64 = 16 << 20;
 
 /// Copies a file with its permissions and its time; gives how many bytes it had.
-pub fn copy(input: &Path, output: &Path, force: bool, stop: &AtomicBool) -> Result<u64> {
+pub fn copy(input: &Path, output: &Path, force: bool, stop: &AtomicBool, bar: &Bar) -> Result<u64> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK;
     let from = longpath::open(input, flags, Mode::empty()).map_err(Error::io("open", input))?;
     let meta = from.metadata().map_err(Error::io("stat", input))?;
@@ -24,7 +27,8 @@ pub fn copy(input: &Path, output: &Path, force: bool, stop: &AtomicBool) -> Resu
         return Err(Error::invalid(format!("{}: not a regular file any more", input.display())));
     }
     let mut to = AtomicFile::create(output, force)?;
-    to.resemble(&meta)?;
+    let attributes = Attributes::of(&from).map_err(Error::io("look at the permissions of", input))?;
+    to.mirror(&attributes)?.iter().for_each(|note| bar.say(note));
     let mut copied = 0;
     loop {
         if stop.load(Ordering::Relaxed) {
@@ -49,11 +53,6 @@ pub fn copy(input: &Path, output: &Path, force: bool, stop: &AtomicBool) -> Resu
     Ok(copied)
 }
 
-/// What `stat` says of a file that another one is going to resemble.
-pub fn metadata(path: &Path) -> Result<Metadata> {
-    longpath::metadata(path).map_err(Error::io("stat", path))
-}
-
 /// Directories that a run made, and those that they are the mirror of.
 #[derive(Default)]
 pub struct Directories(Vec<(PathBuf, PathBuf)>);
@@ -65,7 +64,7 @@ impl Directories {
             return Ok(());
         }
         let failed = || Error::io("set the permissions of", output);
-        let (dir, meta) = (open(output)?, metadata(input)?);
+        let (dir, meta) = (open(output)?, longpath::metadata(input).map_err(Error::io("stat", input))?);
         let own = dir.metadata().map_err(failed())?.mode();
         rustix::fs::fchmod(&dir, Mode::from_raw_mode((own & meta.mode() & 0o777) | 0o700))
             .map_err(|e| failed()(e.into()))?;
@@ -77,17 +76,12 @@ impl Directories {
     pub fn finish(self) -> Result<()> {
         for (input, output) in self.0.into_iter().rev() {
             let failed = || Error::io("set the permissions of", &output);
-            let (dir, meta) = (open(&output)?, metadata(&input)?);
-            let (uid, gid) = (Uid::from_raw(meta.uid()), Gid::from_raw(meta.gid()));
-            let mut mode = meta.mode() & 0o777;
-            // As for files: a group that the user is not in is not given what was meant for it.
-            if rustix::fs::fchown(&dir, Some(uid), Some(gid)).is_err()
-                && rustix::fs::fchown(&dir, None, Some(gid)).is_err()
-            {
-                mode &= !0o070;
+            let (dir, from) = (open(&output)?, open(&input)?);
+            let attributes = Attributes::of(&from).map_err(Error::io("look at the permissions of", &input))?;
+            if let Some(lost) = attributes.give_kept(&dir).map_err(failed())? {
+                say(&format!("{}: the file system does not keep the input's {lost}", output.display()));
             }
-            rustix::fs::fchmod(&dir, Mode::from_raw_mode(mode)).map_err(|e| failed()(e.into()))?;
-            let time = meta.modified().map_err(Error::io("stat", &input))?;
+            let time = from.metadata().and_then(|meta| meta.modified()).map_err(Error::io("stat", &input))?;
             dir.set_modified(time).map_err(Error::io("set the time of", &output))?;
         }
         Ok(())

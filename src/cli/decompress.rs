@@ -124,7 +124,7 @@ pub fn run(args: &DecompressArgs) -> Result<ExitCode> {
     let mut companions = 0;
     let copy = |(input, output, len): &(PathBuf, PathBuf, u64)| {
         bar.name(&input.display().to_string());
-        companions::copy(input, output, args.force, &stop).map(|_| bar.skip(*len))
+        companions::copy(input, output, args.force, &stop, &bar).map(|_| bar.skip(*len))
     };
     let link = |(output, text): &(PathBuf, PathBuf)| sink::symlink(text, output, args.force);
     for done in copies.iter().map(copy).chain(links.iter().map(link)) {
@@ -293,10 +293,9 @@ fn decompress(
     }
     let create = |source: &FileSource| {
         let file = AtomicFile::create(output, args.force)?;
-        if *mirror {
-            file.resemble(&companions::metadata(input)?)?;
-        } else if let Some(access) = source.access() {
-            file.narrow(access.mode)?;
+        if let Some(attributes) = source.attributes()? {
+            let note = if *mirror { file.mirror(&attributes)? } else { file.narrow(&attributes)? };
+            note.iter().for_each(|note| bar.note(note));
         }
         Ok::<_, Error>(file)
     };

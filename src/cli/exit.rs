@@ -61,7 +61,6 @@ impl Exit {
             | ErrorKind::ReadOnlyFilesystem
             | ErrorKind::InvalidInput
             | ErrorKind::InvalidFilename
-            | ErrorKind::FileTooLarge
             | ErrorKind::CrossesDevices
             | ErrorKind::TooManyLinks
             | ErrorKind::BrokenPipe

@@ -125,7 +125,7 @@ fn open(args: &ExportArgs) -> Result<Box<dyn ReadAt>> {
         Sniff::Native => {
             let finder = args.base.finder(&args.input)?;
             let image = opened::open(&args.input)?.image(&opened::engine(args.threads), &finder, None);
-            Ok(Box::new(ImageSource::anywhere(image, &args.input).like(&file)))
+            Ok(Box::new(ImageSource::anywhere(image, &args.input).like(&file)?))
         }
         Sniff::BigSmall => {
             let text = "is a container of bigsmall already; \"bsfs decompress\" makes a safetensors file of it";

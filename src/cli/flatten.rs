@@ -72,7 +72,7 @@ pub fn run(args: &FlattenArgs) -> Result<ExitCode> {
     }
     let before = source.identity().len;
     let image = engine.image_with(container.clone(), source.clone(), references);
-    let shown = ImageSource::new(image, &args.input, 0).like(&*source);
+    let shown = ImageSource::new(image, &args.input, 0).like(&*source)?;
     let name = PathBuf::from(std::ffi::OsStr::from_bytes(&container.file().name));
     let original = Original { source: &shown, name: &name, mtime: container.mtime() };
     let options = Options {
@@ -96,7 +96,7 @@ pub fn run(args: &FlattenArgs) -> Result<ExitCode> {
     };
     let is_it = |meta: &Metadata| is_version(source.identity(), meta);
     let beside = match &held {
-        Some(held) => Beside { like: Some(&held.meta), over: Some(&is_it) },
+        Some(held) => Beside { like: Some(&held.attributes), over: Some(&is_it) },
         None => Beside::default(),
     };
     let report = compress::compress_beside(&pool, &original, &output, &options, beside, &bar, admit);

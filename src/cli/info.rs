@@ -112,7 +112,7 @@ pub fn run(args: &InfoArgs) -> Result<ExitCode> {
                 let mut rows = tensors(&container);
                 shown(&mut rows, args.tensors).try_for_each(|row| find_classes(&*source, &container, row))?;
                 let listed = (args.tensors && args.json).then(|| rows.clone());
-                let path = |at: usize| natives.get(at).map(|(path, _)| (*path).clone()).unwrap_or_default();
+                let path = |at: usize| natives.get(at).map(|(path, _)| path.as_path());
                 let bases = info_bases::bases(&container, number, &holders, path);
                 number += 1;
                 infos.push((AnyInfo::Native(info(file, &container, bases, listed)), rows));

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use bsfs::access::Attributes;
 use bsfs::longpath;
 use bsfs::sink::aside::{self, Healed};
 use bsfs::source::{self, Bounds, FileSource, Identity};
@@ -77,7 +78,7 @@ impl Halt {
 /// so nothing is written that gets lost. Where there are no leases (network file systems, files of others) writers are looked
 /// for, and times are compared.
 pub struct Lease {
-    _file: File,
+    file: File,
 }
 
 impl Lease {
@@ -101,7 +102,7 @@ impl Lease {
             return Err(Error::invalid(format!("{}: open for writing by {who}; left as it is", path.display())));
         }
         aside::mark(&file);
-        Ok(Self { _file: file })
+        Ok(Self { file })
     }
 }
 
@@ -111,6 +112,8 @@ pub struct Held<'a> {
     path: &'a Path,
     /// What `lstat` says of it.
     pub meta: Metadata,
+    /// What its successor gets of it.
+    pub attributes: Attributes,
     _lease: Lease,
 }
 
@@ -123,7 +126,8 @@ impl<'a> Held<'a> {
         aside::check(path)?;
         let lease = Lease::take(path, source.identity())?;
         let meta = longpath::symlink_metadata(path).map_err(Error::io("stat", path))?;
-        let held = Self { source, path, meta, _lease: lease };
+        let attributes = Attributes::of(&lease.file).map_err(Error::io("look at the permissions of", path))?;
+        let held = Self { source, path, meta, attributes, _lease: lease };
         held.same(Identity::of(&held.meta))?;
         Ok(held)
     }

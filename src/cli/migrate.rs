@@ -242,7 +242,7 @@ fn migrate(
     let base = args.base.find(&tools.engine, &file)?;
     let source = Arc::clone(&file.source);
     let image = tools.engine.presented(Arc::clone(&file.presented), Arc::clone(&source) as _, base);
-    let shown = ImageSource::new(image, &task.input, file.presented.header().len() as u64).like(&*source);
+    let shown = ImageSource::new(image, &task.input, file.presented.header().len() as u64).like(&*source)?;
     let (seconds, nanoseconds) = source.identity().mtime;
     let mtime = (seconds, u32::try_from(nanoseconds).unwrap_or(0));
     let name = shown_path(&task.input).unwrap_or_else(|| task.output.with_extension(""));
@@ -272,7 +272,7 @@ fn migrate(
             held.iter().try_for_each(|held| held.check(tools.halt)).map(|()| true)
         };
         let is_it = |meta: &Metadata| is_version(source.identity(), meta);
-        let beside = Beside { like: held.as_ref().map(|held| &held.meta), over: in_its_place.then_some(&is_it) };
+        let beside = Beside { like: held.as_ref().map(|held| &held.attributes), over: in_its_place.then_some(&is_it) };
         compress::compress_beside(&tools.pool, &original, &task.output, &options, beside, bar, admit)?.is_some()
     };
     let mut outcome = Outcome {

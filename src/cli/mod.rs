@@ -62,6 +62,7 @@ mod verify;
 #[cfg(feature = "mount")]
 mod watch;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
@@ -117,8 +118,7 @@ enum Verb {
 }
 
 /// What this process was asked to do; `None` for nothing. Wrong arguments end it here.
-fn command_line() -> bsfs::Result<Option<Cli>> {
-    let arguments: Vec<_> = std::env::args_os().collect();
+fn command_line(arguments: Vec<OsString>) -> bsfs::Result<Option<Cli>> {
     #[cfg(feature = "mount")]
     let Some(arguments) = helper::arguments(arguments)? else { return Ok(None) };
     Ok(Some(Cli::parse_from(arguments)))
@@ -126,13 +126,22 @@ fn command_line() -> bsfs::Result<Option<Cli>> {
 
 /// Parses the arguments, runs the verb, prints what went wrong, and gives the exit code.
 pub fn main() -> ExitCode {
-    let cli = match command_line() {
+    out::outlive_size_limits();
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    #[cfg(feature = "mount")]
+    let as_helper = helper::is_called(&arguments);
+    let failed = |error: bsfs::Error| {
+        out::say(&error.to_string());
+        #[cfg(feature = "mount")]
+        if as_helper {
+            return helper::NOT_MOUNTED.into();
+        }
+        Exit::of(&error).into()
+    };
+    let cli = match command_line(arguments) {
         Ok(Some(cli)) => cli,
         Ok(None) => return ExitCode::SUCCESS,
-        Err(error) => {
-            out::say(&error.to_string());
-            return Exit::of(&error).into();
-        }
+        Err(error) => return failed(error),
     };
     let done = match cli.verb {
         Verb::Compress(args) => compress::run(&args),
@@ -150,7 +159,7 @@ pub fn main() -> ExitCode {
         Verb::Push(args) => push::run(&args),
         Verb::Cache(args) => cache::run(&args),
         #[cfg(feature = "mount")]
-        Verb::Mount(args) => mount::run(&args),
+        Verb::Mount(args) => mount::run(&args, as_helper),
         #[cfg(feature = "mount")]
         Verb::Unmount(args) => unmount::run(&args),
         #[cfg(feature = "mount")]
@@ -164,10 +173,7 @@ pub fn main() -> ExitCode {
         Verb::Completions(args) => complete::completions(&args, Cli::command()),
         Verb::Man(args) => complete::man(&args, Cli::command()),
     };
-    done.unwrap_or_else(|error| {
-        out::say(&error.to_string());
-        Exit::of(&error).into()
-    })
+    done.unwrap_or_else(failed)
 }
 
 #[cfg(test)]

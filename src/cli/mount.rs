@@ -12,6 +12,7 @@ use bsfs::mount::{self, CacheMode, Event, MountOptions, Started};
 use bsfs::{Error, Result};
 use clap::{Args, ValueEnum};
 
+use super::helper::{self, generic};
 use super::logging::{LogFormat, start_log};
 use super::notify::notify;
 use super::out;
@@ -40,7 +41,7 @@ const TELL: Duration = Duration::from_millis(200);
 /// Returns when the mount answers; a process in the background serves it until it is unmounted with "bsfs unmount".
 ///
 /// As mount.bsfs this program is the helper of mount(8): "mount -t bsfs SOURCE MOUNTPOINT -o memory=1G,allow_other", and lines of
-/// /etc/fstab. Options are those of this command with "_" or "-"; _netdev, nofail, noauto and x-systemd.* are not its business.
+/// /etc/fstab. Options are those of this command with "_" or "-"; generic options of mount(8) and libfuse are accepted.
 /// With --foreground a service manager that set NOTIFY_SOCKET is told when the mount answers.
 #[derive(Debug, Args)]
 pub struct MountArgs {
@@ -63,6 +64,14 @@ pub struct MountArgs {
     /// Let other users read too (for users other than root it must be allowed in /etc/fuse.conf)
     #[arg(long)]
     pub allow_other: bool,
+    /// Options as in /etc/fstab, separated by commas: those of this command with "_" or "-", and those of mount(8), of which
+    /// noexec, nosymfollow, fsname=NAME and context=CONTEXT have an effect here
+    #[arg(short = 'o', value_name = "OPTIONS")]
+    pub options: Vec<OsString>,
+    /// With --allow-other: follow links that lead into this directory (or to this file) outside of SOURCE as well. Others are shown as
+    /// links, since what this process can read they may not. May be given several times
+    #[arg(long, value_name = "DIR")]
+    pub follow: Vec<PathBuf>,
     /// Memory for decoded data and buffers together, in bytes or with K, M, G
     #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = parse_size, help_heading = "Memory and cache")]
     pub memory: u64,
@@ -148,7 +157,9 @@ impl From<Cache> for CacheMode {
 }
 
 /// Mounts; returns when the mount answers, or with `--foreground` when it has ended.
-pub fn run(args: &MountArgs) -> Result<ExitCode> {
+pub fn run(args: &MountArgs, as_helper: bool) -> Result<ExitCode> {
+    // Before the daemon is started: a mistake is this process's to tell.
+    generic(&args.options)?;
     if args.foreground || args.daemon || given(args).is_some() {
         return serve(args).map(|()| ExitCode::SUCCESS);
     }
@@ -164,6 +175,7 @@ pub fn run(args: &MountArgs) -> Result<ExitCode> {
     match started? {
         Started::Ready(_) => Ok(ExitCode::SUCCESS),
         // It has said why itself.
+        Started::Failed(_) if as_helper => Ok(helper::NOT_MOUNTED.into()),
         Started::Failed(code) => Ok(ExitCode::from(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(2))),
     }
 }
@@ -234,6 +246,12 @@ fn daemon_arguments(args: &MountArgs) -> Result<Vec<OsString>> {
     for base in &args.base {
         option("--base", absolute(base)?);
     }
+    for place in &args.follow {
+        option("--follow", absolute(place)?);
+    }
+    for generic in &args.options {
+        option("-o", generic.clone());
+    }
     let flags = [
         ("--allow-other", args.allow_other),
         ("--keep-packed", args.keep_packed),
@@ -248,8 +266,9 @@ fn daemon_arguments(args: &MountArgs) -> Result<Vec<OsString>> {
 }
 
 fn serve(args: &MountArgs) -> Result<()> {
-    if args.daemon {
-        mount::become_daemon()?;
+    let caller = args.daemon.then(mount::become_daemon).transpose()?;
+    if let Some(log) = args.log_file.as_ref().filter(|log| mount::is_below(log, &args.mount_point, caller)) {
+        return Err(Error::invalid(format!("{}: the log file lies under the mount point", log.display())));
     }
     let log = start_log(args.log_file.as_deref(), args.daemon.then_some(&*args.mount_point), args.log_format)?;
     let told = std::env::var_os(mount::SOURCE_VARIABLE).filter(|_| args.daemon);
@@ -267,6 +286,7 @@ fn serve(args: &MountArgs) -> Result<()> {
         keep_packed: args.keep_packed,
         null: args.null,
         allow_other: args.allow_other,
+        follow: args.follow.clone(),
         ttl: Duration::from_secs(args.ttl),
         readahead: args.readahead,
         cache: args.cache.into(),
@@ -275,6 +295,8 @@ fn serve(args: &MountArgs) -> Result<()> {
         warm: args.warm,
         metrics_file: args.metrics_file.clone(),
         metrics_listen: args.metrics_listen,
+        generic: generic(&args.options)?,
+        caller,
         log,
     };
     let (mut told_last, mut bar) = (Instant::now(), None);

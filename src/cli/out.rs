@@ -50,6 +50,13 @@ pub fn left_out(errors: &[Error]) -> Exit {
     errors.iter().map(Exit::of).fold(Exit::Done, Exit::and)
 }
 
+/// Makes a limit on the size of files (`ulimit -f`, `LimitFSIZE=`) an error of the write that meets it. Otherwise it ends
+/// the process.
+pub fn outlive_size_limits() {
+    // With a handler, which need not do anything, the write fails. Unlike "ignored" it is not passed on to other programs.
+    let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default());
+}
+
 /// The `.bs` and `.bsr` files of a path: itself for a file, all below it for a directory, in order of path. What cannot be read
 /// below a directory is left out, and [`Exit`] says so.
 pub fn containers(path: &Path) -> Result<(Vec<PathBuf>, Exit)> {

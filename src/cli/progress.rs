@@ -88,6 +88,10 @@ impl Progress for Bar {
         }
         self.bar.inc(raw);
     }
+
+    fn note(&self, text: &str) {
+        self.say(text);
+    }
 }
 
 #[cfg(feature = "hub")]

@@ -1,5 +1,6 @@
 //! `bsfs service`
 
+use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
@@ -9,6 +10,7 @@ use std::process::{Command, ExitCode, Stdio};
 use bsfs::{Error, Result};
 use clap::{Args, Parser, Subcommand};
 
+use super::helper;
 use super::mount::MountArgs;
 use super::out;
 use super::service_files::{OURS, Places, UNIT, absolute, check_name, configuration, name_for, unit, value};
@@ -91,6 +93,7 @@ pub fn run(args: &ServiceArgs) -> Result<ExitCode> {
 fn install(args: &InstallArgs) -> Result<()> {
     let ends = ["--", args.source.as_str(), args.mount_point.as_str()];
     let words = args.options.iter().map(String::as_str).chain(ends);
+    let words = helper::expand(words.map(OsString::from).collect())?;
     let checked = Checked::try_parse_from(words).map_err(|e| Error::invalid(e.to_string().trim().to_owned()))?.mount;
     if checked.foreground || checked.daemon || checked.fuse_fd.is_some() {
         return Err(Error::invalid("--foreground is the unit's, and a service mounts by itself"));

@@ -63,11 +63,20 @@ pub fn run(args: &StatusArgs) -> Result<ExitCode> {
 }
 
 fn describe(record: &MountRecord) -> String {
-    let mut text = format!("{}  ({})\n", record.mount_point.display(), record.state);
+    let well = match record.status.as_ref().map(|status| status.problems.len()) {
+        None => String::new(),
+        Some(0) => ", ok".to_owned(),
+        Some(1) => ", with a problem".to_owned(),
+        Some(n) => format!(", with {n} problems"),
+    };
+    let mut text = format!("{}  ({}{well})\n", record.mount_point.display(), record.state);
     let mut line = |name: &str, value: String| {
         // Writing to a string does not fail.
         let _ = writeln!(text, "  {name:<9} {value}");
     };
+    for problem in record.status.iter().flat_map(|status| &status.problems) {
+        line("problem", problem.clone());
+    }
     line("source", record.source.display().to_string());
     let Some(s) = &record.status else { return text };
     let e = &s.engine;
@@ -134,7 +143,7 @@ fn describe(record: &MountRecord) -> String {
     let times = [e.source_seconds, e.decode_seconds, e.wait_seconds, e.gather_seconds, s.reply_seconds];
     let [source, decode, wait, gather, reply] = times.map(|t| format!("{t:.2} s"));
     line("time", format!("source {source}, decode {decode}, wait {wait}, gather {gather}, reply {reply}"));
-    line("errors", format!("{} ({} of them panics)", s.errors, s.panics));
+    line("errors", format!("{}; {} panics", s.errors, s.panics));
     text
 }
 

@@ -1,6 +1,6 @@
 //! `bsfs verify`
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -213,7 +213,8 @@ fn same_tensors(
     original.check_end()?;
     let theirs = header_of(original)?.tensors;
     let ours = container.tensors()?;
-    if let Some(lost) = theirs.iter().find(|t| !ours.iter().any(|own| own.name == t.name)) {
+    let known: HashSet<&str> = ours.iter().map(|own| &*own.name).collect();
+    if let Some(lost) = theirs.iter().find(|t| !known.contains(&*t.name)) {
         return Err(differs(
             format!("tensor '{}' of {}", lost.name, original.path().display()),
             lost.dtype.clone(),

@@ -81,8 +81,8 @@ pub fn export(
     progress: &dyn Progress,
 ) -> Result<Exported> {
     let mut file = AtomicFile::create(output, force)?;
-    if let Some(access) = source.access() {
-        file.narrow(access.mode)?;
+    if let Some(attributes) = source.attributes()? {
+        file.narrow(&attributes)?.iter().for_each(|note| progress.note(note));
     }
     // Never published, so nothing of it is left.
     let waiting = AtomicFile::create(output, true)?;
@@ -103,8 +103,9 @@ pub fn export_to(
     stop: &AtomicBool,
     progress: &dyn Progress,
 ) -> Result<Exported> {
-    let waiting = AtomicFile::create(std::env::temp_dir().join("bsfs-export"), true)?;
-    waiting.narrow(0o600)?;
+    let mut waiting = AtomicFile::create(std::env::temp_dir().join("bsfs-export"), true)?;
+    let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    waiting.file().set_permissions(private).map_err(Error::io("set the permissions of", waiting.path()))?;
     write(pool, source, (name, out, waiting), stop, progress)
 }
 

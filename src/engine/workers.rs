@@ -9,6 +9,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
+use super::stats::Counters;
+
 /// Threads at most where there are few cores. Most of them wait for a source when there are so many.
 const THREADS: usize = 32;
 /// What a thread may need for a reader, beside the cache: packed and decoded chunk, the answer, tables; bytes.
@@ -49,6 +51,7 @@ struct Shared {
     /// Jobs for readers that run at once, at most, and those of one file.
     most: usize,
     per_file: usize,
+    counters: Arc<Counters>,
 }
 
 /// The threads. They are made when there is work, and end after a while without, or when this is dropped.
@@ -103,13 +106,14 @@ impl State {
 }
 
 impl Workers {
-    /// Threads for a machine of `cores` cores, and as many as fit `memory` (bytes) and some beside it.
-    pub fn new(cores: usize, memory: u64) -> Self {
+    /// Threads for a machine of `cores` cores, and as many as fit `memory` (bytes) and some beside it. Panics of work ahead are
+    /// counted in `counters`.
+    pub fn new(cores: usize, memory: u64, counters: Arc<Counters>) -> Self {
         let cores = cores.max(1);
         let fit = usize::try_from(memory.saturating_add(BESIDE) / PER_THREAD).unwrap_or(usize::MAX);
         let most = fit.clamp(SHARE, THREADS.max(2 * cores));
         let (state, wake, per_file) = (Mutex::default(), Condvar::new(), most / SHARE);
-        Self(Arc::new(Shared { state, wake, cores, most, per_file }))
+        Self(Arc::new(Shared { state, wake, cores, most, per_file, counters }))
     }
 
     /// Does `job` for a reader of `file`, as soon as possible. When no thread can be made it is done before this returns.
@@ -196,7 +200,8 @@ fn work(shared: &Shared) {
             Turn::Ahead(job) => (None, job),
         };
         if catch_unwind(AssertUnwindSafe(job)).is_err() {
-            // The hook has logged the message; who waited for the job has got its error when the job was dropped.
+            // The hook has logged the message. A reader got its error when the job was dropped, which counts the panic.
+            Counters::add(&shared.counters.panics, file.is_none().into());
             log::error!("defect in bsfs, please report it: a decoding thread panicked");
         }
         state = lock_state(shared);
@@ -225,7 +230,7 @@ mod tests {
 
     #[test]
     fn a_file_that_hangs_leaves_threads_to_others() {
-        let workers = Workers::new(2, 256 << 20);
+        let workers = Workers::new(2, 256 << 20, Arc::default());
         let (release, hanging) = mpsc::channel::<()>();
         let hanging = Arc::new(Mutex::new(hanging));
         for _ in 0..200 {
@@ -244,7 +249,7 @@ mod tests {
 
     #[test]
     fn readers_come_before_work_ahead_and_a_panic_ends_only_its_job() {
-        let workers = Workers::new(1, 0);
+        let workers = Workers::new(1, 0, Arc::default());
         let (done, order) = mpsc::channel();
         let guards: Vec<_> = (0..=READING).map(|_| workers.demanding()).collect();
         let say = |word: &'static str| {

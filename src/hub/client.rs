@@ -58,7 +58,8 @@ pub struct Resolved {
     pub url: Url,
     /// Whether requests to it carry the token: it is the endpoint's own address.
     pub with_token: bool,
-    /// Entity tag of the content: SHA-256 of a file in LFS, git's id of others. Host of `url` may have another one.
+    /// Entity tag of the content: SHA-256 of a file in LFS, git's id of others. A mirror may have tags of its own, and so may
+    /// the host of `url`.
     pub etag: String,
     /// Length of the content, bytes; `None` when the server did not say.
     pub size: Option<u64>,
@@ -78,6 +79,13 @@ impl fmt::Debug for Resolved {
 }
 
 impl Resolved {
+    /// Whether its tag says that it is another content than `listed`, the SHA-256 or git's id of a listing. A tag of a mirror's
+    /// own says nothing of that: what the content is was said by the commit.
+    #[must_use]
+    pub fn contradicts(&self, listed: &str) -> bool {
+        is_hex(&self.etag, 64) && is_hex(listed, 64) && !self.etag.eq_ignore_ascii_case(listed)
+    }
+
     /// Whether the address has expired, or will within `margin`.
     #[must_use]
     pub fn is_expired(&self, margin: Duration) -> bool {
@@ -345,6 +353,23 @@ mod tests {
         assert_eq!(at("https://c/x?X-Amz-Date=20240229T000000Z&X-Amz-Expires=0"), Some(1_709_164_800));
         assert_eq!(at("https://c/x?X-Amz-Date=hello&X-Amz-Expires=0"), None);
         assert_eq!(at("https://c/x"), None);
+    }
+
+    #[test]
+    fn only_digests_of_the_same_kind_contradict_each_other() {
+        let (digest, other, id) = ("ab".repeat(32), "cd".repeat(32), "ab".repeat(20));
+        let resolved = |etag: &str| Resolved {
+            url: Url::parse("https://c/x").unwrap(),
+            with_token: false,
+            etag: etag.into(),
+            size: None,
+            expires: None,
+        };
+        assert!(resolved(&other).contradicts(&digest));
+        for (etag, listed) in [(&digest, &digest), (&digest.to_uppercase(), &digest), (&other, &id), (&id, &digest)] {
+            assert!(!resolved(etag).contradicts(listed), "{etag} {listed}");
+        }
+        assert!(!resolved("mirror-1").contradicts(&digest));
     }
 
     #[test]

@@ -31,7 +31,9 @@ fn requests(page: &mut Page<'_>) {
     });
     page.one("read_bytes_total", "counter", "Bytes in answers to reads.", |s| s.read_bytes as f64);
     page.one("open_files", "gauge", "Files and directories open.", |s| s.open_files as f64);
-    page.one("panics_total", "counter", "Requests that ended in a panic.", |s| s.panics as f64);
+    page.one("panics_total", "counter", "Requests and work in the background that ended in a panic.", |s| {
+        s.panics as f64
+    });
     page.one("reply_seconds_total", "counter", "Time of giving answers to the kernel, summed over threads.", |s| {
         s.reply_seconds
     });

@@ -95,10 +95,12 @@ pub fn walk(root: &Path, bounds: &Bounds<'_>) -> Result<Walk, Error> {
             walk.mounts.push(found);
         } else {
             match list(&found.path) {
-                Ok(below) => left.extend(below),
+                Ok(below) => {
+                    left.extend(below);
+                    walk.directories.push(found);
+                }
                 Err(error) => walk.errors.push(error),
             }
-            walk.directories.push(found);
         }
     }
     Ok(walk)

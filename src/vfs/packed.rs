@@ -99,7 +99,7 @@ pub(super) struct Opened {
 impl Opened {
     /// Whether the shard index by which it is shown still is that of its directory.
     pub(super) fn index_unchanged(&self, tree: &dyn Tree, dir: &Path) -> bool {
-        !self.packed.is_bigsmall() || has_version(tree, &dir.join(SHARD_INDEX), self.index)
+        !self.packed.is_bigsmall() || has_version(tree, &dir.join(SHARD_INDEX), self.index, None)
     }
 }
 

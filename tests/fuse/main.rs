@@ -4,8 +4,11 @@
 mod common;
 
 mod archives;
+mod automount;
+mod bigsmall_faults;
 mod bigsmall_mount;
 mod cache_mount;
+mod caller;
 mod daemon;
 mod delta;
 mod delta_hostile;
@@ -15,6 +18,8 @@ mod hub_mount;
 mod lower;
 mod mount;
 mod over;
+mod problems;
+mod readers;
 mod remote_mount;
 mod replace;
 mod sidecar;

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use crate::common::exposition::{parse, sum};
 use crate::common::mounted::{Mount, bsfs, model, signal, stderr};
-use crate::common::{Bench, age, eventually};
+use crate::common::{Bench, age, eventually, root_for};
 use sha2::{Digest, Sha256};
 
 fn attribute(path: &Path, name: &str) -> Option<String> {
@@ -249,8 +249,7 @@ fn settings_change_while_mounted_and_only_for_the_owner() {
     // The kernel's readahead, as the kernel says it.
     let dev = std::os::unix::fs::MetadataExt::dev(&fs::metadata(&mount.point).unwrap());
     let setting = format!("/sys/class/bdi/{}:{}/read_ahead_kb", rustix::fs::major(dev), rustix::fs::minor(dev));
-    // SAFETY: geteuid has no conditions.
-    if unsafe { libc::geteuid() } == 0 {
+    if root_for("readahead") {
         assert!(remount(&["--readahead", "512K"]).status.success());
         assert_eq!(fs::read_to_string(&setting).unwrap().trim(), "512");
     }
@@ -266,8 +265,7 @@ fn settings_change_while_mounted_and_only_for_the_owner() {
     rustix::fs::fadvise(&open, 0, None, rustix::fs::Advice::DontNeed).unwrap();
     assert!(fs::read(&file).unwrap() == original, "with little memory");
     // Another user may read, and may not change.
-    // SAFETY: as above.
-    if unsafe { libc::geteuid() } == 0 {
+    if root_for("another user") {
         std::os::unix::fs::chown(&bench.dir, Some(65534), None).unwrap();
         let program = bench.dir.join("bsfs");
         fs::copy(mounted::BSFS, &program).unwrap();

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use crate::common::{Bench, noise, safetensors};
+use crate::common::{Bench, noise, root_for, safetensors};
 
 /// Runs bsfs in `dir`.
 fn bsfs(dir: &Path, arguments: &[&str]) -> Output {
@@ -51,6 +51,82 @@ fn names(dir: &Path) -> Vec<String> {
     names
 }
 
+/// An access control list as its extended attribute has it: the owner reads and writes, user 7 reads, the group and others nothing.
+const LIST: [(u16, u16, u32); 5] =
+    [(1, 6, u32::MAX), (2, 4, 7), (4, 0, u32::MAX), (16, 4, u32::MAX), (32, 0, u32::MAX)];
+
+fn list() -> Vec<u8> {
+    let entries =
+        LIST.iter().flat_map(|(tag, may, id)| [&tag.to_le_bytes()[..], &may.to_le_bytes(), &id.to_le_bytes()].concat());
+    2_u32.to_le_bytes().into_iter().chain(entries).collect()
+}
+
+const ACL: &str = "system.posix_acl_access";
+
+#[test]
+fn access_lists_and_attributes_are_carried() {
+    use rustix::fs::{XattrFlags, getxattr, setxattr};
+    let bench = Bench::new();
+    let dir = &bench.dir;
+    fs::create_dir(dir.join("model")).unwrap();
+    for (name, bytes) in [("m.safetensors", safetensors(1, 100_000)), ("config.json", b"{}".to_vec())] {
+        let path = dir.join("model").join(name);
+        fs::write(&path, bytes).unwrap();
+        let set = |name, value: &[u8]| setxattr(&path, name, value, XattrFlags::empty());
+        if let Err(error) = set(ACL, &list()).and_then(|()| set("user.origin", b"there")) {
+            return eprintln!("SKIP: no access lists or attributes in {}: {error}", path.display());
+        }
+    }
+    let of = |path: &str, name: &str| {
+        let mut value = vec![0; 1000];
+        let len = getxattr(dir.join(path), name, &mut value[..]).unwrap_or(0);
+        value.truncate(len);
+        value
+    };
+    ok(dir, 0, &["compress", "model", "-o", "packed"]);
+    ok(dir, 0, &["decompress", "packed/m.safetensors.bs", "-o", "back"]);
+    ok(dir, 0, &["flatten", "packed/m.safetensors.bs", "-o", "flat.bs"]);
+    ok(dir, 0, &["export", "--format", "bigsmall", "packed/m.safetensors.bs", "-o", "theirs.bs"]);
+    ok(dir, 0, &["migrate", "theirs.bs", "-o", "migrated.bs"]);
+    ok(dir, 0, &["decompress", "theirs.bs", "-o", "again"]);
+    for made in
+        ["packed/m.safetensors.bs", "packed/config.json", "back", "flat.bs", "theirs.bs", "migrated.bs", "again"]
+    {
+        assert!(of(made, ACL) == list(), "{made}: {:?}", of(made, ACL));
+        assert_eq!(of(made, "user.origin"), b"there", "{made}");
+    }
+    let bytes = fs::read(dir.join("model/m.safetensors")).unwrap();
+    ok(dir, 0, &["compress", "model", "--replace", "--yes"]);
+    assert!(of("model/m.safetensors.bs", ACL) == list() && of("model/m.safetensors.bs", "user.origin") == b"there");
+    ok(dir, 0, &["decompress", "model", "--replace", "--yes"]);
+    assert!(of("model/m.safetensors", ACL) == list() && of("model/m.safetensors", "user.origin") == b"there");
+    assert!(fs::read(dir.join("model/m.safetensors")).unwrap() == bytes);
+}
+
+#[test]
+fn a_directorys_default_list_opens_no_output_to_users_whom_the_input_keeps_out() {
+    use rustix::fs::{XattrFlags, getxattr, setxattr};
+    use std::os::unix::fs::PermissionsExt;
+    let bench = Bench::new();
+    let dir = &bench.dir;
+    fs::write(dir.join("m.safetensors"), safetensors(1, 100_000)).unwrap();
+    fs::set_permissions(dir.join("m.safetensors"), fs::Permissions::from_mode(0o640)).unwrap();
+    fs::create_dir(dir.join("out")).unwrap();
+    if let Err(error) = setxattr(dir.join("out"), "system.posix_acl_default", &list(), XattrFlags::empty()) {
+        return eprintln!("SKIP: no access lists in {}: {error}", dir.display());
+    }
+    for (arguments, output) in [
+        (&["compress", "m.safetensors", "-o", "out/m.bs"][..], "out/m.bs"),
+        (&["decompress", "out/m.bs", "-o", "out/back"], "out/back"),
+    ] {
+        ok(dir, 0, arguments);
+        let mut value = vec![0; 1000];
+        let len = getxattr(dir.join(output), ACL, &mut value[..]).unwrap_or(4);
+        let may = value[4..len].chunks(8).find(|entry| entry[0] == 2 && entry[4] == 7).map(|entry| entry[2]);
+        assert!(matches!(may, None | Some(0)), "{output}: user 7 has {may:?}");
+    }
+}
+
 #[test]
 fn what_only_its_owner_may_read_stays_so() {
     use std::os::unix::fs::PermissionsExt;
@@ -88,7 +164,7 @@ fn shares_of_a_directory_together_are_all_of_it() {
     }
     fs::write(model.join("sub/config.json"), b"{}").unwrap();
     symlink("m0.safetensors", model.join("link.safetensors")).unwrap();
-    ok(dir, 0, &["compress", "model", "-o", "whole", "--no-dedup"]);
+    ok(dir, 0, &["compress", "model", "-o", "whole"]);
     for index in ["2/3", "0/3", "1/3", "0/3"] {
         ok(dir, 0, &["compress", "model", "-o", "shared", "--shard", index]);
     }
@@ -330,8 +406,7 @@ fn a_full_disk_is_an_error_that_leaves_nothing_behind() {
     ok(dir, 0, &["compress", "m"]);
     let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=1M", "tmpfs"]).arg(&small).output().unwrap();
     if !mounted.status.success() {
-        // Only root can make a small file system.
-        assert_ne!(rustix::process::geteuid().as_raw(), 0, "{}", text(&mounted.stderr));
+        assert!(!root_for("a small file system"), "{}", text(&mounted.stderr));
         return;
     }
     struct Unmount<'a>(&'a Path);
