@@ -5,6 +5,7 @@ mod ahead;
 mod base;
 mod bench;
 mod cache;
+mod companions;
 mod complete;
 mod compress;
 mod decompress;
@@ -54,6 +55,7 @@ mod share;
 mod size;
 #[cfg(feature = "mount")]
 mod status;
+mod stream;
 mod tables;
 #[cfg(feature = "mount")]
 mod unmount;

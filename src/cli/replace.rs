@@ -127,6 +127,7 @@ fn run(
     let started = Instant::now();
     let plan = plan(job.inputs, job.way)?;
     plan.skipped.iter().for_each(|skipped| say(&format!("{skipped}; left as it is")));
+    let mut exit = out::left_out(&plan.errors);
     let pool = parallel::pool(job.threads)?;
     let expected = expect(&pool, &plan)?;
     let becomes = |group: &Group| group.names.first().and_then(|name| expected.get(name)).copied();
@@ -143,7 +144,7 @@ fn run(
                 seconds: 0.0,
             })?;
         }
-        return Ok(Exit::Done.into());
+        return Ok(exit.into());
     }
     if !job.dry_run && !agreed(job.yes)? {
         say("nothing was changed");
@@ -154,20 +155,13 @@ fn run(
     let tools = Tools { pool, halt, bar: &bar, force: job.force };
     let mut summary =
         Summary { files: Vec::new(), skipped: plan.skipped, before_bytes: 0, after_bytes: 0, seconds: 0.0 };
-    let mut exit = Exit::Done;
     for group in &plan.groups {
         let Some(name) = group.names.first() else { continue };
         bar.name(&name.display().to_string());
         halt.next();
         let done =
             if job.dry_run { Ok(None) } else { room(name, becomes(group)).and_then(|()| one(&tools, group)).map(Some) };
-        let done = match done {
-            Err(Error::Interrupted) if halt.is_wanted() => Err(Error::invalid(format!(
-                "{}: somebody opened it for writing meanwhile; left as it is",
-                name.display()
-            ))),
-            done => done,
-        };
+        let done = halt.explain(name, done);
         if matches!(done, Err(Error::Interrupted)) {
             bar.done();
             say("interrupted; all that was replaced was proven, and running the same again goes on");

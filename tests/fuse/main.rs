@@ -28,4 +28,5 @@ mod sidecar;
 mod start;
 mod stress;
 mod troubleshooting;
+mod verbs;
 mod watch;
