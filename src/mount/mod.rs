@@ -20,6 +20,7 @@ mod holders;
 mod limit;
 mod live;
 mod logfile;
+mod memory;
 mod meter;
 mod metrics;
 mod options;
@@ -42,6 +43,7 @@ pub use daemon::{
 pub use exposition::metrics;
 pub use live::{Changes, Settings, remount};
 pub use logfile::LogFile;
+pub use memory::default_memory;
 pub use meter::Requests;
 pub use options::{CacheMode, Event, MountOptions};
 pub use readable::readable;
