@@ -79,9 +79,10 @@ pub struct MountArgs {
     /// Of a remote place: fetch all of it into the disk cache before the mount is made
     #[arg(long, help_heading = "Memory and cache")]
     pub download: bool,
-    /// Seconds that a read waits for a server of which nothing comes before it fails
-    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
-    pub patience: u64,
+    /// Seconds that a read waits for a source of which nothing comes before it fails [default: 60 for a server, 300 for files of
+    /// this machine]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub patience: Option<u64>,
     /// Put all files into it in the background ("bsfs status" shows how far that is); with --cache auto those that it keeps
     #[arg(long, help_heading = "Memory and cache")]
     pub warm: bool,
@@ -205,13 +206,15 @@ fn daemon_arguments(args: &MountArgs) -> Result<Vec<OsString>> {
     let mut option = |name: &str, value: OsString| list.extend([name.into(), value]);
     option("--memory", args.memory.to_string().into());
     option("--readahead", args.readahead.to_string().into());
-    option("--patience", args.patience.to_string().into());
     option("--ttl", args.ttl.to_string().into());
     option("--threads", args.threads.to_string().into());
     option("--session-threads", args.session_threads.to_string().into());
     option("--max-background", args.max_background.to_string().into());
     if let Some(cache) = args.cache.to_possible_value() {
         option("--cache", cache.get_name().into());
+    }
+    if let Some(patience) = args.patience {
+        option("--patience", patience.to_string().into());
     }
     if let Some(dir) = &args.cache_dir {
         option("--cache-dir", absolute(dir)?);
@@ -256,7 +259,7 @@ fn serve(args: &MountArgs) -> Result<()> {
     let options = MountOptions {
         source: told.map_or_else(|| args.source.clone(), PathBuf::from),
         download: args.download,
-        patience: Duration::from_secs(args.patience),
+        patience: args.patience.map(Duration::from_secs),
         mount_point: args.mount_point.clone(),
         fuse: given(args).map(connection).transpose()?,
         bases: args.base.clone(),

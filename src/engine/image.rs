@@ -172,13 +172,13 @@ impl Image {
         let workers = &self.0.engine.workers;
         let open = Arc::clone(&self.0);
         let job = move || done(open.read(offset, size));
-        workers.demand(self.0.content.id(), Box::new(job));
+        workers.demand(self.0.content.lane(), Box::new(job));
         // Further chunks of the same read meanwhile on other threads, which the first one finds done or waits for.
         for chunk in self.0.chunks(offset, offset + len).skip(1) {
             if !self.0.engine.chunks.have([self.0.key(chunk.id)]) {
                 let open = Arc::clone(&self.0);
                 let planned = open.clock.load(Ordering::Relaxed);
-                workers.demand(self.0.content.id(), Box::new(move || open.decode_ahead(&chunk, planned)));
+                workers.demand(self.0.content.lane(), Box::new(move || open.decode_ahead(&chunk, planned)));
             }
         }
         self.ahead(offset..offset + len);
@@ -216,7 +216,7 @@ impl Image {
                 }
             }) as Job
         });
-        open.engine.workers.ahead(jobs);
+        open.engine.workers.ahead(open.content.lane().source, jobs);
     }
 }
 
@@ -317,7 +317,7 @@ impl Open {
         }
         let result = self.engine.chunks.get(self.key(chunk.id), read, || {
             Counters::add(&counters.misses, 1);
-            let _demanding = self.engine.workers.demanding();
+            let _demanding = self.engine.workers.demanding(self.content.lane().source);
             self.engine.chunks.make_room(chunk.need);
             self.make(chunk)
         });

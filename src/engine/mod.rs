@@ -30,6 +30,7 @@ pub use image::{Bytes, Image};
 pub use references::{BaseFile, Finder, MAX_DEPTH, Places, References};
 pub use scan::{Verified, Whole, scan, verify};
 pub use stats::Stats;
+pub use workers::{Job, Lane, Workers};
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -67,7 +68,7 @@ pub struct Engine {
     pool: Arc<buffer::Pool>,
     chunks: flight::Chunks,
     counters: stats::Counters,
-    workers: workers::Workers,
+    workers: Workers,
     streams: bigsmall::Streams,
     finisher: disk::Finisher,
 }
@@ -89,7 +90,7 @@ impl Engine {
             chunks: flight::Chunks::new(Arc::clone(&pool)),
             pool,
             counters: stats::Counters::default(),
-            workers: workers::Workers::new(threads, memory),
+            workers: Workers::new(threads, memory),
         })
     }
 
@@ -195,8 +196,8 @@ impl Engine {
         self.pool.take(len)
     }
 
-    /// Does `job` on a thread that may wait, for a reader of `file`, which is any number that tells files apart.
-    pub fn run(&self, file: u64, job: Box<dyn FnOnce() + Send>) {
-        self.workers.demand(file, job);
+    /// Does `job` on a thread that may wait, for a reader.
+    pub fn run(&self, lane: Lane, job: Job) {
+        self.workers.demand(lane, job);
     }
 }

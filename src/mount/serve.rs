@@ -25,17 +25,19 @@ use super::live::Live;
 use super::metrics::{self, Ask};
 use super::options::{Event, MountOptions};
 use super::passthrough::Passthrough;
+use super::pending::Pendings;
 use super::place::{self, Place};
 use super::readable;
 use super::reporter::{Fixed, Reporter};
+use super::requests::Requests;
 use super::signals::{drain_on, unmount_on};
 use super::warm::{Progress, warm};
-use crate::engine::{Engine, EngineConfig, Keep};
+use crate::engine::{Engine, EngineConfig, Keep, Workers};
 use crate::error::{Error, Result};
 use crate::vfs::{Inode, Vfs, VfsConfig};
 
-/// Threads that take requests for a remote place, at least: each may wait for a listing.
-const REMOTE_THREADS: usize = 8;
+/// How long a source of this machine may hang before requests that wait for it fail.
+const PATIENCE: Duration = Duration::from_secs(300);
 /// How long the end of a mount may take for the sake of the disk cache: files that are nearly whole are finished.
 const SETTLE: Duration = Duration::from_secs(20);
 
@@ -113,7 +115,7 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
     )?);
     let guard = Arc::new(Guard::default());
     let threads = match options.session_threads {
-        0 => thread::available_parallelism().map_or(2, usize::from).max(if remote { REMOTE_THREADS } else { 2 }),
+        0 => thread::available_parallelism().map_or(2, usize::from).max(2),
         n => n.min(MAX_SESSION_THREADS),
     };
     let replying = Arc::new(AtomicU64::new(0));
@@ -148,16 +150,21 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
     if let Some(address) = options.metrics_listen {
         metrics::listen(address, Arc::clone(&ask))?;
     }
+    let patience = options.patience.unwrap_or(PATIENCE);
     let adapter = Adapter {
-        vfs: vfs.clone(),
-        guard,
+        requests: Requests {
+            vfs: vfs.clone(),
+            guard: guard.clone(),
+            pendings: Pendings::new(vfs.clone(), guard, patience)?,
+            workers: Workers::for_short_requests(),
+        },
         live: live.clone(),
         background: match options.max_background {
             0 => u16::try_from(threads.saturating_mul(4).clamp(32, 1024)).unwrap_or(32),
             n => n,
         },
-        report: Box::new(report),
-        control: Control::new(ask, options.log.clone()),
+        report: Arc::new(report),
+        control: Arc::new(Control::new(ask, options.log.clone())),
         replying,
         passthrough,
         caching: disk.is_some(),
@@ -218,10 +225,16 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
     if let Some(mounted) = mounted {
         mounted.keep();
     }
-    // Names in the log what in the source cannot be shown as it should, before somebody needs it.
-    if let Ok(handle) = vfs.opendir(Inode::ROOT) {
-        vfs.release(handle);
-    }
+    // Names in the log what in the source cannot be shown as it should, before a reader needs it.
+    let first = vfs.clone();
+    engine.run(
+        vfs.lane(Inode::ROOT),
+        Box::new(move || {
+            if let Ok(handle) = first.opendir(Inode::ROOT) {
+                first.release(handle);
+            }
+        }),
+    );
 
     let warming = options.warm.then(|| {
         let (vfs, progress) = (vfs.clone(), progress.clone());

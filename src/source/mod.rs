@@ -9,6 +9,7 @@ mod memory;
 pub mod remote;
 mod times;
 mod tree;
+pub mod waits;
 pub mod way;
 
 pub use ahead::Streams;

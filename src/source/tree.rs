@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{FileSource, Identity, ReadAt, TimeCounts, way};
+use super::{FileSource, Identity, ReadAt, TimeCounts, waits, way};
 use crate::error::{Error, Result};
 
 /// Seconds since 1970 and nanoseconds.
@@ -169,18 +169,22 @@ impl LocalTree {
 
 impl Tree for LocalTree {
     fn stat(&self, path: &Path) -> io::Result<Stat> {
+        let _call = waits::call();
         way::metadata(path).map(|meta| Stat::of(&meta))
     }
 
     fn stat_link(&self, path: &Path) -> io::Result<Stat> {
+        let _call = waits::call();
         way::symlink_metadata(path).map(|meta| Stat::of(&meta))
     }
 
     fn read_link(&self, path: &Path) -> io::Result<PathBuf> {
+        let _call = waits::call();
         way::read_link(path)
     }
 
     fn names(&self, path: &Path) -> Result<Vec<OsString>> {
+        let _call = waits::call();
         way::names(path).map_err(Error::io("list", path))
     }
 

@@ -10,7 +10,7 @@ use super::lock;
 use super::packed::Packed;
 use super::shards::{Generated, has_version};
 use super::tree::{Contents, File};
-use crate::engine::{Buffer, Bytes, Cost, Engine, Finder, Image};
+use crate::engine::{Buffer, Bytes, Cost, Engine, Finder, Image, Lane};
 use crate::error::{Error, Result};
 use crate::source::{Identity, ReadAt};
 
@@ -88,8 +88,8 @@ impl OpenFile {
     pub(super) fn read(
         self: &Arc<Self>,
         engine: &Engine,
-        offset: u64,
-        size: usize,
+        lane: Lane,
+        (offset, size): (u64, usize),
         done: impl FnOnce(Result<Data>) + Send + 'static,
     ) {
         Cost::begin();
@@ -114,8 +114,7 @@ impl OpenFile {
                                 done(data);
                             }
                         };
-                        // Apart from the numbers of containers, which count up from 1.
-                        engine.run(u64::MAX - source.identity().map_or(0, |identity| identity.ino), Box::new(job));
+                        engine.run(lane, Box::new(job));
                     }
                 }
             }

@@ -28,7 +28,7 @@ pub(super) type DirId = (u64, u64);
 /// What `stat` of a directory says about its names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Stamp {
-    id: DirId,
+    pub(super) id: DirId,
     pub(super) mtime: Timestamp,
     pub(super) ctime: Timestamp,
     pub(super) access: Option<Access>,
@@ -60,8 +60,8 @@ pub(super) struct Place {
 /// What a name of the source is.
 #[derive(Debug, Clone)]
 pub(super) enum Class {
-    /// A directory.
-    Directory(DirId),
+    /// A directory, and what `stat` said of it.
+    Directory(Stamp),
     /// A file shown as it is.
     Plain(Identity),
     /// A container.
@@ -76,8 +76,8 @@ impl Class {
     /// Whether `name` in `dir` still is what was found, as far as `stat` can say.
     pub(super) fn unchanged(&self, tree: &dyn Tree, dir: &Path, name: &OsStr) -> bool {
         match self {
-            Self::Directory(id) => {
-                matches!(tree.stat(&dir.join(name)), Ok(Stat::Directory { id: now, .. }) if now == *id)
+            Self::Directory(stamp) => {
+                matches!(tree.stat(&dir.join(name)), Ok(Stat::Directory { id: now, .. }) if now == stamp.id)
             }
             Self::Plain(identity) => has_version(tree, &dir.join(name), Some(*identity)),
             Self::Container(opened) => {
@@ -108,8 +108,9 @@ pub(super) struct Found {
 #[derive(Debug)]
 pub(super) struct Scan {
     pub(super) stamp: Stamp,
-    /// When the scan began.
+    /// When the scan ended, and how long it took.
     pub(super) taken: Instant,
+    pub(super) took: Duration,
     /// Whether an unchanged stamp proves unchanged names.
     pub(super) settled: bool,
     /// Sorted by shown name.
@@ -191,12 +192,12 @@ pub(super) fn scan(
                 continue;
             }
         };
-        if let Stat::Directory { id, .. } = stat {
+        if let Stat::Directory { id, mtime, ctime, access } = stat {
             // Listed, such a link would make the tree endless for everything that walks it.
             if place.ancestors.contains(&id) {
                 remarks.insert(format!("{}: a link to a directory above itself; not listed", path.display()));
             } else {
-                classes.push((source, Class::Directory(id)));
+                classes.push((source, Class::Directory(Stamp { id, mtime, ctime, access })));
             }
         } else if let Stat::File(identity, access) = stat {
             if let Some(access) = access {
@@ -266,7 +267,7 @@ pub(super) fn scan(
     debug!("{}: {} names in {:?}", place.path.display(), found.len(), taken.elapsed());
     let settled = failed.is_empty() && (!tree.is_local() || settled(&stamp, now));
     let notes = Notes { remarks, index, generated, failed };
-    Ok(Scan { stamp, taken, settled, found, notes })
+    Ok(Scan { stamp, taken: Instant::now(), took: taken.elapsed(), settled, found, notes })
 }
 
 /// Whether the system may answer otherwise the next time, though nothing has changed.
