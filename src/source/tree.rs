@@ -135,6 +135,14 @@ pub trait Tree: Debug + Send + Sync {
     /// Those of listing it.
     fn names(&self, path: &Path) -> Result<Vec<OsString>>;
 
+    /// The same, each with whether it is a directory by its own entry, as far as that is known without looking at it.
+    ///
+    /// # Errors
+    /// Those of listing it.
+    fn entries(&self, path: &Path) -> Result<Vec<(OsString, bool)>> {
+        Ok(self.names(path)?.into_iter().map(|name| (name, false)).collect())
+    }
+
     /// Opens a file.
     ///
     /// # Errors
@@ -186,6 +194,11 @@ impl Tree for LocalTree {
     fn names(&self, path: &Path) -> Result<Vec<OsString>> {
         let _call = waits::call();
         way::names(path).map_err(Error::io("list", path))
+    }
+
+    fn entries(&self, path: &Path) -> Result<Vec<(OsString, bool)>> {
+        let _call = waits::call();
+        way::entries(path).map_err(Error::io("list", path))
     }
 
     fn open(&self, path: &Path) -> Result<Arc<dyn ReadAt>> {

@@ -22,6 +22,7 @@ mod packed;
 mod scan;
 mod shards;
 mod tree;
+mod turn;
 
 pub use attr::{Attr, BLOCK_SIZE, FsFigures, Item, Kind, Time};
 pub use busy::FileTraffic;
@@ -558,7 +559,7 @@ impl Vfs {
         if let Some(listing) = directory.listing().filter(|l| is_current(directory, l, name)) {
             return Ok(listing);
         }
-        let _turn = lock(&directory.turn);
+        let _turn = directory.turn.take();
         // Somebody else may have scanned while this request waited for its turn.
         let old = directory.listing();
         if let Some(listing) = old.as_ref().filter(|l| is_current(directory, l, name)) {
@@ -567,7 +568,7 @@ impl Vfs {
         let known = old.as_ref().map(|l| l.classes()).unwrap_or_default();
         let notes = old.as_ref().map(|l| &l.notes);
         let bounds = scan::Bounds { root: &self.config.source, exclude: self.config.exclude.as_deref() };
-        let scan = scan::scan(&directory.place, &known, notes, bounds)?;
+        let scan = scan::scan(&directory.place, &known, notes, (bounds, name))?;
         for found in &scan.found {
             if let Class::Container(opened) = &found.class
                 && let Packed::Native(container) = &opened.packed

@@ -17,10 +17,13 @@ use super::name::{self, Candidate, Shown};
 use super::packed::{self, Opened};
 use super::shards::{self, Generated, Index, SHOWN_INDEX, has_version};
 use crate::error::{Error, Result};
-use crate::source::{Access, Identity, Stat, Timestamp, Tree, way};
+use crate::source::{Access, Identity, Stat, Timestamp, Tree, waits, way};
 
 /// A directory's modification time proves nothing about changes within the clock's granularity before the scan.
 const CLOCK_STEP: Duration = Duration::from_millis(50);
+
+/// A call that takes longer hangs, as far as a scan is concerned.
+const HUNG: Duration = Duration::from_secs(1);
 
 /// Device and inode number of a directory.
 pub(super) type DirId = (u64, u64);
@@ -73,6 +76,17 @@ pub(super) enum Class {
 }
 
 impl Class {
+    /// Whether it was on another file system than its directory.
+    fn is_beyond(&self, directory: &Stamp) -> bool {
+        let device = match self {
+            Self::Directory(stamp) => stamp.id.0,
+            Self::Plain(identity) => identity.dev,
+            Self::Container(opened) => opened.identity.dev,
+            Self::Generated(_) | Self::Link(_) => return false,
+        };
+        device != directory.id.0
+    }
+
     /// Whether `name` in `dir` still is what was found, as far as `stat` can say.
     pub(super) fn unchanged(&self, tree: &dyn Tree, dir: &Path, name: &OsStr) -> bool {
         match self {
@@ -141,12 +155,12 @@ pub(super) struct Bounds<'a> {
 }
 
 /// Scans `place`. `known` gives the class that a source name had in the last scan, which left these notes; a container that
-/// has not changed is not opened again.
+/// has not changed is not opened again. The name that is `wanted` is looked at in any case.
 pub(super) fn scan(
     place: &Place,
     known: &HashMap<&OsStr, &Class>,
     last: Option<&Notes>,
-    bounds: Bounds<'_>,
+    (bounds, wanted): (Bounds<'_>, Option<&OsStr>),
 ) -> Result<Scan> {
     // On a way round the mount no link is followed, and nothing else leads into it.
     let exclude = bounds.exclude.filter(|_| place.tree.is_local() && !way::is_way(&place.path));
@@ -161,8 +175,18 @@ pub(super) fn scan(
     let mut accesses: HashMap<OsString, Access> = HashMap::new();
     let mut failed: HashSet<OsString> = HashSet::new();
     let failed_before = |name: &OsString| last.is_some_and(|last| last.failed.contains(name));
-    for source in names(place)? {
+    let hung = waits::longest() > HUNG;
+    for (source, is_directory) in entries(place)? {
         let path = place.path.join(&source);
+        // What another file system holds may hang while this directory does not. A directory there is looked at when its own
+        // name is asked for, and everything there is taken for what it was while some source hangs.
+        if let Some(class) = known.get(source.as_os_str()).filter(|class| class.is_beyond(&stamp))
+            && wanted != Some(source.as_os_str())
+            && (hung || is_directory && matches!(class, Class::Directory(_)))
+        {
+            classes.push((source, (*class).clone()));
+            continue;
+        }
         if let (Some(exclude), Some(real)) = (exclude, &real)
             && way::leads_to(&path, &real.join(&source), exclude)
         {
@@ -278,12 +302,12 @@ fn may_pass(e: &std::io::Error) -> bool {
     )
 }
 
-/// The names in the source directory, `.` and `..` apart.
-fn names(place: &Place) -> Result<Vec<OsString>> {
+/// The names in the source directory, `.` and `..` apart, and which are known to be directories.
+fn entries(place: &Place) -> Result<Vec<(OsString, bool)>> {
     if let Some(only) = &place.only {
-        return Ok(vec![only.clone()]);
+        return Ok(vec![(only.clone(), false)]);
     }
-    place.tree.names(&place.path)
+    place.tree.entries(&place.path)
 }
 
 /// Whether the directory was left alone for long enough before `now`.

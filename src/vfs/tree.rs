@@ -21,6 +21,7 @@ use super::open::OpenFile;
 use super::packed::Opened;
 use super::scan::{Class, Found, Notes, Place, Scan, Stamp};
 use super::shards::Generated;
+use super::turn::Turn;
 use crate::engine::Lane;
 use crate::error::Result;
 use crate::source::{Access, Identity, Tree};
@@ -50,7 +51,7 @@ pub(super) struct Directory {
     /// The last scan with inodes.
     listing: Mutex<Option<Arc<Listing>>>,
     /// Held by the one request that scans. Those who wait here need its result; nobody else does.
-    pub(super) turn: Mutex<()>,
+    pub(super) turn: Turn,
 }
 
 /// One version of a file.
@@ -137,7 +138,7 @@ impl Node {
 
 impl Directory {
     fn new(place: Place, stamp: Option<Stamp>) -> Self {
-        Self { place, stamp: Mutex::new(stamp), listing: Mutex::new(None), turn: Mutex::new(()) }
+        Self { place, stamp: Mutex::new(stamp), listing: Mutex::new(None), turn: Turn::default() }
     }
 
     /// What `stat` says of it now.
@@ -258,6 +259,10 @@ impl Table {
     /// Replaces the listing of `dir` by `scan`. What has not changed keeps its inode.
     pub(super) fn publish(&mut self, dir: &Node, directory: &Directory, scan: Scan) -> Arc<Listing> {
         let old = directory.listing();
+        // Another scan began later and was faster: this one was held up.
+        if let Some(newer) = old.as_ref().filter(|old| old.taken - old.took > scan.taken - scan.took) {
+            return Arc::clone(newer);
+        }
         let before: HashMap<&OsStr, &Entry> =
             old.iter().flat_map(|listing| &listing.entries).map(|entry| (entry.source.as_os_str(), entry)).collect();
         let mut entries = Vec::with_capacity(scan.found.len());

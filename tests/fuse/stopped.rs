@@ -72,7 +72,13 @@ fn names(dir: &Path) -> Vec<String> {
 #[test]
 fn a_source_that_hangs_stalls_only_what_asks_for_it() {
     let Some(sources) = Sources::new() else { return };
+    std::os::unix::fs::symlink("../real-links", sources.bench.source().join("links")).unwrap();
+    let links = sources.bench.dir.join("real-links");
+    fs::create_dir(&links).unwrap();
+    fs::write(links.join("a"), b"a").unwrap();
+    std::os::unix::fs::symlink(sources.bench.source().join("hung/7.json"), links.join("b")).unwrap();
     let mount = sources.mount(&[]);
+    assert_eq!(names(&mount.path("links")), ["a", "b"]);
     sources.hung.stop();
     let mut hanging = Vec::new();
     for n in 0..MANY {
@@ -95,10 +101,12 @@ fn a_source_that_hangs_stalls_only_what_asks_for_it() {
         });
         waiting.count() >= MANY.min(30)
     });
+    // The directory above has to be scanned anew.
+    sources.bench.plain("new.json", b"{}");
     let point = mount.point.clone();
     let status = soon("status", move || status_of(&point)).expect("the mount answers");
     assert_eq!(status.pid, mount.pid);
-    for (dir, count) in [("", 5), ("sub", 1), ("other", MANY + 1)] {
+    for (dir, count) in [("", 7), ("sub", 1), ("other", MANY + 1)] {
         let path = mount.path(dir);
         assert_eq!(soon(&format!("listing /{dir}"), move || names(&path)).len(), count, "{dir}");
     }
@@ -106,9 +114,18 @@ fn a_source_that_hangs_stalls_only_what_asks_for_it() {
         let path = mount.path(name);
         assert!(soon(name, move || fs::read(path)).unwrap() == sources.model, "{name}");
     }
-    for name in ["config.json", "other/7.json", ".bsfs/metrics.prom", ".bsfs/stats.json"] {
+    for name in ["config.json", "new.json", "other/7.json", ".bsfs/metrics.prom", ".bsfs/stats.json"] {
         let path = mount.path(name);
         assert!(!soon(name, move || fs::read(path)).unwrap().is_empty(), "{name}");
+    }
+    // A file there that a link leads to: who scans first may wait for it, others see what was there.
+    for name in ["c", "d"] {
+        fs::write(links.join(name), name).unwrap();
+        let dir = mount.path("links");
+        let listing = apart(move || names(&dir));
+        if name == "d" {
+            assert_eq!(listing.recv_timeout(SOON).expect("listing links"), ["a", "b", "c", "d"]);
+        }
     }
     let absent = mount.path("absent");
     assert!(soon("a name that is not there", move || fs::metadata(absent)).is_err());
