@@ -95,7 +95,7 @@ pub struct MountArgs {
     /// Threads that take requests from the kernel [default: one for each core, at least 2]
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, help_heading = "Memory and cache")]
     pub session_threads: usize,
-    /// Requests for readahead that the kernel may have waiting [default: 4 for each thread, at least 32]
+    /// Requests for readahead that the kernel may have waiting [default: 1024]
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, help_heading = "Memory and cache")]
     pub max_background: u16,
     /// Leave compressed data in the page cache after it was read through. (Decoded data is there too by then)

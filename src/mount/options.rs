@@ -36,7 +36,7 @@ pub struct MountOptions {
     pub threads: usize,
     /// Threads that take requests from the kernel and answer what is in memory; 0 for one for each core, two at least.
     pub session_threads: usize,
-    /// Requests that the kernel may have waiting for readahead; 0 for four for each thread, 32 at least.
+    /// Requests that the kernel may have waiting for readahead; 0 for 1024.
     pub max_background: u16,
     /// Where the bases of deltas may be: files, or directories that hold them.
     pub bases: Vec<PathBuf>,

@@ -38,6 +38,8 @@ use crate::vfs::{Inode, Vfs, VfsConfig};
 
 /// How long a source of this machine may hang before requests that wait for it fail.
 const PATIENCE: Duration = Duration::from_secs(300);
+/// Reads that the kernel may have waiting at once. What hangs counts, of whatever source: with few, they would end all reads.
+const BACKGROUND: u16 = 1024;
 /// How long the end of a mount may take for the sake of the disk cache: files that are nearly whole are finished.
 const SETTLE: Duration = Duration::from_secs(20);
 
@@ -160,7 +162,7 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
         },
         live: live.clone(),
         background: match options.max_background {
-            0 => u16::try_from(threads.saturating_mul(4).clamp(32, 1024)).unwrap_or(32),
+            0 => BACKGROUND,
             n => n,
         },
         report: Arc::new(report),
