@@ -4,15 +4,16 @@
 //! process leaves anything behind; elsewhere to a hidden temporary name in the same directory.
 
 use std::ffi::OsString;
-use std::fs::{File, Metadata};
+use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{Advice, AtFlags, CWD, Gid, Mode, OFlags, RenameFlags, Uid};
+use rustix::fs::{Advice, AtFlags, CWD, Mode, OFlags, RenameFlags};
 
+use crate::access::Attributes;
 use crate::error::{Error, Result};
 
 /// A file being written. Dropped without [`publish`](AtomicFile::publish), nothing is left of it.
@@ -86,37 +87,25 @@ impl AtomicFile {
         }
     }
 
-    /// Gives the file the permissions of another, which it is going to stand for, and its owner and group as far as the user may.
-    /// Best at once, while nothing is in it that not all may read.
+    /// Gives the file all that another has besides its bytes and times, for which it is going to stand: permissions, access
+    /// list, extended attributes, and owner and group as far as the user may. Best at once, while nothing is in it that not
+    /// all may read.
     ///
     /// # Errors
-    /// [`Error::Io`] when the permissions cannot be set.
-    pub fn resemble(&self, other: &Metadata) -> Result<()> {
-        let (uid, gid) = (Uid::from_raw(other.uid()), Gid::from_raw(other.gid()));
-        // Only root may give files away; a group may be one that the user is not in, and then nothing is for the group that it is instead.
-        let mut mode = other.mode() & 0o777;
-        if rustix::fs::fchown(&self.file, Some(uid), Some(gid)).is_err()
-            && rustix::fs::fchown(&self.file, None, Some(gid)).is_err()
-        {
-            mode &= !0o070;
-        }
-        let mode = Mode::from_raw_mode(mode);
-        rustix::fs::fchmod(&self.file, mode).map_err(|e| Error::io("set the permissions of", &self.path)(e.into()))
+    /// [`Error::Io`] when one of them cannot be given.
+    pub fn resemble(&self, other: &Attributes) -> Result<()> {
+        other.give(&self.file).map_err(Error::io("keep the permissions and attributes in", &self.path))
     }
 
-    /// Takes away what `mode`, the permission bits of a file that this one is made from, does not allow: what nobody else may read
-    /// does not become readable by being packed. Best at once.
+    /// Takes away what `other`, the attributes of a file that this one is made from, does not allow: what nobody else may read
+    /// does not become readable by being packed. Gives it the access list's entries and the extended attributes of users, and
+    /// says which of them the file system does not keep. Best at once.
     ///
     /// # Errors
     /// [`Error::Io`] when the permissions cannot be set.
-    pub fn narrow(&self, mode: u16) -> Result<()> {
-        let failed = || Error::io("set the permissions of", &self.path);
-        let own = self.file.metadata().map_err(failed())?.mode();
-        let narrowed = own & u32::from(mode) & 0o777;
-        if narrowed == own & 0o777 {
-            return Ok(());
-        }
-        rustix::fs::fchmod(&self.file, Mode::from_raw_mode(narrowed)).map_err(|e| failed()(e.into()))
+    pub fn narrow(&self, other: &Attributes) -> Result<Option<String>> {
+        let lost = other.bound(&self.file).map_err(Error::io("set the permissions of", &self.path))?;
+        Ok(lost.map(|lost| format!("{}: the file system does not keep the input's {lost}", self.path.display())))
     }
 
     /// Sends what was written to the disk and out of memory, and gives it to `take` in order, as it is read back from there.
@@ -275,13 +264,13 @@ mod tests {
 
     #[test]
     fn a_successor_is_as_private_as_what_it_stands_for_and_is_read_back() {
-        use std::os::unix::fs::PermissionsExt;
+        use std::os::unix::fs::{MetadataExt, PermissionsExt};
         let dir = tempfile::tempdir().unwrap();
         let (old, new) = (dir.path().join("old"), dir.path().join("new"));
         std::fs::write(&old, b"x").unwrap();
         std::fs::set_permissions(&old, std::fs::Permissions::from_mode(0o640)).unwrap();
         let mut f = AtomicFile::create(&new, false).unwrap();
-        f.resemble(&old.metadata().unwrap()).unwrap();
+        f.resemble(&Attributes::of(&File::open(&old).unwrap()).unwrap()).unwrap();
         let bytes: Vec<u8> = (0..3_000_001_u32).map(|i| (i % 251) as u8).collect();
         f.write_all(&bytes).unwrap();
         let mut back = Vec::new();

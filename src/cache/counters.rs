@@ -25,6 +25,9 @@ pub struct Counters {
     pub errors: u64,
     /// Entries proven whole.
     pub sealed_entries: u64,
+    /// Writes that ended in a panic. Their chunks were dropped, and the writer went on after a pause.
+    #[serde(default)]
+    pub panics: u64,
     /// Bytes that wait to be written: now, not since the start.
     pub queued_bytes: u64,
     /// Disk space that all entries take, those of other mounts included; `None` as long as this process has measured it never,
@@ -45,6 +48,7 @@ pub struct Counts {
     pub evicted_entries: AtomicU64,
     pub errors: AtomicU64,
     pub sealed_entries: AtomicU64,
+    pub panics: AtomicU64,
     /// One more than the bytes; 0 before they were measured.
     held: AtomicU64,
 }
@@ -73,6 +77,7 @@ impl Counts {
             evicted_entries: of(&self.evicted_entries),
             errors: of(&self.errors),
             sealed_entries: of(&self.sealed_entries),
+            panics: of(&self.panics),
             queued_bytes,
             held_bytes: of(&self.held).checked_sub(1),
         }

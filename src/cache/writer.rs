@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::ops::Deref;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
@@ -44,7 +45,8 @@ impl Job {
 
 #[derive(Default)]
 struct State {
-    jobs: VecDeque<Job>,
+    /// With their sizes in bytes.
+    jobs: VecDeque<(Job, u64)>,
     /// The writer has taken a job and not finished it.
     busy: bool,
     closed: bool,
@@ -101,6 +103,11 @@ impl Queue {
         (waiting > 0 && waiting.saturating_add(size) > self.limit) || self.paused()
     }
 
+    /// Whether writing failed, and has not worked since.
+    pub fn is_troubled(&self) -> bool {
+        self.troubled.load(Ordering::Relaxed)
+    }
+
     fn paused(&self) -> bool {
         let resume = self.resume.load(Ordering::Relaxed);
         resume > 0 && u128::from(resume) > self.started.elapsed().as_millis()
@@ -125,7 +132,7 @@ impl Queue {
             }
         }
         self.bytes.fetch_add(size, Ordering::Relaxed);
-        state.jobs.push_back(job);
+        state.jobs.push_back((job, size));
         drop(state);
         self.changed.notify_all();
         true
@@ -165,7 +172,7 @@ impl Queue {
         }
     }
 
-    fn next(&self) -> Option<Job> {
+    fn next(&self) -> Option<(Job, u64)> {
         let mut state = lock(&self.state);
         loop {
             if state.closed {
@@ -186,9 +193,21 @@ fn run(shared: &Arc<Shared>) {
     let _ = rustix::process::setpriority_process(None, NICE);
     let queue = &shared.queue;
     let mut budget = Budget::default();
-    while let Some(job) = queue.next() {
-        let size = job.size();
-        write(shared, &mut budget, job);
+    while let Some((job, size)) = queue.next() {
+        let of = match &job {
+            Job::Chunk(entry, at, _) => Some((Arc::clone(entry), *at)),
+            Job::Literals(_) | Job::Room => None,
+        };
+        // What is half written has no record, and so is not there; the budget is measured anew.
+        if catch_unwind(AssertUnwindSafe(|| write(shared, &mut budget, job))).is_err() {
+            budget = Budget::default();
+            count(&shared.counts.panics);
+            count(&shared.counts.dropped_chunks);
+            queue.trouble(shared, "its writer panicked; this is a defect in bsfs, please report it");
+        }
+        if let Some((entry, at)) = of {
+            entry.unqueue(at);
+        }
         queue.bytes.fetch_sub(size, Ordering::Relaxed);
         lock(&queue.state).busy = false;
         queue.changed.notify_all();
@@ -226,7 +245,48 @@ fn write(shared: &Shared, budget: &mut Budget, job: Job) {
             queue.trouble(shared, &e.to_string());
         }
     }
-    if let Some((at, _)) = chunk {
-        entry.unqueue(at);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::{Config, Description, Key, Store};
+
+    /// Bytes of which the writer, and no other thread, panics.
+    struct Panicking(Vec<u8>);
+
+    impl Deref for Panicking {
+        type Target = [u8];
+
+        fn deref(&self) -> &[u8] {
+            assert_ne!(std::thread::current().name(), Some("bsfs-cache"), "on purpose");
+            &self.0
+        }
+    }
+
+    #[test]
+    fn a_panic_of_the_writer_is_counted_and_the_next_chunk_is_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("cache"), &Config::default()).unwrap();
+        let what = Description {
+            label: "m",
+            len: 2000,
+            chunks: 2,
+            chunk: &|at| (1000 * u64::from(at), 1000),
+            literals: Vec::new(),
+        };
+        let entry = store.entry(Key([7; 32]), &what).unwrap();
+        entry.offer(0, Panicking(vec![1; 1000]));
+        assert!(store.flush(Duration::from_secs(20)), "the writer goes on");
+        let counters = store.counters();
+        assert_eq!((counters.panics, counters.dropped_chunks, counters.queued_bytes), (1, 1, 0));
+        assert!(!entry.has(0));
+        // The pause after trouble ends.
+        store.shared.queue.resume.store(0, Ordering::Relaxed);
+        for chunk in 0..2 {
+            entry.offer(chunk, vec![2; 1000]);
+        }
+        assert!(store.flush(Duration::from_secs(20)));
+        assert!(entry.complete() && store.counters().written_chunks == 2);
     }
 }

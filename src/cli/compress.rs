@@ -1,6 +1,6 @@
 //! `bsfs compress`
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
 use std::fs;
 use std::io;
@@ -9,20 +9,21 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use bsfs::access::Attributes;
 use bsfs::compress::{self, Entry, Options, Original, Report, Sums, ratio};
 use bsfs::parallel;
 use bsfs::sink::AtomicFile;
-use bsfs::source::{Access, FileSource};
+use bsfs::source::FileSource;
 use bsfs::{Error, Result};
 use clap::Args;
 use serde::Serialize;
 
-use super::against::Bases;
+use super::against::{Bases, Needs};
 use super::base::BaseArg;
 use super::exit::Exit;
 use super::opened;
 use super::optimise::Work;
-use super::out::{self, print, row, say, shorten, with_bs};
+use super::out::{self, print, row, say, shorten, shown, with_bs};
 use super::progress::Bar;
 use super::replace;
 use super::share::{self, Share};
@@ -31,13 +32,13 @@ use super::size::show_size;
 /// Compress files of weights, without loss
 ///
 /// A file becomes NAME.bs beside it, or the file given with --output. A directory becomes a mirror under --output:
-/// every .safetensors file is compressed, every other file copied as it is (but for PyTorch files of which others have half, which
-/// are stored as what is the same), links are followed. A model on the Hugging Face Hub, hf://ORG/NAME[@REVISION], is pulled into
+/// every .safetensors file is compressed, every other file copied as it is, links are followed. A model on the Hugging Face Hub, hf://ORG/NAME[@REVISION], is pulled into
 /// the hub cache first (see "bsfs pull"). The input is never changed. Every chunk is decoded back and compared before it is written.
 ///
-/// With --base a fine-tune is stored as what differs from its base, which is needed to read it. Of several files in one run,
-/// tensors that occur twice are stored once, in the first file that has them: the others need that file, beside them or below
-/// the same mount.
+/// Every container can be read without any other file, but for these two. With --base a fine-tune is stored as what differs from
+/// its base, which is needed to read it. With --dedup tensors that several files of the run have are stored once, in the first
+/// of these files, which the others need: beside them, or below the same mount. PyTorch files (.bin, .pt, .pth, .ckpt) that
+/// mostly repeat other files are then compressed as well. What one file repeats of itself is stored once in any case.
 ///
 /// With --replace each file of weights becomes NAME.bs in its place, one after the other, the shortest first: the container is
 /// written beside it, read back from the disk, decoded and compared with it, and only then is the original removed. There must be
@@ -45,8 +46,8 @@ use super::size::show_size;
 /// same again goes on. In directories these are the files called .safetensors and those that a link of such a name leads to, as
 /// in the cache of the Hugging Face Hub; links stay as they are, and lead somewhere again when the directory is mounted over
 /// itself ("bsfs mount DIR DIR"). Every container holds all of its file: nothing is stored once for several. Files that are open
-/// for writing, and hard links with names elsewhere, are left as they are, and said. Permissions stay; extended attributes and
-/// access lists are not kept. "bsfs decompress --replace" is the way back.
+/// for writing, and hard links with names elsewhere, are left as they are, and said. Permissions, access lists and extended
+/// attributes stay. "bsfs decompress --replace" is the way back.
 #[derive(Debug, Args)]
 pub struct CompressArgs {
     /// Files, directories or models on the Hub (hf://ORG/NAME) to compress
@@ -68,12 +69,12 @@ pub struct CompressArgs {
     #[arg(long, value_name = "BASE")]
     pub base: Vec<PathBuf>,
     /// Do share I (from 0) of N of the files, for N machines with the same INPUT and OUT, in any order. Files that are there
-    /// already are not made again. Implies --no-dedup
-    #[arg(long, value_name = "I/N", conflicts_with = "replace")]
+    /// already are not made again
+    #[arg(long, value_name = "I/N", conflicts_with_all = ["replace", "dedup"])]
     pub shard: Option<Share>,
-    /// Store every tensor, also one that another file of this run has
-    #[arg(long)]
-    pub no_dedup: bool,
+    /// Store tensors that several files have once; the other files then need the one that has them
+    #[arg(long, conflicts_with = "replace")]
+    pub dedup: bool,
     /// Write nothing, and print what would be written, with and without the base
     #[arg(short = 'n', long)]
     pub dry_run: bool,
@@ -90,8 +91,13 @@ struct Summary {
     raw_bytes: u64,
     packed_bytes: u64,
     ratio: f64,
-    /// What the containers would take without bases, about, bytes.
+    /// What the containers would take if they referred to nothing, about, bytes.
     standalone_bytes: u64,
+    /// What --dedup would save, about, bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dedup_would_save_bytes: Option<u64>,
+    #[serde(skip)]
+    needs: Vec<Needs>,
     dry_run: bool,
     seconds: f64,
 }
@@ -122,11 +128,11 @@ impl Task {
         }
     }
 
-    /// Whether it is made of this file.
-    fn reads(&self, path: &Path) -> bool {
+    /// The file that it is made of.
+    fn input(&self) -> Option<&Path> {
         match self {
-            Self::Compress { input, .. } | Self::Copy { input, .. } => input == path,
-            Self::Link { .. } => false,
+            Self::Compress { input, .. } | Self::Copy { input, .. } => Some(input),
+            Self::Link { .. } => None,
         }
     }
 
@@ -153,30 +159,28 @@ pub fn run(args: &CompressArgs) -> Result<ExitCode> {
     }
     let started = Instant::now();
     let stop = out::stop_flag();
-    let (mode, chunk_len) = (args.work.optimise.mode(), args.work.optimise.chunk_len()?);
+    let (mode, chunk_len) = (args.work.optimise.mode(), args.work.optimise.chunk_len());
     let mut directories = Vec::new();
     let mut tasks = plan(args, &found(args, &stop)?, &mut directories)?;
     if let Some(share) = args.shard {
         tasks = share_of(share, tasks, args.force, &stop)?;
     }
-    let dedup = !args.no_dedup && args.shard.is_none();
     let pool = parallel::pool(args.work.threads)?;
-    let archives = if dedup { archives(&tasks) } else { Vec::new() };
+    let archives = if args.dedup { archives(&tasks) } else { Vec::new() };
     let mut inputs: Vec<PathBuf> = tasks.iter().filter_map(Task::compressed).map(Path::to_path_buf).collect();
     let sure = inputs.len();
     inputs.extend(archives);
     let engine = opened::engine(args.work.threads);
-    let output_of =
-        |input: &PathBuf| tasks.iter().find(|task| task.reads(input)).map(|task| task.output().to_path_buf());
-    let outputs: Vec<PathBuf> = inputs.iter().filter_map(output_of).collect();
+    let outputs: HashMap<&Path, &Path> = tasks.iter().filter_map(|task| Some((task.input()?, task.output()))).collect();
+    let outputs = inputs.iter().filter_map(|input| outputs.get(&**input).map(|output| output.to_path_buf())).collect();
     let base = BaseArg { base: args.base.clone() };
     let mut bases = Bases::open(&engine, &base, &inputs, outputs, args.output.is_some())?;
     if !args.dry_run {
         // Before the inputs are compared, which may take a while.
         check_outputs(&tasks, args.force || args.shard.is_some())?;
     }
-    if dedup {
-        bases.compare(&pool, inputs.len() - sure)?;
+    bases.compare(&pool, args.dedup, inputs.len() - sure)?;
+    if args.dedup {
         pack_repeated(&mut tasks, &mut bases);
     }
     if !args.dry_run {
@@ -195,6 +199,8 @@ pub fn run(args: &CompressArgs) -> Result<ExitCode> {
         packed_bytes: 0,
         ratio: 1.0,
         standalone_bytes: 0,
+        dedup_would_save_bytes: None,
+        needs: Vec::new(),
         dry_run: args.dry_run,
         seconds: 0.0,
     };
@@ -205,11 +211,14 @@ pub fn run(args: &CompressArgs) -> Result<ExitCode> {
                 bar.name(&input.display().to_string());
                 bases.of(input).and_then(|against| {
                     let options = Options { mode, chunk_len, force: args.force, against: Some(&against), stop: &stop };
-                    let report = if args.dry_run {
+                    let mut report = if args.dry_run {
                         measure(&pool, input, output, &options, &bar)?
                     } else {
                         compress::compress(&pool, input, output, &options, &bar)?
                     };
+                    let needs = bases.done(input, &mut report);
+                    needs.warning(input).iter().for_each(|warning| bar.say(warning));
+                    summary.needs.push(needs);
                     summary.files.push(report);
                     Ok(())
                 })
@@ -221,7 +230,7 @@ pub fn run(args: &CompressArgs) -> Result<ExitCode> {
                 Ok(())
             }
             Task::Link { .. } if args.dry_run => Ok(()),
-            Task::Copy { input, output, len } => copy(input, output, args.force, &stop).map(|()| {
+            Task::Copy { input, output, len } => copy(input, output, args.force, &stop, &bar).map(|()| {
                 bar.skip(*len);
                 summary.copied_files += 1;
                 summary.copied_bytes += len;
@@ -263,6 +272,10 @@ pub fn run(args: &CompressArgs) -> Result<ExitCode> {
     summary.raw_bytes = summary.files.iter().map(|f| f.raw_bytes).sum();
     summary.packed_bytes = summary.files.iter().map(|f| f.packed_bytes).sum();
     summary.standalone_bytes = summary.files.iter().map(|f| f.standalone_bytes.unwrap_or(f.packed_bytes)).sum();
+    // One share does not see the other files.
+    let saves = bases.repeated_bytes();
+    summary.dedup_would_save_bytes =
+        (!args.dedup && args.shard.is_none() && saves * 100 >= summary.packed_bytes.max(100)).then_some(saves);
     summary.ratio = ratio(summary.raw_bytes, summary.packed_bytes);
     summary.seconds = started.elapsed().as_secs_f64();
     if args.work.json {
@@ -288,12 +301,12 @@ fn archives(tasks: &[Task]) -> Vec<PathBuf> {
 
 /// Packs files that would be copied, if other files of the run have half of them, behind those that have it.
 fn pack_repeated(tasks: &mut [Task], bases: &mut Bases) {
-    let mut packed = Vec::new();
+    let mut packed = HashSet::new();
     for task in tasks.iter_mut() {
         if let Task::Copy { input, output, len } = task
             && bases.pack_repeated(input, *len)
         {
-            packed.push(output.clone());
+            packed.insert(output.clone());
             *task = Task::Compress { input: input.clone(), output: with_bs(output), len: *len };
         }
     }
@@ -304,10 +317,10 @@ fn pack_repeated(tasks: &mut [Task], bases: &mut Bases) {
             (*output, *to) = (with_bs(output), with_bs(to));
         }
     }
-    let late = |task: &Task| packed.iter().any(|output| with_bs(output) == task.output());
+    let late: HashSet<PathBuf> = packed.iter().map(|output| with_bs(output)).collect();
     tasks.sort_by_key(|task| match task {
         Task::Link { .. } => 2,
-        task if late(task) => 1,
+        task if late.contains(task.output()) => 1,
         _ => 0,
     });
 }
@@ -469,14 +482,15 @@ fn check_outputs(tasks: &[Task], force: bool) -> Result<()> {
     Ok(())
 }
 
-fn copy(input: &Path, output: &Path, force: bool, stop: &AtomicBool) -> Result<()> {
+fn copy(input: &Path, output: &Path, force: bool, stop: &AtomicBool, bar: &Bar) -> Result<()> {
     if stop.load(Ordering::Relaxed) {
         return Err(Error::Interrupted);
     }
     let mut from = fs::File::open(input).map_err(Error::io("open", input))?;
     let mut to = AtomicFile::create(output, force)?;
     let meta = from.metadata().map_err(Error::io("stat", input))?;
-    to.narrow(Access::of(&meta).mode)?;
+    let attributes = Attributes::of(&from).map_err(Error::io("look at the permissions of", input))?;
+    to.narrow(&attributes)?.iter().for_each(|note| bar.say(note));
     let mtime = meta.modified().map_err(Error::io("stat", input))?;
     io::copy(&mut from, to.file()).map_err(Error::io("write", output))?;
     to.set_modified(mtime)?;
@@ -497,18 +511,9 @@ fn describe(s: &Summary) -> String {
         let (raw, packed) = (show_size(raw), show_size(packed));
         format!("{name}: {raw} → {packed}, ratio {ratio:.4}, {seconds:.2} s ({speed:.0} MB/s)\n")
     };
-    for f in &s.files {
-        text += &line(&f.output.display().to_string(), f.raw_bytes, f.packed_bytes, f.ratio, f.seconds);
-        if let (Some(alone), Some(referring)) = (f.standalone_bytes, f.referring_bytes) {
-            let _ = writeln!(
-                text,
-                "  without its base about {}, ratio {:.4}; {} of {} refer to it",
-                show_size(alone),
-                ratio(f.raw_bytes, alone),
-                show_size(referring),
-                show_size(f.raw_bytes)
-            );
-        }
+    for (f, needs) in s.files.iter().zip(&s.needs) {
+        text += &line(&shown(&f.output).to_string(), f.raw_bytes, f.packed_bytes, f.ratio, f.seconds);
+        needs.describe(&mut text, f);
     }
     if s.files.len() != 1 || s.copied_files > 0 {
         let files = s.files.len();
@@ -516,6 +521,13 @@ fn describe(s: &Summary) -> String {
     }
     if s.copied_files > 0 {
         let _ = writeln!(text, "{} copied as they are: {}", s.copied_files, show_size(s.copied_bytes));
+    }
+    if let Some(bytes) = s.dedup_would_save_bytes {
+        let saves = show_size(bytes);
+        let _ = writeln!(
+            text,
+            "--dedup would save about {saves}: files have tensors in common, and would then need each other"
+        );
     }
     if s.dry_run {
         text += "nothing was written\n";

@@ -18,6 +18,7 @@ use clap::Args;
 
 use super::base::BaseArg;
 use super::exit::Exit;
+use super::numbers;
 use super::opened::{self, Opened, open};
 use super::out::{self, print, say, without_bs};
 use super::progress::Bar;
@@ -55,8 +56,8 @@ pub struct DecompressArgs {
     pub yes: bool,
     #[command(flatten)]
     pub base: BaseArg,
-    /// Threads that decompress [default: one for each core]
-    #[arg(short = 'j', long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    /// Threads that decompress, up to 1024 [default: one for each core]
+    #[arg(short = 'j', long, value_name = "N", default_value_t = 0, hide_default_value = true, value_parser = numbers::threads())]
     pub threads: usize,
 }
 
@@ -89,7 +90,7 @@ pub fn run(args: &DecompressArgs) -> Result<ExitCode> {
                 }
                 let seconds = started.elapsed().as_secs_f64();
                 let speed = task.raw_len as f64 / 1e6 / seconds.max(1e-9);
-                let (output, size) = (task.output.display(), show_size(task.raw_len));
+                let (output, size) = (out::shown(&task.output), show_size(task.raw_len));
                 bar.suspend(|| print(&format!("{output}: {size}, {seconds:.2} s ({speed:.0} MB/s)\n")))?;
             }
             Err(error) if tasks.len() == 1 || matches!(error, Error::Interrupted) => {
@@ -105,7 +106,7 @@ pub fn run(args: &DecompressArgs) -> Result<ExitCode> {
     bar.done();
     for (shards, dir, total) in shards.complete(|_| None) {
         if let Some(path) = shards.write_plain(&dir, total)? {
-            print(&format!("{}: written\n", path.display()))?;
+            print(&format!("{}: written\n", out::shown(&path)))?;
         }
     }
     Ok(exit.into())
@@ -116,9 +117,6 @@ fn plan(args: &DecompressArgs, exit: &mut Exit) -> Result<Vec<Task>> {
     let is_dir = args.input.is_dir();
     let mut tasks: Vec<Task> = Vec::new();
     for input in out::containers(&args.input)? {
-        if args.output.is_none() && without_bs(&input).or_else(|| shown_path(&input)).is_none() {
-            return Err(unnamed(&input));
-        }
         let opened = match open(&input) {
             Ok(opened) => opened,
             Err(error) if is_dir => {
@@ -202,8 +200,8 @@ fn decompress(
         references.complete(&container)?;
     }
     let mut file = AtomicFile::create(output, args.force)?;
-    if let Some(access) = source.access() {
-        file.narrow(access.mode)?;
+    if let Some(attributes) = source.attributes()? {
+        file.narrow(&attributes)?.iter().for_each(|note| bar.note(note));
     }
     engine::verify(pool, whole, None, stop, &mut |_, raw: &[u8]| {
         file.write_all(raw).map_err(Error::io("write", output))?;

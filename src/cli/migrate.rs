@@ -232,13 +232,13 @@ fn migrate(
     let base = args.base.find(&tools.engine, &file)?;
     let source = Arc::clone(&file.source);
     let image = tools.engine.presented(Arc::clone(&file.presented), Arc::clone(&source) as _, base);
-    let shown = ImageSource::new(image, &task.input, file.presented.header().len() as u64).like(&*source);
+    let shown = ImageSource::new(image, &task.input, file.presented.header().len() as u64).like(&*source)?;
     let (seconds, nanoseconds) = source.identity().mtime;
     let mtime = (seconds, u32::try_from(nanoseconds).unwrap_or(0));
     let name = shown_path(&task.input).unwrap_or_else(|| task.output.with_extension(""));
     let original = Original { source: &shown, name: &name, mtime };
     let in_its_place = args.in_place && task.output == task.input;
-    let (mode, chunk_len) = (args.work.optimise.mode(), args.work.optimise.chunk_len()?);
+    let (mode, chunk_len) = (args.work.optimise.mode(), args.work.optimise.chunk_len());
     let options = Options { mode, chunk_len, force: args.force || in_its_place, against: None, stop: tools.stop };
     let before = source.identity().len;
     let alone = task.input.metadata().map_err(Error::io("stat", &task.input))?.nlink() == 1;
@@ -304,7 +304,7 @@ fn finish_directories(args: &MigrateArgs, done: shards::Progress) -> Result<u64>
     for (shards, dir, total) in done.complete(earlier) {
         let written = shards.write_plain(&dir, total)?;
         if let Some(path) = written.filter(|_| !args.work.json) {
-            print(&format!("{}: written\n", path.display()))?;
+            print(&format!("{}: written\n", out::shown(&path)))?;
         }
         if args.in_place {
             let path = shards.path();
@@ -312,7 +312,7 @@ fn finish_directories(args: &MigrateArgs, done: shards::Progress) -> Result<u64>
             shards::remove(path)?;
             freed += len;
             if !args.work.json {
-                print(&format!("{}: removed, as its shards were migrated\n", path.display()))?;
+                print(&format!("{}: removed, as its shards were migrated\n", out::shown(path)))?;
             }
         }
     }

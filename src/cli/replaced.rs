@@ -8,7 +8,7 @@ use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use bsfs::compress::{self, Options, Original, Progress};
+use bsfs::compress::{self, Against, Options, Original, Progress};
 use bsfs::engine::{self, Whole};
 use bsfs::format::Container;
 use bsfs::format::checksum::hex;
@@ -50,7 +50,7 @@ pub enum Done {
 
 /// Makes a container of a file.
 pub fn pack(tools: &Tools<'_>, options: &Options<'_>, group: &Group) -> Result<Done> {
-    let (source, meta, name) = original(group)?;
+    let (source, name) = original(group)?;
     let _lease = Lease::take(name, source.identity())?;
     let output = home(group, |name| Some(with_bs(name)))?;
     let found = output.symlink_metadata().is_ok() && !tools.force;
@@ -62,7 +62,9 @@ pub fn pack(tools: &Tools<'_>, options: &Options<'_>, group: &Group) -> Result<D
         let (seconds, nanoseconds) = source.identity().mtime;
         let mtime = (seconds, u32::try_from(nanoseconds).unwrap_or(0));
         let original = Original { source: &source, name, mtime };
-        let mut longer = 0;
+        let itself = Against::itself(&tools.pool, name)?;
+        let options = &Options { against: Some(&itself), ..options.clone() };
+        let (like, mut longer) = (source.attributes()?, 0);
         let mut admit = |written: &dyn ReadAt| {
             if written.len() >= source.len() {
                 longer = written.len() - source.len();
@@ -75,7 +77,8 @@ pub fn pack(tools: &Tools<'_>, options: &Options<'_>, group: &Group) -> Result<D
             engine::verify(&tools.pool, whole, Some(&source), &tools.halt.any, &mut |_, _| Ok(())).map(|_| true)
         };
         let admit = |written: &dyn ReadAt| admit(written).map_err(|error| unlike(name, error));
-        let done = compress::compress_beside(&tools.pool, &original, &output, options, Some(&meta), tools.bar, admit)?;
+        let done =
+            compress::compress_beside(&tools.pool, &original, &output, options, like.as_ref(), tools.bar, admit)?;
         let Some(report) = done else { return Ok(Done::Kept(longer)) };
         let (file, got) = container(&output)?;
         if hex(&got.file().sha256) != report.sha256 || file.len() != report.packed_bytes {
@@ -93,7 +96,7 @@ pub fn unpack(
     references: impl FnOnce(&Container, Identity) -> Result<Option<std::sync::Arc<engine::References>>>,
     group: &Group,
 ) -> Result<Done> {
-    let (source, meta, name) = original(group)?;
+    let (source, name) = original(group)?;
     let Opened::Native(_, opened) = opened::open(name)? else {
         let text = "is a container of bigsmall, which does not hold the file that was packed; use \"bsfs migrate\"";
         return Err(Error::invalid(format!("{}: {text}", name.display())));
@@ -122,7 +125,9 @@ pub fn unpack(
     } else {
         source.advise_sequential();
         let mut file = AtomicFile::create(&output, tools.force)?;
-        file.resemble(&meta)?;
+        if let Some(attributes) = source.attributes()? {
+            file.resemble(&attributes)?;
+        }
         engine::verify(&tools.pool, whole, None, &tools.halt.any, &mut |_, raw: &[u8]| {
             file.write_all(raw).map_err(Error::io("write", &output))?;
             tools.bar.advance(raw.len() as u64, 0);
@@ -158,14 +163,14 @@ fn unlike(name: &Path, error: Error) -> Error {
 }
 
 /// The file of a group, of which all names are known.
-fn original(group: &Group) -> Result<(FileSource, fs::Metadata, &Path)> {
+fn original(group: &Group) -> Result<(FileSource, &Path)> {
     let Some(name) = group.names.first() else { return Err(Error::invalid("a file without a name")) };
     let source = FileSource::open(name)?;
     let meta = name.symlink_metadata().map_err(Error::io("stat", name))?;
     if Identity::of(&meta) != source.identity() || meta.nlink() != group.names.len() as u64 {
         return Err(Error::Changed { path: name.clone() });
     }
-    Ok((source, meta, name))
+    Ok((source, name))
 }
 
 /// Where the successor goes: to where it is already, by one of the names.

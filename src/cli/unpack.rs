@@ -37,8 +37,8 @@ pub fn unpack(
     progress: &dyn Progress,
 ) -> Result<()> {
     let mut file = AtomicFile::create(output, force)?;
-    if let Some(access) = container.source.access() {
-        file.narrow(access.mode)?;
+    if let Some(attributes) = container.source.attributes()? {
+        file.narrow(&attributes)?.iter().for_each(|note| progress.note(note));
     }
     let tensors = container.tensors()?;
     let header = container.presented.header();

@@ -34,7 +34,7 @@ struct Look {
 /// Shows the view until somebody presses q, Escape or Ctrl-C.
 pub fn run(only: Option<&Path>) -> Result<ExitCode> {
     if !io::stdout().is_terminal() {
-        return Err(Error::invalid("--watch is for a terminal; use --json or --metrics"));
+        return Err(Error::invalid("--watch is for a terminal; use --json"));
     }
     // What is wrong is said on the ordinary screen.
     mount::mounts(only)?;
@@ -176,7 +176,7 @@ fn live(
         let state = if warming.finished { "done" } else { "under way" };
         row("warming", format!("{state}: {} of {} files kept", warming.files_kept, warming.files));
     }
-    row("errors", format!("{} ({} of them panics), up {} s", s.errors, s.panics, s.uptime_seconds));
+    row("errors", format!("{}; {} panics; up {} s", s.errors, s.panics, s.uptime_seconds));
 }
 
 /// The lists of a mount, in `room` lines: the slowest reads and the files of which most was read.

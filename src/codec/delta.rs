@@ -322,7 +322,7 @@ pub fn decode(
         let segment = Segment::by_column(&scratch.tables, &scratch.columns, bits);
         let symbols = scratch.symbols.get_mut(..groups.len()).unwrap_or_default();
         let blocks = symbols.as_chunks_mut().0;
-        if !segment.is_some_and(|s| kernel.symbols(bits, &s, &mut states, &mut words, blocks)) {
+        if !segment.is_some_and(|s| kernel.symbols(&s, &mut states, &mut words, blocks)) {
             return Err(Damage::new("coded words enough for a block", 1, 0));
         }
         match log2_width {

@@ -283,7 +283,7 @@ pub fn decode(kernel: Chosen, packed: Packed<'_>, out: &mut [u8], scratch: &mut 
             if of_columns == 1 { Segment::plain(tables, bits) } else { Segment::by_column(tables, &columns, bits) };
         let to = scratch.symbols.len().min(at + width);
         let blocks = scratch.symbols.get_mut(at..to).unwrap_or_default().as_chunks_mut().0;
-        if !segment.is_some_and(|s| kernel.symbols(bits, &s, &mut states, &mut words, blocks)) {
+        if !segment.is_some_and(|s| kernel.symbols(&s, &mut states, &mut words, blocks)) {
             return Err(Damage::new("coded words enough for a row", 1, 0));
         }
         if grain.log2_width == 1 && layout == 0 {

@@ -203,7 +203,7 @@ pub fn decode(
     let segment = Segment::plain(&table, TABLE_BITS).ok_or(Damage::new("slots of a table", SLOTS.into(), 0))?;
     // The last block is decoded in full.
     out.resize(n.next_multiple_of(BLOCK), 0);
-    if !kernel.symbols(TABLE_BITS, &segment, &mut states, &mut words, out.as_chunks_mut().0) {
+    if !kernel.symbols(&segment, &mut states, &mut words, out.as_chunks_mut().0) {
         return Err(Damage::new("coded words left", 1, 0));
     }
     out.truncate(n);

@@ -81,8 +81,8 @@ pub fn export(
     progress: &dyn Progress,
 ) -> Result<Exported> {
     let mut file = AtomicFile::create(output, force)?;
-    if let Some(access) = source.access() {
-        file.narrow(access.mode)?;
+    if let Some(attributes) = source.attributes()? {
+        file.narrow(&attributes)?.iter().for_each(|note| progress.note(note));
     }
     // Never published, so nothing of it is left.
     let mut waiting = AtomicFile::create(output, true)?;

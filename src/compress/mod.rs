@@ -5,6 +5,7 @@
 
 mod against;
 mod digest;
+mod duplicates;
 mod estimate;
 mod export;
 mod matching;
@@ -15,7 +16,8 @@ mod report;
 mod tree;
 mod written;
 
-pub use against::{Against, BaseSource, Duplicate, duplicates};
+pub use against::{Against, BaseSource};
+pub use duplicates::{Duplicate, duplicates};
 pub use estimate::{Estimate, estimate};
 pub use export::{Exported, export};
 pub use memory::{DtypeSeconds, InMemory, encode_in_memory};
@@ -54,6 +56,9 @@ pub struct Options<'a> {
 pub trait Progress: Sync {
     /// So many bytes more were read, and became so many.
     fn advance(&self, raw: u64, packed: u64);
+
+    /// Something that the user should know.
+    fn note(&self, _text: &str) {}
 }
 
 /// A progress that nobody watches.

@@ -1,7 +1,6 @@
 //! One file: read, hash, encode, prove, write.
 
 use std::cell::RefCell;
-use std::fs::Metadata;
 use std::io::{self, BufWriter, Seek, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -9,12 +8,13 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use super::against::{Against, References};
+use super::against::{Against, LEAST, References};
 use super::digest::{Digester, Digests};
 use super::plan::{self, Plan};
 use super::report::{Report, Sums, ratio};
 use super::written::{Nowhere, Written};
 use super::{DEFAULT_CHUNK_LEN, Options, Progress};
+use crate::access::Attributes;
 use crate::codec::{self, Codec, Mode, Numbers, PAD, Packed, Scratch};
 use crate::error::{Error, Result};
 use crate::format::checksum::{checksum, hex};
@@ -114,7 +114,7 @@ pub fn compress_from(
     compress_beside(pool, original, output, options, None, progress, admit)
 }
 
-/// The same, to a container with the permissions and, as far as the user may, the owner of the file that `like` is of.
+/// The same, to a container with the attributes `like` of a file that it is going to stand for, the owner as far as the user may.
 ///
 /// # Errors
 /// Those of [`compress_from`].
@@ -123,7 +123,7 @@ pub fn compress_beside(
     original: &Original<'_>,
     output: &Path,
     options: &Options<'_>,
-    like: Option<&Metadata>,
+    like: Option<&Attributes>,
     progress: &dyn Progress,
     admit: impl FnOnce(&dyn ReadAt) -> Result<bool>,
 ) -> Result<Option<Report>> {
@@ -166,7 +166,7 @@ fn write(
     original: &Original<'_>,
     output: &Path,
     options: &Options<'_>,
-    like: Option<&Metadata>,
+    like: Option<&Attributes>,
     progress: &dyn Progress,
 ) -> Result<(AtomicFile, Report)> {
     check_input(original.source)?;
@@ -175,8 +175,8 @@ fn write(
         let file = AtomicFile::create(output, options.force)?;
         if let Some(like) = like {
             file.resemble(like)?;
-        } else if let Some(access) = original.source.access() {
-            file.narrow(access.mode)?;
+        } else if let Some(attributes) = original.source.attributes()? {
+            file.narrow(&attributes)?.iter().for_each(|note| progress.note(note));
         }
         Ok(BufWriter::with_capacity(1 << 20, file))
     };
@@ -256,7 +256,9 @@ fn encode<W: Write + Seek>(
     let sha256 = hex(&digests.sha256);
     used.iter().for_each(|&(start, end)| references.mark(start, end));
     let referring = references.used_bytes();
-    let bases = references.finish(pool, standalone)?;
+    let (bases, needs) = references.finish(pool, standalone)?;
+    let tensors = plan.tensors.iter().zip(&digests.ranges).filter(|(t, _)| t.len >= LEAST);
+    let tensors = tensors.map(|(t, &digest)| (digest, t.len)).collect();
     let about = About { file: name, mtime, options, plan: &plan, bases: &bases };
     let (mut out, packed_bytes, bases_bytes) =
         finish(writer, &about, &literals, digests).map_err(Error::io("write", output))?;
@@ -270,6 +272,8 @@ fn encode<W: Write + Seek>(
         // The rest of the container is as long without.
         standalone_bytes: (!bases.is_empty()).then(|| packed_bytes - bases_bytes + standalone - written),
         referring_bytes: (!bases.is_empty()).then_some(referring),
+        needs,
+        tensors,
         seconds: started.elapsed().as_secs_f64(),
         sha256,
         dtypes: sums.rows(),

@@ -53,7 +53,8 @@ pub fn chunk(from: &From<'_>, chunk: &Chunk, own: &mut dyn FnMut(u64, &mut [u8])
     let mut raw = pool.take(chunk.raw_len as usize);
     let mut attempt = || -> Result<Result<(), Damage>> {
         let start = Instant::now();
-        let got = source.read_exact_at(chunk.packed_offset, packed.get_mut(..len).unwrap_or_default());
+        let got =
+            Cost::of_source(|| source.read_exact_at(chunk.packed_offset, packed.get_mut(..len).unwrap_or_default()));
         let read = Instant::now();
         match got {
             Ok(()) => counters.source_times.add(read - start),
@@ -66,10 +67,7 @@ pub fn chunk(from: &From<'_>, chunk: &Chunk, own: &mut dyn FnMut(u64, &mut [u8])
         Counters::add_time(&counters.source_nanos, read - start);
         let decode = read.elapsed();
         Counters::add_time(&counters.decode_nanos, decode);
-        Cost::add(|cost| {
-            cost.source += read - start;
-            cost.decode += decode;
-        });
+        Cost::add(|cost| cost.decode += decode);
         Ok(result)
     };
     // A second read tells a fault on the way (memory, cable, cache) from damage on the disk.

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::content::{Content, Place};
 use super::memory::Raw;
+use super::stats::Counters;
 use super::{Buffer, Engine};
 use crate::cache::{Description, Entry, Key, Literal, Proof, Sealing, Store};
 use crate::error::Result;
@@ -24,6 +25,8 @@ const SPARSE: u32 = 8;
 const BATCH: usize = 16;
 /// How long a batch may take to be written before the file is left as it is.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How often a wait for the disk looks whether it should end.
+const STEP: Duration = Duration::from_millis(100);
 /// How much less important than others the finishing thread is, as `nice` counts.
 const NICE: i32 = 19;
 
@@ -134,6 +137,17 @@ impl OnDisk {
         (0..self.entry.chunks()).filter(|&chunk| !self.entry.has(chunk))
     }
 
+    /// Waits until what was offered is written; `false` when that takes too long, or `stop` says so.
+    fn flush(&self, stop: &dyn Fn() -> bool) -> bool {
+        let until = Instant::now() + PATIENCE;
+        while !self.store.flush(STEP) {
+            if stop() || Instant::now() >= until {
+                return false;
+            }
+        }
+        true
+    }
+
     /// Decodes and writes what is missing, and seals the file. Gives whether it is sealed. `done` hears of the bytes of each chunk.
     /// Takes long.
     pub fn finish(
@@ -143,7 +157,7 @@ impl OnDisk {
         stop: &dyn Fn() -> bool,
         done: &dyn Fn(u64),
     ) -> Result<bool> {
-        self.store.flush(PATIENCE);
+        self.flush(stop);
         // Another process may have been faster; asking the disk also finds the chunks that it wrote.
         if self.entry.sealed().is_some() {
             return Ok(true);
@@ -161,7 +175,7 @@ impl OnDisk {
                 done(made.len() as u64);
                 self.entry.offer(chunk, Made(made));
             }
-            if !self.store.flush(PATIENCE) || batch.iter().all(|&chunk| !self.entry.has(chunk)) {
+            if !self.flush(stop) || batch.iter().all(|&chunk| !self.entry.has(chunk)) {
                 // The disk is full, or too slow.
                 return Ok(false);
             }
@@ -199,20 +213,21 @@ pub fn be_nice() {
 type Task = Box<dyn FnOnce(&dyn Fn() -> bool) + Send>;
 
 /// One thread that finishes files after each other.
-#[derive(Default)]
 pub struct Finisher(Arc<Shared>);
 
-#[derive(Default)]
 struct Shared {
     state: Mutex<Tasks>,
     changed: Condvar,
     stop: AtomicBool,
+    counters: Arc<Counters>,
 }
 
 #[derive(Default)]
 struct Tasks {
     waiting: VecDeque<Task>,
     running: bool,
+    /// No task is taken any more.
+    ended: bool,
 }
 
 fn lock(shared: &Shared) -> MutexGuard<'_, Tasks> {
@@ -226,35 +241,63 @@ impl std::fmt::Debug for Finisher {
 }
 
 impl Finisher {
-    /// Does `task` behind those that wait. It is told a function that says whether it should stop.
-    pub fn add(&self, task: Task) {
-        let mut tasks = lock(&self.0);
-        tasks.waiting.push_back(task);
-        if tasks.running {
-            return;
-        }
-        let shared = Arc::clone(&self.0);
-        let thread = std::thread::Builder::new().name("finish".into()).spawn(move || work(&shared));
-        tasks.running = thread.is_ok();
+    /// Without a thread until there is a task. Panics of tasks are counted in `counters`.
+    pub fn new(counters: Arc<Counters>) -> Self {
+        let (state, changed, stop) = (Mutex::default(), Condvar::new(), AtomicBool::new(false));
+        Self(Arc::new(Shared { state, changed, stop, counters }))
     }
 
-    /// Waits for all tasks, at most for `limit`; then the rest is stopped.
-    pub fn end(&self, limit: Duration) {
-        let until = Instant::now() + limit;
+    /// Does `task` behind those that wait. It is told a function that says whether it should stop.
+    pub fn add(&self, task: Task) {
+        // A task may hold the last reference to a file that another was based on, and closing that adds a task: so no task is
+        // dropped under the lock.
+        let mut dropped = VecDeque::new();
         let mut tasks = lock(&self.0);
+        if tasks.ended {
+            dropped.push_back(task);
+        } else {
+            tasks.waiting.push_back(task);
+        }
+        if !tasks.running && !tasks.ended {
+            let shared = Arc::clone(&self.0);
+            let thread = std::thread::Builder::new().name("finish".into()).spawn(move || work(&shared));
+            tasks.running = thread.is_ok();
+            if let Err(error) = thread {
+                log::warn!("files of the disk cache are not finished: cannot start a thread: {error}");
+                dropped.append(&mut tasks.waiting);
+            }
+        }
+        drop(tasks);
+        drop(dropped);
+    }
+
+    /// Waits for all tasks, and takes none any more. Tasks that are not done when three quarters of the time until `deadline` are
+    /// over are stopped. A task whose source or disk hangs is left behind at the deadline.
+    pub fn end(&self, deadline: Instant) {
+        let begun = Instant::now();
+        let stopping = begun + deadline.saturating_duration_since(begun) / 4 * 3;
+        let mut tasks = lock(&self.0);
+        tasks = self.wait(tasks, stopping);
+        tasks.ended = true;
+        let waiting = std::mem::take(&mut tasks.waiting);
+        self.0.stop.store(true, Ordering::Relaxed);
+        drop(tasks);
+        drop(waiting);
+        if self.wait(lock(&self.0), deadline).running {
+            log::warn!("a file of the disk cache is not finished: its source or the disk does not answer");
+        }
+    }
+
+    /// Waits until no task runs, at most until `until`.
+    fn wait<'a>(&'a self, mut tasks: MutexGuard<'a, Tasks>, until: Instant) -> MutexGuard<'a, Tasks> {
         while tasks.running {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                tasks.waiting.clear();
-                self.0.stop.store(true, Ordering::Relaxed);
                 break;
             }
             tasks = self.0.changed.wait_timeout(tasks, left).unwrap_or_else(PoisonError::into_inner).0;
         }
-        while tasks.running {
-            // A task looks at the flag between two chunks.
-            tasks = self.0.changed.wait(tasks).unwrap_or_else(PoisonError::into_inner);
-        }
+        tasks
     }
 }
 
@@ -271,7 +314,76 @@ fn work(shared: &Shared) {
         drop(tasks);
         let stop = || shared.stop.load(Ordering::Relaxed);
         if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| task(&stop))).is_err() {
+            Counters::add(&shared.counters.panics, 1);
             log::error!("defect in bsfs, please report it: finishing a file of the disk cache panicked");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+
+    fn finisher() -> Arc<Finisher> {
+        Arc::new(Finisher::new(Arc::default()))
+    }
+
+    #[test]
+    fn a_task_that_hangs_is_left_behind_at_the_deadline() {
+        let finisher = finisher();
+        let (release, hanging) = mpsc::channel::<()>();
+        finisher.add(Box::new(move |_| assert!(hanging.recv().is_err())));
+        finisher.add(Box::new(|_| unreachable!("it is dropped")));
+        let (done, ended) = mpsc::channel();
+        let ending = Arc::clone(&finisher);
+        std::thread::spawn(move || {
+            ending.end(Instant::now() + Duration::from_millis(200));
+            done.send(()).unwrap();
+        });
+        ended.recv_timeout(Duration::from_secs(20)).expect("the end waits for a task that hangs");
+        finisher.add(Box::new(|_| unreachable!("none is taken any more")));
+        drop(release);
+    }
+
+    #[test]
+    fn tasks_are_stopped_before_the_deadline_and_a_panic_ends_only_its_own() {
+        let finisher = finisher();
+        let (done, stopped) = mpsc::channel();
+        finisher.add(Box::new(|_| panic!("on purpose")));
+        finisher.add(Box::new(move |stop| {
+            while !stop() {
+                std::thread::yield_now();
+            }
+            done.send(()).unwrap();
+        }));
+        finisher.end(Instant::now() + Duration::from_millis(400));
+        stopped.recv_timeout(Duration::from_secs(20)).unwrap();
+        assert_eq!(finisher.0.counters.snapshot().panics, 1);
+    }
+
+    /// Adds a task when it is dropped, as a file does that was read by half.
+    struct Closing(Arc<Finisher>);
+
+    impl Drop for Closing {
+        fn drop(&mut self) {
+            self.0.add(Box::new(|_| {}));
+        }
+    }
+
+    #[test]
+    fn a_task_that_is_dropped_at_the_end_may_add_another() {
+        let finisher = finisher();
+        let (release, hanging) = mpsc::channel::<()>();
+        finisher.add(Box::new(move |_| assert!(hanging.recv().is_err())));
+        let closing = Closing(Arc::clone(&finisher));
+        finisher.add(Box::new(move |_| drop(closing)));
+        let (done, ended) = mpsc::channel();
+        std::thread::spawn(move || {
+            finisher.end(Instant::now() + Duration::from_millis(100));
+            done.send(()).unwrap();
+        });
+        ended.recv_timeout(Duration::from_secs(20)).expect("the end waits for itself");
+        drop(release);
     }
 }

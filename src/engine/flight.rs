@@ -2,8 +2,10 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::buffer::{Buffer, Pool};
+use super::cost::Cost;
 use super::memory::{Found, Gauge, Key, MemoryCache, Raw};
 use super::sync::{Condvar, Mutex, lock};
 use crate::error::Result;
@@ -106,7 +108,10 @@ impl Chunks {
                 drop(state);
                 outcome = Outcome::Waited;
                 // What has landed may be too large to be kept, or be gone again: what the flight holds counts.
-                if let Some(raw) = flight.wait() {
+                let begun = Instant::now();
+                let landed = flight.wait();
+                Cost::add(|cost| cost.wait += begun.elapsed());
+                if let Some(raw) = landed {
                     let found = lock(&self.state).memory.get(&key, read);
                     return Ok((found.unwrap_or(Found { raw, spent: false }), outcome));
                 }

@@ -113,6 +113,11 @@ impl Image {
         self.len() == 0
     }
 
+    /// Looks for the files that it refers to. One that is missing is among the engine's [troubles](Engine::troubles) then.
+    pub fn look_for_references(&self) {
+        self.0.content.look_for_references(&self.0.engine);
+    }
+
     /// The whole file in the disk cache, if it was proven there.
     #[must_use]
     pub fn sealed(&self) -> Option<File> {
@@ -171,7 +176,10 @@ impl Image {
         }
         let workers = &self.0.engine.workers;
         let open = Arc::clone(&self.0);
-        let job = move || done(open.read(offset, size));
+        let job = move || {
+            Cost::begin();
+            done(open.read(offset, size));
+        };
         workers.demand(self.0.content.lane(), Box::new(job));
         // Further chunks of the same read meanwhile on other threads, which the first one finds done or waits for.
         for chunk in self.0.chunks(offset, offset + len).skip(1) {
@@ -325,9 +333,7 @@ impl Open {
             Ok((_, Outcome::Hit)) => Counters::add(&counters.hits, 1),
             Ok((_, Outcome::Waited)) => {
                 Counters::add(&counters.waits, 1);
-                let took = start.elapsed();
-                Counters::add_time(&counters.wait_nanos, took);
-                Cost::add(|cost| cost.wait += took);
+                Counters::add_time(&counters.wait_nanos, start.elapsed());
             }
             Ok((_, Outcome::Decoded)) => {}
             Err(error) => counters.failed(error),
@@ -347,11 +353,12 @@ impl Open {
         if let Some(disk) = self.disk.as_ref().filter(|disk| disk.has(chunk.id)) {
             let start = Instant::now();
             let mut raw = self.engine.pool.take(chunk.raw_len as usize);
-            if disk.read(chunk.id, &mut raw) {
+            let right = disk.read(chunk.id, &mut raw);
+            let took = start.elapsed();
+            Cost::add(|cost| cost.cache += took);
+            if right {
                 Counters::add(&self.engine.counters.disk_chunks, 1);
-                let took = start.elapsed();
                 Counters::add_time(&self.engine.counters.source_nanos, took);
-                Cost::add(|cost| cost.cache += took);
                 return Ok(raw);
             }
         }

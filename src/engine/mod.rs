@@ -18,6 +18,7 @@ mod references;
 mod scan;
 mod stats;
 mod sync;
+mod troubles;
 mod workers;
 
 pub use base::{Base, FileBase};
@@ -30,10 +31,11 @@ pub use image::{Bytes, Image};
 pub use references::{BaseFile, Finder, MAX_DEPTH, Places, References};
 pub use scan::{Verified, Whole, scan, verify};
 pub use stats::Stats;
+pub use troubles::Troubles;
 pub use workers::{Job, Lane, Workers};
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::Instant;
 
 use crate::format::Container;
 use crate::source::ReadAt;
@@ -67,10 +69,11 @@ pub struct Engine {
     config: EngineConfig,
     pool: Arc<buffer::Pool>,
     chunks: flight::Chunks,
-    counters: stats::Counters,
+    counters: Arc<stats::Counters>,
     workers: Workers,
     streams: bigsmall::Streams,
     finisher: disk::Finisher,
+    troubles: Troubles,
 }
 
 impl Engine {
@@ -83,14 +86,16 @@ impl Engine {
         };
         let memory = config.memory;
         let pool = buffer::Pool::new(memory);
+        let counters = Arc::<stats::Counters>::default();
         Arc::new(Self {
             streams: bigsmall::Streams::new(&config),
-            finisher: disk::Finisher::default(),
+            finisher: disk::Finisher::new(Arc::clone(&counters)),
+            troubles: Troubles::default(),
             config,
             chunks: flight::Chunks::new(Arc::clone(&pool)),
             pool,
-            counters: stats::Counters::default(),
-            workers: Workers::new(threads, memory),
+            workers: Workers::new(threads, memory, Arc::clone(&counters)),
+            counters,
         })
     }
 
@@ -175,12 +180,19 @@ impl Engine {
         Image::new(Arc::clone(self), Arc::new(bigsmall::Image(shown)))
     }
 
-    /// Ends the work for the disk cache: what is nearly done is finished, as long as that takes no longer than `limit`.
-    pub fn settle(&self, limit: Duration) {
-        self.finisher.end(limit);
+    /// Ends the work for the disk cache: what is nearly done is finished. Takes no longer than until `deadline`, whatever
+    /// hangs then; a file that is closed later is not finished.
+    pub fn settle(&self, deadline: Instant) {
+        self.finisher.end(deadline);
         if let Some(disk) = &self.config.disk {
-            disk.store.flush(limit);
+            disk.store.flush(deadline.saturating_duration_since(Instant::now()));
         }
+    }
+
+    /// What is wrong with files of the source.
+    #[must_use]
+    pub fn troubles(&self) -> &Troubles {
+        &self.troubles
     }
 
     /// The disk cache, if there is one.

@@ -80,6 +80,9 @@ pub struct Stats {
     pub memory_limit: u64,
     /// Chunks in memory now.
     pub memory_chunks: u64,
+    /// Work that no reader waits for (ahead of readers, finishing files of the disk cache) that ended in a panic.
+    #[serde(default)]
+    pub panics: u64,
     /// Bytes of the places where streams without random access (BigSmall's) can be entered; at most an eighth of the memory.
     pub point_bytes: u64,
 }
@@ -103,6 +106,7 @@ pub struct Counters {
     pub healed_chunks: AtomicU64,
     pub source_times: Times,
     pub source_failures: AtomicU64,
+    pub panics: AtomicU64,
     /// By the codec's place in [`Codec::ALL`]; the last is for containers of BigSmall.
     pub codec_bytes: [AtomicU64; Codec::ALL.len() + 1],
 }
@@ -201,6 +205,7 @@ impl Counters {
             gather_seconds: seconds(&self.gather_nanos),
             integrity_failures: get(&self.integrity_failures),
             healed_chunks: get(&self.healed_chunks),
+            panics: get(&self.panics),
             source_times: self.source_times.now(),
             source_failures: get(&self.source_failures),
             codec_bytes: {

@@ -9,6 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::stats::Counters;
 use crate::source::ReadAt;
 
 /// Threads for one source at most where there are few cores. Most of them wait for it when there are so many.
@@ -102,6 +103,7 @@ struct Shared {
     per_file: usize,
     /// What the threads are called.
     name: &'static str,
+    counters: Arc<Counters>,
 }
 
 /// The threads. They are made when there is work, and end after a while without, or when this is dropped.
@@ -188,23 +190,24 @@ impl State {
 }
 
 impl Workers {
-    /// Threads for a machine of `cores` cores, and for each source as many as fit `memory` (bytes) and some beside it.
-    pub fn new(cores: usize, memory: u64) -> Self {
+    /// Threads for a machine of `cores` cores, and for each source as many as fit `memory` (bytes) and some beside it. Panics of
+    /// work ahead are counted in `counters`.
+    pub fn new(cores: usize, memory: u64, counters: Arc<Counters>) -> Self {
         let cores = cores.max(1);
         let fit = usize::try_from(memory.saturating_add(BESIDE) / PER_THREAD).unwrap_or(usize::MAX);
         let most = fit.clamp(SHARE, THREADS.max(2 * cores));
-        Self::of(cores, most, most / SHARE, "decode")
+        Self::of((cores, most, most / SHARE), "decode", counters)
     }
 
     /// Threads for requests that are short unless their source hangs, and take no memory to speak of.
     #[must_use]
     pub fn for_short_requests() -> Self {
-        Self::of(1, THREADS, THREADS / SHORT_SHARE, "metadata")
+        Self::of((1, THREADS, THREADS / SHORT_SHARE), "metadata", Arc::default())
     }
 
-    fn of(cores: usize, most: usize, per_file: usize, name: &'static str) -> Self {
+    fn of((cores, most, per_file): (usize, usize, usize), name: &'static str, counters: Arc<Counters>) -> Self {
         let (state, wake) = (Mutex::default(), Condvar::new());
-        Self(Arc::new(Shared { state, wake, cores, most, per_file, name }))
+        Self(Arc::new(Shared { state, wake, cores, most, per_file, name, counters }))
     }
 
     /// Does `job` for a reader as soon as possible. When no thread can be made it is done before this returns.
@@ -298,7 +301,8 @@ fn work(shared: &Shared) {
             Turn::Ahead(source, job) => (source, None, job),
         };
         if catch_unwind(AssertUnwindSafe(job)).is_err() {
-            // The hook has logged the message; who waited for the job has got its error when the job was dropped.
+            // The hook has logged the message. A reader got its error when the job was dropped, which counts the panic.
+            Counters::add(&shared.counters.panics, file.is_none().into());
             log::error!("defect in bsfs, please report it: a {} thread panicked", shared.name);
         }
         state = lock_state(shared);
@@ -342,7 +346,7 @@ mod tests {
 
     #[test]
     fn a_file_or_source_that_hangs_leaves_threads_to_others() {
-        let workers = Workers::new(2, 256 << 20);
+        let workers = Workers::new(2, 256 << 20, Arc::default());
         let (release, hang) = hanging();
         let (done, answers) = mpsc::channel();
         let answered = |lane| {
@@ -368,7 +372,7 @@ mod tests {
 
     #[test]
     fn a_source_that_hangs_does_not_end_work_ahead_for_others() {
-        let workers = Workers::new(1, 256 << 20);
+        let workers = Workers::new(1, 256 << 20, Arc::default());
         let (release, hang) = hanging();
         let _decodes = [workers.demanding(1), workers.demanding(1)];
         workers.ahead(1, (0..10).map(|_| hang()));
@@ -386,7 +390,7 @@ mod tests {
 
     #[test]
     fn readers_come_before_work_ahead_and_a_panic_ends_only_its_job() {
-        let workers = Workers::new(1, 0);
+        let workers = Workers::new(1, 0, Arc::default());
         let (done, order) = mpsc::channel();
         let guards: Vec<_> = (0..=READING).map(|_| workers.demanding(1)).collect();
         let say = |word: &'static str| {

@@ -40,8 +40,8 @@ const FACTS: &str = "user.bsfs.";
 /// Inode numbers are never used twice, so one generation is enough.
 const GENERATION: Generation = Generation(0);
 
-/// Makes the answer to the status attribute.
-pub(super) type Report = Arc<dyn Fn() -> Vec<u8> + Send + Sync>;
+/// Makes the answer to the status attribute, with names of files or without.
+pub(super) type Report = Arc<dyn Fn(bool) -> Vec<u8> + Send + Sync>;
 
 /// A tree as fuser sees it.
 pub(super) struct Adapter {
@@ -300,10 +300,11 @@ impl Filesystem for Adapter {
         self.requests.later(about, reply, |vfs| Ok(vfs.statfs()), give, nothing);
     }
 
-    fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+    fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         if inode(ino) == Inode::ROOT && name == status::ATTRIBUTE {
-            let report = Arc::clone(&self.report);
-            return self.own("status", reply, move |_| Some(report()), move |text, reply| value(text, size, reply));
+            let (report, names) = (Arc::clone(&self.report), is_owner(req));
+            let work = move |_: &Control| Some(report(names));
+            return self.own("status", reply, work, move |text, reply| value(text, size, reply));
         }
         let fact = |vfs: &Vfs| match name.to_str().and_then(|name| name.strip_prefix(FACTS)) {
             Some(fact) if Control::what(ino.0).is_none() => Ok(vfs.fact(inode(ino), fact)?.map(String::into_bytes)),
@@ -353,7 +354,7 @@ impl Filesystem for Adapter {
         if inode(ino) != Inode::ROOT || cmd != live::COMMAND {
             return reply.error(Errno::ENOTTY);
         }
-        if req.uid() != 0 && req.uid() != rustix::process::geteuid().as_raw() {
+        if !is_owner(req) {
             return reply.error(Errno::EPERM);
         }
         let (live, question) = (Arc::clone(&self.live), in_data.to_vec());
@@ -487,6 +488,11 @@ impl Filesystem for Adapter {
     fn removexattr(&self, _req: &Request, _ino: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
         reply.error(Errno::EROFS);
     }
+}
+
+/// Whether a request is of the user who mounted, or root's.
+fn is_owner(req: &Request) -> bool {
+    req.uid() == 0 || req.uid() == rustix::process::geteuid().as_raw()
 }
 
 impl Adapter {

@@ -29,32 +29,35 @@ impl Answer {
     /// Answers, on the thread that has the bytes.
     pub(super) fn give(self, result: Result<Data>) {
         let Some(reply) = self.pending.take() else { return };
+        let mut replying = Duration::ZERO;
         match self.guard.answer("read", result) {
             Ok(data) => {
                 let start = Instant::now();
                 reply.data(&data);
-                let nanos = u64::try_from(start.elapsed().as_nanos()).unwrap_or(0);
+                replying = start.elapsed();
+                let nanos = u64::try_from(replying.as_nanos()).unwrap_or(0);
                 self.replying.fetch_add(nanos, Ordering::Relaxed);
             }
             Err(errno) => reply.error(errno),
         }
-        self.count();
+        self.count(Cost::last(), replying);
     }
 
-    fn count(&self) {
+    /// `cost` and `replying` are what is known of this read.
+    fn count(&self, cost: Cost, replying: Duration) {
         let now = Instant::now();
         let took = now.duration_since(self.pending.asked());
         self.guard.meter.request("read", took);
-        self.guard.slow.add(now, took, || self.describe(took));
+        self.guard.slow.add(now, took, || self.describe(took, why(took, cost, replying)));
     }
 
-    fn describe(&self, took: Duration) -> SlowRead {
+    fn describe(&self, took: Duration, why: &str) -> SlowRead {
         SlowRead {
             file: self.vfs.name_of(self.handle),
             offset: self.offset,
             length: self.size,
             seconds: took.as_secs_f64(),
-            why: why(took, Cost::last()).to_owned(),
+            why: why.to_owned(),
             ago: 0,
         }
     }

@@ -27,7 +27,7 @@ pub struct SlowRead {
     /// From the kernel's request to the answer, seconds.
     pub seconds: f64,
     /// What most of it was: "source" (packed bytes), "disk cache", "decode", "wait" (for a chunk that another thread was decoding),
-    /// or "queue" (none of these: other work came first).
+    /// "reply" (the kernel took the bytes), or "queue" (none of these: other work came first).
     pub why: String,
     /// How long ago it was answered, seconds.
     pub ago: u64,
@@ -97,13 +97,14 @@ impl Slow {
 }
 
 /// What most of a read's time was.
-pub(super) fn why(took: Duration, cost: Cost) -> &'static str {
-    let known = cost.source + cost.cache + cost.decode + cost.wait;
+pub(super) fn why(took: Duration, cost: Cost, replying: Duration) -> &'static str {
+    let known = cost.source + cost.cache + cost.decode + cost.wait + replying;
     let parts = [
         ("source", cost.source),
         ("disk cache", cost.cache),
         ("decode", cost.decode),
         ("wait", cost.wait),
+        ("reply", replying),
         ("queue", took.saturating_sub(known)),
     ];
     parts.into_iter().max_by_key(|(_, time)| *time).map_or("queue", |(why, _)| why)
@@ -141,7 +142,11 @@ mod tests {
     fn the_longest_part_is_why() {
         let ms = Duration::from_millis;
         let cost = Cost { source: ms(5), decode: ms(3), ..Cost::default() };
-        assert_eq!((why(ms(9), cost), why(ms(20), cost)), ("source", "queue"));
-        assert_eq!(why(ms(9), Cost { wait: ms(9), ..Cost::default() }), "wait");
+        let none = Duration::ZERO;
+        assert_eq!(
+            (why(ms(9), cost, none), why(ms(20), cost, none), why(ms(20), cost, ms(9))),
+            ("source", "queue", "reply")
+        );
+        assert_eq!(why(ms(9), Cost { wait: ms(9), ..Cost::default() }, none), "wait");
     }
 }

@@ -4,13 +4,23 @@
 //! would count against the memory that the user gave us.
 
 use std::fs::File;
+use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::fs::Advice;
 
-use super::{Access, ReadAt, waits};
+use super::{ReadAt, waits};
+use crate::access::Attributes;
 use crate::error::{Error, Result};
+
+/// How long a program that was asked to give up its lease on a file may take. The kernel takes the lease away after 45 s,
+/// unless /proc/sys/fs/lease-break-time says otherwise.
+const LEASE_BREAK: Duration = Duration::from_secs(50);
+/// How often it is looked whether it has.
+const LEASE_LOOK: Duration = Duration::from_millis(20);
 
 /// What tells one version of a file from another without reading it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -47,7 +57,6 @@ pub struct FileSource {
     file: File,
     path: PathBuf,
     identity: Identity,
-    access: Access,
 }
 
 impl FileSource {
@@ -60,13 +69,18 @@ impl FileSource {
         let _call = waits::call();
         // A FIFO without a writer would block an ordinary open for ever.
         let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC | rustix::fs::OFlags::NONBLOCK;
-        let file = super::way::open(path, flags).map_err(Error::io("open", path))?;
+        let file = when_leased(|| super::way::open(path, flags));
+        Self::of(file.map_err(Error::io("open", path))?, path)
+    }
+
+    /// An open file, which errors call `path`.
+    pub(super) fn of(file: File, path: &Path) -> Result<Self> {
         let meta = file.metadata().map_err(Error::io("stat", path))?;
         if !meta.is_file() {
             let kind = if meta.is_dir() { "a directory" } else { "not a regular file" };
             return Err(Error::invalid(format!("{}: {kind}, expected a file", path.display())));
         }
-        Ok(Self { file, path: path.to_path_buf(), identity: Identity::of(&meta), access: Access::of(&meta) })
+        Ok(Self { file, path: path.to_path_buf(), identity: Identity::of(&meta) })
     }
 
     /// Which version of the file was opened.
@@ -123,6 +137,17 @@ impl FileSource {
     }
 }
 
+/// Opens a file for reading without blocking. Waits for a program that holds a lease on it, as file servers do, to give it up.
+pub(super) fn when_leased(open: impl Fn() -> io::Result<File>) -> io::Result<File> {
+    let until = Instant::now() + LEASE_BREAK;
+    loop {
+        match open() {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock && Instant::now() < until => thread::sleep(LEASE_LOOK),
+            opened => return opened,
+        }
+    }
+}
+
 impl ReadAt for FileSource {
     fn path(&self) -> &Path {
         &self.path
@@ -160,8 +185,8 @@ impl ReadAt for FileSource {
         Some(self.identity)
     }
 
-    fn access(&self) -> Option<Access> {
-        Some(self.access)
+    fn attributes(&self) -> Result<Option<Attributes>> {
+        Attributes::of(&self.file).map(Some).map_err(Error::io("look at the permissions of", &self.path))
     }
 
     fn expect_streams(&self, streams: bool) {

@@ -3,6 +3,7 @@
 //! A source does not know what its bytes mean. All reads are positional, so one source serves many threads.
 
 mod ahead;
+mod confined;
 mod file;
 mod memory;
 #[cfg(feature = "remote")]
@@ -16,10 +17,11 @@ pub use ahead::Streams;
 pub use file::{FileSource, Identity};
 pub use memory::MemorySource;
 pub use times::{BOUNDS, TimeCounts, Times};
-pub use tree::{Access, LocalTree, Stat, Timestamp, Traffic, Tree};
+pub use tree::{LocalTree, Stat, Timestamp, Traffic, Tree};
 
 use std::path::Path;
 
+use crate::access::Attributes;
 use crate::error::Result;
 
 /// A sequence of bytes that can be read at any offset, by many threads at once.
@@ -72,9 +74,12 @@ pub trait ReadAt: Send + Sync {
         None
     }
 
-    /// Who may read the source; `None` when nobody says.
-    fn access(&self) -> Option<Access> {
-        None
+    /// Who may read the source, and what else it has besides its bytes and times; `None` in a place that does not know users.
+    ///
+    /// # Errors
+    /// [`Error::Io`](crate::Error::Io) when the system does not say.
+    fn attributes(&self) -> Result<Option<Attributes>> {
+        Ok(None)
     }
 
     /// Says whether reads go on where others ended, so that reading ahead pays, or jump. Only a hint.

@@ -19,12 +19,13 @@ use super::link::Shown;
 use super::lock;
 use super::open::OpenFile;
 use super::packed::Opened;
-use super::scan::{Class, Found, Notes, Place, Scan, Stamp};
+use super::scan::{Class, Found, Known, Notes, Place, Scan, Stamp};
 use super::shards::Generated;
 use super::turn::Turn;
+use crate::access::Access;
 use crate::engine::Lane;
 use crate::error::Result;
-use crate::source::{Access, Identity, Tree};
+use crate::source::{Identity, Tree};
 
 /// What an inode number stands for. Immutable but for the caches inside.
 #[derive(Debug)]
@@ -131,6 +132,14 @@ impl Node {
         }
     }
 
+    /// Who may read a file.
+    fn access(&self) -> Option<Access> {
+        match &self.body {
+            Body::File(file) => file.access,
+            Body::Directory(_) | Body::Link(_) => None,
+        }
+    }
+
     pub(super) fn root(place: Place) -> Self {
         Self { inode: Inode::ROOT, parent: Inode::ROOT, body: Body::Directory(Arc::new(Directory::new(place, None))) }
     }
@@ -174,20 +183,26 @@ impl Listing {
         self.entries.get(position)
     }
 
-    /// The class of each source name, for the next scan.
-    pub(super) fn classes(&self) -> HashMap<&OsStr, &Class> {
-        self.entries.iter().map(|e| (e.source.as_os_str(), &e.class)).collect()
+    /// The class of each source name, and who may read it, for the next scan.
+    pub(super) fn classes(&self) -> Known<'_> {
+        self.entries.iter().map(|e| (e.source.as_os_str(), (&e.class, e.node.access()))).collect()
     }
 }
 
 impl Entry {
     /// Whether the source still holds what the inode stands for.
     pub(super) fn unchanged(&self, directory: &Directory) -> bool {
-        self.class.unchanged(&*directory.place.tree, &directory.place.path, &self.source)
+        let (place, access) = (&directory.place, self.node.access());
+        self.class.unchanged(&*place.tree, &place.path, (&self.source, access))
     }
 
     /// Whether `found` is what this entry's inode stands for.
     fn is(&self, found: &Found) -> bool {
+        if let Body::File(file) = &self.node.body
+            && file.access != found.access
+        {
+            return false;
+        }
         match (&self.class, &found.class, &self.node.body) {
             (Class::Directory(old), Class::Directory(new), Body::Directory(_)) => old.id == new.id,
             (Class::Plain(old), Class::Plain(new), Body::File(_)) => old == new,

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use bsfs::codec::bigsmall::{Coding, encode};
 use md5::Md5;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -149,15 +150,30 @@ pub fn with_hint(bench: &Bench, from: &str, to: &str, hint: &str) -> PathBuf {
 
 /// A container as the package writes it for tensors that it does not compress, of a safetensors file.
 pub fn stored(file: &[u8]) -> Vec<u8> {
+    container(file, |_, bytes| ("raw", bytes.to_vec()))
+}
+
+/// A delta as the package writes it: every tensor of `file` as its difference from the tensor of the same name in `base`.
+pub fn delta(file: &[u8], base: &[u8]) -> Vec<u8> {
+    let at = spans(base);
+    container(file, |name, bytes| {
+        let xored: Vec<u8> = bytes.iter().zip(&base[at[name].2.clone()]).map(|(a, b)| a ^ b).collect();
+        ("zstd_xor_delta", encode(Coding::Zstd, &xored).unwrap())
+    })
+}
+
+/// A container of the tensors of a safetensors file; `pack` gives the codec's name and the packed bytes of each.
+fn container(file: &[u8], pack: impl Fn(&str, &[u8]) -> (&'static str, Vec<u8>)) -> Vec<u8> {
     let mut data = Vec::new();
     let mut entries = Vec::new();
     for (name, (dtype, shape, range)) in spans(file) {
         let bytes = &file[range];
+        let (codec, packed) = pack(&name, bytes);
         entries.push(json!({
-            "name": name, "shape": shape, "dtype": dtype, "codec": "raw", "special": null, "extra": null,
-            "compressed_bytes": bytes.len(), "offset": data.len(), "md5": hex(&Md5::digest(bytes)),
+            "name": name, "shape": shape, "dtype": dtype, "codec": codec, "special": null, "extra": null,
+            "compressed_bytes": packed.len(), "offset": data.len(), "md5": hex(&Md5::digest(bytes)),
         }));
-        data.extend(bytes);
+        data.extend(packed);
     }
     let count = entries.len();
     let header = json!({ "format": "bf16", "mode": "balanced", "model_type": "llm", "base_model": null,

@@ -3,6 +3,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test program uses a part of it")]
 
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -31,6 +32,18 @@ pub fn pack_as(mode: bsfs::codec::Mode, input: &Path, output: &Path) {
     let options = bsfs::compress::Options { mode, chunk_len: None, force: true, against: None, stop: &stop };
     let pool = bsfs::parallel::pool(1).unwrap();
     bsfs::compress::compress(&pool, input, output, &options, &()).unwrap();
+}
+
+/// A name that a terminal would obey, and that makes two lines of one.
+pub const HOSTILE: &str = "x\u{1b}[31mred\nFORGED\r\u{9b}2J\u{7f}\u{202e}\u{200b}é";
+
+/// Whether a text for people shows [`HOSTILE`] as nothing but text.
+pub fn assert_harmless(what: &str, text: &[u8]) {
+    let text = std::str::from_utf8(text).unwrap_or_else(|e| panic!("{what}: {e}"));
+    if let Some(c) = text.chars().find(|c| bsfs::escape::is_hidden(*c) && *c != '\n') {
+        panic!("{what}: {c:?} in {text:?}");
+    }
+    assert!(!text.lines().any(|line| line.starts_with("FORGED")), "{what}: {text:?}");
 }
 
 /// The same bytes for the same seed, everywhere.
@@ -142,9 +155,30 @@ impl Drop for Bench {
     }
 }
 
-/// Waits until `happened`, for ten seconds at most.
+/// Says that a promise is not tested here, and why. A line of the file that `BSFS_SKIPPED` names counts it; with
+/// `BSFS_SKIP_FAILS` it is a failure (`scripts/test.sh` sets both).
+pub fn skip(why: &str) {
+    let name = std::thread::current().name().unwrap_or("a test").to_owned();
+    eprintln!("SKIP: {name}: {why}");
+    if let Some(path) = std::env::var_os("BSFS_SKIPPED") {
+        let mut file = fs::File::options().create(true).append(true).open(path).unwrap();
+        file.write_all(format!("{name}: {why}\n").as_bytes()).unwrap();
+    }
+    assert!(std::env::var_os("BSFS_SKIP_FAILS").is_none(), "skipped where nothing may be: {why}");
+}
+
+/// Whether the test runs as root; skips what needs that if not.
+pub fn root_for(what: &str) -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        skip(&format!("{what} takes root"));
+    }
+    root
+}
+
+/// Waits until `happened`, for a minute at most: machines that build beside the tests are slow.
 pub fn eventually(what: &str, mut happened: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(60);
     while !happened() {
         assert!(Instant::now() < deadline, "did not happen: {what}");
         std::thread::sleep(Duration::from_millis(10));

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use bsfs::mount::Status;
 
-use crate::common::{Bench, safetensors};
+use crate::common::{Bench, root_for, safetensors};
 
 pub const BSFS: &str = env!("CARGO_BIN_EXE_bsfs");
 
@@ -129,8 +129,7 @@ pub fn model(bench: &Bench) -> Vec<u8> {
 /// Runs a script as an ordinary user where `/dev/fuse` is open to all, as on a desktop, and `/etc/fuse.conf` is as
 /// given. Takes root, whose tests the others are then.
 pub fn as_nobody(bench: &Bench, fuse_conf: &str, script: &str) -> Option<Output> {
-    // SAFETY: geteuid has no conditions.
-    if unsafe { libc::geteuid() } != 0 {
+    if !root_for("another user") {
         return None;
     }
     let dir = &bench.dir;

@@ -1,15 +1,16 @@
 //! A source that is a FUSE mount itself: slow, failing, gone and back. Needs `/dev/fuse`, and root to mount.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::mpsc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
 
 use crate::common::faulty::Faulty;
 use crate::common::faulty::disk::{Call, Disk, Op, Verdict};
-use crate::common::mounted::Mount;
+use crate::common::mounted::{self, Mount};
 use crate::common::{Bench, eventually, pack, safetensors};
 
 const SLOW: &str = "slow.safetensors.bs";
@@ -152,4 +153,82 @@ fn a_container_that_could_not_be_opened_for_an_error_below_is_opened_when_it_is_
     eventually("it is shown as what it holds", || {
         soon(&mount.path("slow.safetensors")).is_ok_and(|bytes| bytes == lower.slow)
     });
+}
+
+#[test]
+fn a_source_that_hangs_does_not_hold_up_the_end_of_a_mount() {
+    let Some(lower) = Lower::new() else { return };
+    let options = ["--ttl", "1", "--cache", "all"];
+    let mount = Mount::of(&lower.bench, &lower.point, &lower.bench.mount_point(), &options);
+    // Opened before: the index is at the end of the packed file.
+    let file = File::options().read(true).custom_flags(libc::O_DIRECT).open(mount.path("slow.safetensors")).unwrap();
+    let held = Arc::new(AtomicBool::new(false));
+    let noted = Arc::clone(&held);
+    lower.disk.hold();
+    lower.disk.judge(move |call| {
+        let last = call.op == Op::Read && call.name == SLOW && call.offset > 1_900_000;
+        noted.fetch_or(last, Ordering::Relaxed);
+        if last { Verdict::Hold } else { Verdict::Go }
+    });
+    // More than half of its chunks, around the kernel's readahead: what is missing is decoded once the file is closed, and waits
+    // for the source.
+    let mut piece = vec![0; 1 << 20];
+    for n in 0..2 {
+        file.read_exact_at(&mut piece, n << 20).unwrap();
+        assert!(piece == lower.slow[(n << 20) as usize..][..1 << 20]);
+    }
+    drop(file);
+    eventually("the source hangs", || held.load(Ordering::Relaxed));
+    eventually("it is unmounted", || mounted::unmount(&mount.point, 0).is_ok());
+    let begun = Instant::now();
+    while mounted::is_running(mount.pid) {
+        assert!(begun.elapsed() < Duration::from_secs(30), "the daemon waits for its source");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    lower.disk.release();
+}
+
+#[test]
+fn a_slow_read_says_what_it_waited_for() {
+    let Some(lower) = Lower::new() else { return };
+    let options = ["--ttl", "1", "--cache", "off"];
+    let mount = Mount::of(&lower.bench, &lower.point, &lower.bench.mount_point(), &options);
+    let path = mount.path("slow.safetensors");
+    let len = lower.slow.len() as u64;
+    let held = Arc::new(AtomicBool::new(false));
+    // Around the page cache, so that the second read reaches the daemon while the first waits.
+    let read = |offset: u64| {
+        let path = path.clone();
+        std::thread::spawn(move || {
+            let file = File::options().read(true).custom_flags(libc::O_DIRECT).open(path).unwrap();
+            let mut bytes = vec![0; 8192];
+            file.read_exact_at(&mut bytes[..4096], offset).unwrap();
+        })
+    };
+    // Threads that have worked for others before.
+    drop(fs::read(mount.path("other.safetensors")).unwrap());
+    for offset in [0, len / 8] {
+        read(offset).join().unwrap();
+    }
+    lower.disk.hold();
+    let noted = Arc::clone(&held);
+    lower.disk.judge(move |call| {
+        let last = late(call);
+        noted.fetch_or(last, Ordering::Relaxed);
+        if last { Verdict::Hold } else { Verdict::Go }
+    });
+    let at = len / 8 * 7 / 4096 * 4096;
+    let first = read(at);
+    eventually("the source hangs", || held.load(Ordering::Relaxed));
+    let second = read(at);
+    // So long both wait, the second a little less.
+    std::thread::sleep(Duration::from_secs(1));
+    lower.disk.release();
+    first.join().unwrap();
+    second.join().unwrap();
+    let slow = mount.status().slow_reads;
+    let mut why: Vec<_> =
+        slow.iter().filter(|read| read.seconds >= 0.1).map(|read| (read.file.as_str(), read.why.as_str())).collect();
+    why.sort_unstable();
+    assert_eq!(why, [(SLOW, "source"), (SLOW, "wait")], "{slow:?}");
 }

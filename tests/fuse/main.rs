@@ -4,17 +4,24 @@
 mod common;
 
 mod archives;
+mod automount;
+mod bigsmall_faults;
 mod bigsmall_mount;
 mod cache_mount;
+mod caller;
 mod daemon;
 mod delta;
 mod delta_hostile;
+mod escapes;
 mod faults;
 mod hostile_mount;
 mod hub_mount;
+mod limits;
 mod lower;
 mod mount;
 mod over;
+mod problems;
+mod readers;
 mod remote_mount;
 mod replace;
 mod sidecar;

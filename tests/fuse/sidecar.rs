@@ -14,7 +14,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use crate::common::mounted::{BSFS, Running, is_mounted, model, signal, unmount};
-use crate::common::{Bench, eventually};
+use crate::common::{Bench, eventually, root_for};
 use rustix::mount::{MountFlags, mount};
 
 /// Mounts, and starts a process of another user without capabilities that serves. `None` without root.
@@ -24,8 +24,7 @@ fn served(bench: &Bench, form: &str) -> Option<(PathBuf, Running)> {
 
 /// The same from another source.
 fn served_from(bench: &Bench, form: &str, source: &OsStr, options: &[&str]) -> Option<(PathBuf, Running)> {
-    // SAFETY: geteuid has no conditions.
-    if unsafe { libc::geteuid() } != 0 {
+    if !root_for("a mount for another process") {
         return None;
     }
     let point = bench.mount_point();

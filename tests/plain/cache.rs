@@ -8,7 +8,7 @@ use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use crate::common::{Bench, eventually, noise};
+use crate::common::{Bench, eventually, noise, root_for};
 use bsfs::cache::{Config, Description, Entry, Key, Proof, Sealing, Store};
 
 const BSFS: &str = env!("CARGO_BIN_EXE_bsfs");
@@ -129,14 +129,6 @@ fn cache_verb(dir: &Path, arguments: &[&str]) -> Output {
 
 fn json(output: &Output) -> serde_json::Value {
     serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {output:?}"))
-}
-
-fn is_root(what: &str) -> bool {
-    let root = rustix::process::geteuid().is_root();
-    if !root {
-        eprintln!("skipped, needs root: {what}");
-    }
-    root
 }
 
 /// Something mounted for a test.
@@ -276,7 +268,7 @@ fn a_directory_that_others_can_write_is_refused() {
     fs::remove_file(dir.join("v1")).unwrap();
     fs::write(bench.dir.join("file"), b"").unwrap();
     assert!(Store::open(&bench.dir.join("file"), &config()).is_err());
-    if is_root("a directory of another user") {
+    if root_for("a directory of another user") {
         std::os::unix::fs::chown(&dir, Some(12345), None).unwrap();
         refused(&dir, "another user");
     }
@@ -300,7 +292,7 @@ fn what_is_not_ours_under_our_names_is_not_used() {
             fs::copy(&path, &elsewhere).unwrap();
             let before = fs::read(&elsewhere).unwrap();
             match kind {
-                "other owner" if !is_root(kind) => continue,
+                "other owner" if !root_for(kind) => continue,
                 "other owner" => std::os::unix::fs::chown(&path, Some(12345), None).unwrap(),
                 "readable" => fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap(),
                 _ => fs::remove_file(&path).unwrap(),
@@ -689,7 +681,7 @@ fn a_read_only_directory_is_read() {
     let entry = model.fill(&open(&dir));
     assert_eq!(entry.seal(&mut model.proof()), Sealing::Proven);
     drop(entry);
-    if !is_root("a directory that is mounted read-only") {
+    if !root_for("a directory that is mounted read-only") {
         return;
     }
     let point = bench.mount_point();
@@ -726,7 +718,7 @@ fn a_read_only_directory_is_read() {
 
 #[test]
 fn a_full_disk_is_a_miss_and_fills_again_later() {
-    if !is_root("a small tmpfs") {
+    if !root_for("a small tmpfs") {
         return;
     }
     let bench = Bench::new();
@@ -833,7 +825,7 @@ fn child_fills() {
 
 fn child(dir: &Path, rounds: u32) -> std::process::Child {
     Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "child_fills", "--ignored", "--nocapture"])
+        .args(["--exact", "cache::child_fills", "--ignored", "--nocapture"])
         .env("BSFS_TEST_CACHE", dir)
         .env("BSFS_TEST_ROUNDS", rounds.to_string())
         .stdout(Stdio::null())
@@ -870,6 +862,10 @@ fn a_process_that_is_killed_leaves_right_bytes_or_none() {
     let mut seen = 0;
     for round in 0..20 {
         let mut child = child(&dir, 1000);
+        if round % 4 == 0 {
+            // Some are killed at any moment, also before they have begun; these ones once they write.
+            eventually("the child has written", || fs::metadata(model.data(&dir)).is_ok_and(|data| data.blocks() > 0));
+        }
         let delay = u64::from(noise(round + 1, 1)[0]);
         std::thread::sleep(Duration::from_millis(5 + delay / 4));
         child.kill().unwrap();

@@ -1,11 +1,13 @@
 //! The read side on containers of our own: byte identity, bounded memory, damage, determinism.
 
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
 
 use bsfs::codec::Mode;
 use bsfs::compress::{Options, compress};
-use bsfs::engine::{Engine, EngineConfig, Image, Whole, verify};
+use bsfs::engine::{Cost, Engine, EngineConfig, Image, Whole, verify};
 use bsfs::error::Error;
 use bsfs::format::{ChunkId, Container};
 use bsfs::source::{FileSource, MemorySource, ReadAt};
@@ -100,6 +102,54 @@ fn many_threads_with_less_memory_than_chunks_get_the_right_bytes() {
         }
     });
     assert!(engine.stats().evicted_chunks > 0);
+}
+
+/// A source that takes a while, and adds up how long.
+struct Slow {
+    bytes: MemorySource,
+    each: Duration,
+    spent: AtomicU64,
+}
+
+impl ReadAt for Slow {
+    fn path(&self) -> &Path {
+        self.bytes.path()
+    }
+
+    fn len(&self) -> u64 {
+        self.bytes.len()
+    }
+
+    fn read_exact_at(&self, offset: u64, buf: &mut [u8]) -> bsfs::Result<()> {
+        let begun = Instant::now();
+        std::thread::sleep(self.each);
+        let done = self.bytes.read_exact_at(offset, buf);
+        self.spent.fetch_add(begun.elapsed().as_nanos() as u64, Ordering::Relaxed);
+        done
+    }
+}
+
+#[test]
+fn the_cost_of_a_read_is_its_own_and_not_that_of_its_threads_earlier_work() {
+    let (raw, packed) = sample();
+    let container = Arc::new(Container::open(&MemorySource::new("m.bs", packed.clone())).unwrap());
+    let bytes = MemorySource::new("m.bs", packed);
+    let source = Arc::new(Slow { bytes, each: Duration::from_millis(10), spent: AtomicU64::new(0) });
+    let engine = Engine::new(EngineConfig { memory: 0, threads: 1, ahead: false, ..EngineConfig::default() });
+    let image = engine.image(container, Arc::clone(&source) as Arc<dyn ReadAt>);
+    let mut told = Duration::ZERO;
+    // From behind the header, which is in memory.
+    for n in 1..20 {
+        let (send, receive) = mpsc::channel();
+        // The thread that gives the answer is the one that did the work.
+        image.read(n * 30_000, 100, move |result| send.send((result.unwrap().to_vec(), Cost::last())).unwrap());
+        let (bytes, cost) = receive.recv().unwrap();
+        assert!(bytes == raw[n as usize * 30_000..][..100]);
+        assert!(cost.source >= source.each, "{cost:?}");
+        told += cost.source;
+    }
+    let spent = Duration::from_nanos(source.spent.load(Ordering::Relaxed));
+    assert!(told <= spent + spent / 10, "{told:?} were told of {spent:?}");
 }
 
 #[test]

@@ -13,39 +13,45 @@ pub fn available() -> bool {
     is_x86_feature_detected!("avx2") && is_x86_feature_detected!("bmi2") && is_x86_feature_detected!("popcnt")
 }
 
-#[inline(always)]
+#[inline]
+#[target_feature(enable = "avx2")]
 fn load(from: &[u32; 8]) -> __m256i {
-    // SAFETY: 32 readable bytes; the load needs no alignment.
+    // SAFETY: 32 readable bytes, no alignment needed; the processor has AVX2 (`target_feature`).
     unsafe { _mm256_loadu_si256(from.as_ptr().cast()) }
 }
 
-#[inline(always)]
+#[inline]
+#[target_feature(enable = "avx2")]
 fn store(to: &mut [u32; 8], v: __m256i) {
-    // SAFETY: 32 writable bytes; the store needs no alignment.
+    // SAFETY: 32 writable bytes, no alignment needed; the processor has AVX2 (`target_feature`).
     unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), v) }
 }
 
-#[inline(always)]
+#[inline]
+#[target_feature(enable = "avx2")]
 fn load_small(from: &[u16; 16]) -> __m256i {
-    // SAFETY: 32 readable bytes; the load needs no alignment.
+    // SAFETY: 32 readable bytes, no alignment needed; the processor has AVX2 (`target_feature`).
     unsafe { _mm256_loadu_si256(from.as_ptr().cast()) }
 }
 
-#[inline(always)]
+#[inline]
+#[target_feature(enable = "avx2")]
 fn store_small(to: &mut [u16; 16], v: __m256i) {
-    // SAFETY: 32 writable bytes; the store needs no alignment.
+    // SAFETY: 32 writable bytes, no alignment needed; the processor has AVX2 (`target_feature`).
     unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), v) }
 }
 
-#[inline(always)]
+#[inline]
+#[target_feature(enable = "avx2")]
 fn load_bytes(from: &[u8; 32]) -> __m256i {
-    // SAFETY: 32 readable bytes; the load needs no alignment.
+    // SAFETY: 32 readable bytes, no alignment needed; the processor has AVX2 (`target_feature`).
     unsafe { _mm256_loadu_si256(from.as_ptr().cast()) }
 }
 
-#[inline(always)]
+#[inline]
+#[target_feature(enable = "avx2")]
 fn store_bytes(to: &mut [u8; 32], v: __m256i) {
-    // SAFETY: 32 writable bytes; the store needs no alignment.
+    // SAFETY: 32 writable bytes, no alignment needed; the processor has AVX2 (`target_feature`).
     unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), v) }
 }
 
@@ -175,7 +181,7 @@ pub fn symbols<const BITS: u32>(
     out: &mut [[u8; BLOCK]],
 ) -> bool {
     let [mut x0, mut x1, mut x2, mut x3, mut x4, mut x5, mut x6, mut x7] = load_states(states);
-    let tables = segment.tables().as_ptr();
+    let Some(tables) = segment.tables::<BITS>().map(<[u32]>::as_ptr) else { return false };
     let columns = segment.columns().unwrap_or_default().as_chunks::<8>().0;
     for (i, out) in out.iter_mut().enumerate() {
         let Some(window) = words.block() else { return false };

@@ -24,39 +24,45 @@ pub fn available() -> bool {
         && is_x86_feature_detected!("popcnt")
 }
 
-#[inline(always)]
+#[inline]
+#[target_feature(enable = "avx512f")]
 fn load_u32(from: &[u32; 16]) -> __m512i {
-    // SAFETY: 64 readable bytes; the load needs no alignment.
+    // SAFETY: 64 readable bytes, no alignment needed; the processor has AVX-512 (`target_feature`).
     unsafe { _mm512_loadu_si512(from.as_ptr().cast()) }
 }
 
-#[inline(always)]
+#[inline]
+#[target_feature(enable = "avx512f")]
 fn store_u32(to: &mut [u32; 16], v: __m512i) {
-    // SAFETY: 64 writable bytes; the store needs no alignment.
+    // SAFETY: 64 writable bytes, no alignment needed; the processor has AVX-512 (`target_feature`).
     unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), v) }
 }
 
-#[inline(always)]
+#[inline]
+#[target_feature(enable = "avx512f")]
 fn load_words(from: &[u16; 32]) -> __m512i {
-    // SAFETY: 64 readable bytes; the load needs no alignment.
+    // SAFETY: 64 readable bytes, no alignment needed; the processor has AVX-512 (`target_feature`).
     unsafe { _mm512_loadu_si512(from.as_ptr().cast()) }
 }
 
-#[inline(always)]
+#[inline]
+#[target_feature(enable = "avx512f")]
 fn store_words(to: &mut [u16; 32], v: __m512i) {
-    // SAFETY: 64 writable bytes; the store needs no alignment.
+    // SAFETY: 64 writable bytes, no alignment needed; the processor has AVX-512 (`target_feature`).
     unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), v) }
 }
 
-#[inline(always)]
+#[inline]
+#[target_feature(enable = "avx512f")]
 fn load_bytes(from: &[u8; 64]) -> __m512i {
-    // SAFETY: 64 readable bytes; the load needs no alignment.
+    // SAFETY: 64 readable bytes, no alignment needed; the processor has AVX-512 (`target_feature`).
     unsafe { _mm512_loadu_si512(from.as_ptr().cast()) }
 }
 
-#[inline(always)]
+#[inline]
+#[target_feature(enable = "avx512f")]
 fn store_bytes(to: &mut [u8; 64], v: __m512i) {
-    // SAFETY: 64 writable bytes; the store needs no alignment.
+    // SAFETY: 64 writable bytes, no alignment needed; the processor has AVX-512 (`target_feature`).
     unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), v) }
 }
 
@@ -522,7 +528,7 @@ pub fn symbols<const BITS: u32>(
     out: &mut [[u8; BLOCK]],
 ) -> bool {
     let [mut x0, mut x1, mut x2, mut x3] = load_states(states);
-    let tables = segment.tables().as_ptr();
+    let Some(tables) = segment.tables::<BITS>().map(<[u32]>::as_ptr) else { return false };
     let columns = segment.columns().unwrap_or_default().as_chunks::<16>().0;
     for (i, out) in out.iter_mut().enumerate() {
         let Some(window) = words.block() else { return false };

@@ -93,29 +93,48 @@ impl<'a> Words<'a> {
     }
 }
 
-/// Slot tables for a run of blocks: one for all, or one for each column.
+/// log2 of the slots of a table that kernels decode with.
+const TABLE_BITS: std::ops::RangeInclusive<u32> = 10..=12;
+
+/// Slot tables for a run of blocks: one for all, or one for each column. Each has 2^bits slots, all of which are there.
 #[derive(Debug, Clone, Copy)]
 pub struct Segment<'a> {
     tables: &'a [u32],
     columns: Option<&'a [u32]>,
+    bits: u32,
 }
 
 impl<'a> Segment<'a> {
-    /// One table of 2^`bits` slots for all states; `None` when it is shorter.
+    /// One table of 2^`bits` slots (10 to 12) for all states; `None` when it is shorter.
     pub fn plain(tables: &'a [u32], bits: u32) -> Option<Self> {
-        Some(Self { tables: tables.get(..1 << bits)?, columns: None })
+        Self::new(tables, None, bits)
     }
 
-    /// Tables of 2^`bits` slots; `columns[64 i + t]` is the first entry of the table for state t of block i. `None` when
+    /// Tables of 2^`bits` slots (10 to 12); `columns[64 i + t]` is the first entry of the table for state t of block i. `None` when
     /// one of them reaches beyond `tables`.
     pub fn by_column(tables: &'a [u32], columns: &'a Columns, bits: u32) -> Option<Self> {
-        let fits = columns.most as usize + (1 << bits) <= tables.len();
-        fits.then_some(Self { tables, columns: Some(&columns.offsets) })
+        Self::new(tables, Some(columns), bits)
     }
 
+    fn new(tables: &'a [u32], columns: Option<&'a Columns>, bits: u32) -> Option<Self> {
+        if !TABLE_BITS.contains(&bits) {
+            return None;
+        }
+        let last = columns.map_or(0, |columns| columns.most as usize);
+        let tables = tables.get(..last + (1 << bits))?;
+        Some(Self { tables, columns: columns.map(|columns| &*columns.offsets), bits })
+    }
+
+    /// log2 of the slots of each table.
     #[inline(always)]
-    pub(super) const fn tables(&self) -> &'a [u32] {
-        self.tables
+    pub(super) const fn bits(&self) -> u32 {
+        self.bits
+    }
+
+    /// The tables, for a kernel of this many bits. `None` for another one, which would read beyond them.
+    #[inline(always)]
+    pub(super) fn tables<const BITS: u32>(&self) -> Option<&'a [u32]> {
+        (self.bits == BITS).then_some(self.tables)
     }
 
     #[inline(always)]
@@ -127,7 +146,7 @@ impl<'a> Segment<'a> {
     pub(super) const fn covers(&self, blocks: usize) -> bool {
         match self.columns {
             None => true,
-            Some(columns) => columns.len() >= blocks * BLOCK,
+            Some(columns) => columns.len() / BLOCK >= blocks,
         }
     }
 }
@@ -136,6 +155,7 @@ impl<'a> Segment<'a> {
 #[derive(Debug, Clone, Default)]
 pub struct Columns {
     pub(super) offsets: Vec<u32>,
+    /// The largest of them, or more: [`Segment`] relies on it.
     pub(super) most: u32,
 }
 
@@ -151,8 +171,11 @@ impl Columns {
         Self { offsets: ordered, most: offsets.iter().copied().max().unwrap_or(0) }
     }
 
-    /// The same from the number of the table for each column, of which each has 2^`bits` entries. Memory is used again.
+    /// The same from the number of the table for each column, of which each has 2^`bits` entries (2^24 at most). Memory is used
+    /// again.
     pub fn set(&mut self, kernel: Chosen, groups: &[[u8; BLOCK]], bits: u32) {
+        // No offset of more bits would fit, and a sum that wraps would lead outside.
+        let bits = bits.min(24);
         self.offsets.resize(groups.len() * BLOCK, 0);
         self.most = u32::from(kernel.spread_groups(groups, bits, &mut self.offsets)) << bits;
     }
@@ -213,4 +236,45 @@ pub struct Low<'a> {
     pub heads: &'a Heads,
     /// The sign and the other six bits of the mantissa of each number.
     pub residual: &'a [u8; GROUP],
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_segment_has_every_slot_that_a_kernel_of_its_bits_reads() {
+        let tables = vec![0; 3 << 11];
+        assert_eq!(Segment::plain(&tables, 11).map(|s| s.bits()), Some(11));
+        assert!(Segment::plain(&tables[..(1 << 11) - 1], 11).is_none());
+        for bits in [0, 9, 13, 31, 32, 64, u32::MAX] {
+            assert!(Segment::plain(&tables, bits).is_none(), "{bits}");
+        }
+        let segment = Segment::plain(&tables, 10).unwrap();
+        assert!(
+            segment.tables::<10>().is_some() && segment.tables::<11>().is_none() && segment.tables::<12>().is_none()
+        );
+
+        let kernel = Chosen::best();
+        let mut columns = Columns::default();
+        columns.set(kernel, &[[2; BLOCK]], 11);
+        assert!(Segment::by_column(&tables, &columns, 11).is_some_and(|s| s.covers(1) && !s.covers(2)));
+        assert!(Segment::by_column(&tables, &columns, 12).is_none(), "the last table is too short");
+        assert!(!Segment::by_column(&tables, &columns, 11).unwrap().covers(usize::MAX));
+        // Offsets that would wrap.
+        for bits in [28, 31, 32, 100] {
+            columns.set(kernel, &[[1; BLOCK], [16; BLOCK]], bits);
+            assert!(columns.offsets.iter().all(|offset| *offset <= columns.most), "{bits}");
+            assert!(Segment::by_column(&tables, &columns, 11).is_none(), "{bits}");
+        }
+        // More blocks than there are columns for.
+        for kernel in Kernel::ALL.into_iter().filter_map(Chosen::new) {
+            let bytes = [0; 4 * BLOCK + PAD];
+            let mut words = super::Words::new(&bytes, 4 * BLOCK).unwrap();
+            let mut states = States([LOW; BLOCK]);
+            let columns = Columns::new(&[0; BLOCK]);
+            let segment = Segment::by_column(&tables, &columns, 11).unwrap();
+            assert!(!kernel.symbols(&segment, &mut states, &mut words, &mut [[0; BLOCK]; 2]), "{kernel:?}");
+        }
+    }
 }

@@ -1,7 +1,9 @@
 //! The inner loops, once for each kind of vector unit. [`scalar`] is the definition; the others give the same bytes.
 //!
 //! A kernel gets slices whose lengths were checked by the types in [`inputs`], so that it need not check inside a loop:
-//! [`Words`] has [`PAD`] readable bytes behind its end, a [`Segment`]'s tables are long enough for every slot and column.
+//! [`Words`] has [`PAD`] readable bytes behind its end, a [`Segment`]'s tables are long enough for every slot and column. The
+//! functions of kernels are safe for any arguments that safe code can make; what they need of the processor is in their
+//! `target_feature`, and [`Chosen`] exists only for a kernel that the processor has.
 
 use std::sync::OnceLock;
 
@@ -195,11 +197,9 @@ macro_rules! dispatch {
 }
 
 impl Chosen {
-    /// Decodes `out`, whole blocks of symbols of a table of 2^`bits` slots (10 to 12). `false` when the words end too early,
-    /// or `segment` has columns for fewer blocks.
+    /// Decodes `out`, whole blocks of symbols. `false` when the words end too early, or `segment` has columns for fewer blocks.
     pub fn symbols(
         self,
-        bits: u32,
         segment: &Segment<'_>,
         states: &mut States,
         words: &mut Words<'_>,
@@ -208,7 +208,7 @@ impl Chosen {
         if !segment.covers(out.len()) {
             return false;
         }
-        match bits {
+        match segment.bits() {
             10 => dispatch!(self, symbols::<10>(segment, states, words, out)),
             11 => dispatch!(self, symbols::<11>(segment, states, words, out)),
             _ => dispatch!(self, symbols::<12>(segment, states, words, out)),

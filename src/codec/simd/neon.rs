@@ -11,58 +11,58 @@ vectorised!("neon");
 
 #[inline(always)]
 fn load(from: &[u32; 4]) -> uint32x4_t {
-    // SAFETY: 16 readable bytes.
+    // SAFETY: 16 readable bytes; every processor of aarch64 has NEON.
     unsafe { vld1q_u32(from.as_ptr()) }
 }
 
 #[inline(always)]
 fn store(to: &mut [u32; 4], v: uint32x4_t) {
-    // SAFETY: 16 writable bytes.
+    // SAFETY: 16 writable bytes; every processor of aarch64 has NEON.
     unsafe { vst1q_u32(to.as_mut_ptr(), v) }
 }
 
 #[inline(always)]
 fn load_small(from: &[u16; 8]) -> uint16x8_t {
-    // SAFETY: 16 readable bytes.
+    // SAFETY: 16 readable bytes; every processor of aarch64 has NEON.
     unsafe { vld1q_u16(from.as_ptr()) }
 }
 
 #[inline(always)]
 fn store_small(to: &mut [u16; 8], v: uint16x8_t) {
-    // SAFETY: 16 writable bytes.
+    // SAFETY: 16 writable bytes; every processor of aarch64 has NEON.
     unsafe { vst1q_u16(to.as_mut_ptr(), v) }
 }
 
 #[inline(always)]
 fn load_bytes(from: &[u8; 16]) -> uint8x16_t {
-    // SAFETY: 16 readable bytes.
+    // SAFETY: 16 readable bytes; every processor of aarch64 has NEON.
     unsafe { vld1q_u8(from.as_ptr()) }
 }
 
 #[inline(always)]
 fn store_bytes(to: &mut [u8; 16], v: uint8x16_t) {
-    // SAFETY: 16 writable bytes.
+    // SAFETY: 16 writable bytes; every processor of aarch64 has NEON.
     unsafe { vst1q_u8(to.as_mut_ptr(), v) }
 }
 
 /// A table of 32 bytes, for lookups.
 #[inline(always)]
 fn load_table(from: &[u8; RANKS]) -> uint8x16x2_t {
-    // SAFETY: 32 readable bytes.
+    // SAFETY: 32 readable bytes; every processor of aarch64 has NEON.
     unsafe { vld1q_u8_x2(from.as_ptr()) }
 }
 
 /// A table of 64 bytes, for lookups.
 #[inline(always)]
 fn load_table64(from: &[u8; 64]) -> uint8x16x4_t {
-    // SAFETY: 64 readable bytes.
+    // SAFETY: 64 readable bytes; every processor of aarch64 has NEON.
     unsafe { vld1q_u8_x4(from.as_ptr()) }
 }
 
 /// Writes the bytes of two vectors by turns.
 #[inline(always)]
 fn store_zipped(to: &mut [u8; 32], even: uint8x16_t, odd: uint8x16_t) {
-    // SAFETY: 32 writable bytes.
+    // SAFETY: 32 writable bytes; every processor of aarch64 has NEON.
     unsafe { vst2q_u8(to.as_mut_ptr(), uint8x16x2_t(even, odd)) }
 }
 
@@ -239,7 +239,7 @@ pub fn symbols<const BITS: u32>(
 ) -> bool {
     let mut x = load_states(states);
     let mask = vdupq_n_u32((1 << BITS) - 1);
-    let tables = segment.tables().as_ptr();
+    let Some(tables) = segment.tables::<BITS>().map(<[u32]>::as_ptr) else { return false };
     let mut columns = segment.columns().map(|c| c.as_chunks::<BLOCK>().0.iter());
     for out in out {
         let Some(window) = words.block() else { return false };

@@ -46,7 +46,7 @@ pub fn symbols<const BITS: u32>(
     out: &mut [[u8; BLOCK]],
 ) -> bool {
     let mask = (1 << BITS) - 1;
-    let tables = segment.tables();
+    let Some(tables) = segment.tables::<BITS>() else { return false };
     for (i, out) in out.iter_mut().enumerate() {
         let done = match segment.columns() {
             // Column offsets are below the tables' length less one table, which `Segment::new` has checked.

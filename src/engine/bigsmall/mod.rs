@@ -14,7 +14,9 @@ mod presented;
 mod proof;
 mod saved;
 mod stream;
-mod turns;
+#[cfg(all(test, not(shuttle)))]
+mod stream_tests;
+mod ticket;
 
 pub use presented::Presented;
 

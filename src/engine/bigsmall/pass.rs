@@ -2,6 +2,9 @@
 //!
 //! Each window goes through three stages that keep the order of windows: the signs and exponents, the rest of the numbers, the
 //! digest. Threads that decode neighbouring windows are in different stages, so one tensor keeps several cores busy.
+//!
+//! Windows behind another wait for it in each stage. So a thread takes a window as a [`Ticket`], which poisons the stages when it
+//! is dropped before all are done.
 
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -10,7 +13,7 @@ use md5::{Digest, Md5};
 
 use super::WINDOW;
 use super::points::{Point, Points};
-use super::turns::Turns;
+use super::ticket::TicketLock;
 use crate::codec::bigsmall::{Back, Blob, Fault, Front, Symbols, open};
 use crate::engine::stats::Reads;
 use crate::engine::sync::{Mutex, lock};
@@ -123,14 +126,66 @@ impl Blob for Place {
     }
 }
 
-/// The pass. Windows from its first one on are each run once, by any thread, in any order as long as all are.
+/// What a window cost the thread that ran it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Spent {
+    /// Decoding and digests; reads of packed bytes included.
+    pub decode: Duration,
+    /// Waiting for earlier windows, which other threads decode.
+    pub wait: Duration,
+}
+
+/// A window that a thread has taken. Dropped before the window has been through all stages (after an error or a panic, or because
+/// it was never run) it poisons them from this window on, so that no thread waits for it.
+pub struct Ticket {
+    pass: Arc<Pass>,
+    window: u32,
+    done: bool,
+}
+
+impl Ticket {
+    /// For a window that no other thread has taken from `pass`.
+    pub fn new(pass: &Arc<Pass>, window: u32) -> Self {
+        Self { pass: Arc::clone(pass), window, done: false }
+    }
+
+    /// The pass.
+    pub fn pass(&self) -> &Arc<Pass> {
+        &self.pass
+    }
+
+    /// The window's number.
+    pub fn window(&self) -> u32 {
+        self.window
+    }
+
+    /// Decodes the window into `out`, as soon as those before it are far enough. With the last window the tensor's digest is
+    /// compared, if the pass can tell it.
+    pub fn run(mut self, plan: &Plan, out: &mut [u8]) -> Result<Spent, Failure> {
+        let spent = self.pass.run(plan, self.window, out)?;
+        self.done = true;
+        Ok(spent)
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if !self.done {
+            self.pass.front.poison(self.window);
+            self.pass.back.poison(self.window);
+            self.pass.check.poison(self.window);
+        }
+    }
+}
+
+/// The pass. Windows from its first one on are each run once, by any thread that holds their [`Ticket`].
 pub struct Pass {
     first: u32,
     proves: bool,
-    front: Turns<Vec<Front>>,
-    back: Turns<Vec<Back>>,
-    check: Turns<Option<Md5>>,
-    /// From the one who opens the blobs to the one who goes first in the second stage.
+    front: TicketLock<Vec<Front>>,
+    back: TicketLock<Vec<Back>>,
+    check: TicketLock<Option<Md5>>,
+    /// The back sides, from opening the blobs in the first stage until the second begins.
     opened: OnceLock<Mutex<Vec<Back>>>,
     spare: Mutex<Vec<Vec<Symbols>>>,
 }
@@ -148,9 +203,9 @@ impl Pass {
         Self {
             first,
             proves: check.is_some(),
-            front: Turns::new(first, Vec::new()),
-            back: Turns::new(first, Vec::new()),
-            check: Turns::new(first, check),
+            front: TicketLock::new(first, Vec::new()),
+            back: TicketLock::new(first, Vec::new()),
+            check: TicketLock::new(first, check),
             opened: OnceLock::new(),
             spare: Mutex::default(),
         }
@@ -166,17 +221,18 @@ impl Pass {
         self.proves
     }
 
-    /// Decodes a window into `out`, as soon as those before it are far enough. With the last window the tensor's digest
-    /// is compared, if the pass can tell it. Returns the time that it took, but for waiting.
-    pub fn run(&self, plan: &Plan, window: u32, out: &mut [u8]) -> Result<Duration, Failure> {
+    fn run(&self, plan: &Plan, window: u32, out: &mut [u8]) -> Result<Spent, Failure> {
+        let mut spent = Spent::default();
         let last = window + 1 == plan.windows();
         let position = plan.skip + u64::from(window) * WINDOW;
         let note = plan.parts.len() == 1 && window > self.first && plan.points.wanted(position);
         let mut symbols = lock(&self.spare).pop().unwrap_or_default();
 
-        let mut turn = self.front.wait(window).ok_or(Failure::Broken)?;
+        let asked = Instant::now();
+        let mut guard = self.front.wait(window).ok_or(Failure::Broken)?;
         let begun = Instant::now();
-        let fronts = turn.thing().ok_or(Failure::Broken)?;
+        spent.wait += begun - asked;
+        let fronts = guard.value().ok_or(Failure::Broken)?;
         if window == self.first {
             let (opened, backs) = self.open(plan, window)?;
             *fronts = opened;
@@ -190,12 +246,14 @@ impl Pass {
                 front.finish()?;
             }
         }
-        turn.done();
-        let mut took = begun.elapsed();
+        guard.done();
+        spent.decode += begun.elapsed();
 
-        let mut turn = self.back.wait(window).ok_or(Failure::Broken)?;
+        let asked = Instant::now();
+        let mut guard = self.back.wait(window).ok_or(Failure::Broken)?;
         let begun = Instant::now();
-        let backs = turn.thing().ok_or(Failure::Broken)?;
+        spent.wait += begun - asked;
+        let backs = guard.value().ok_or(Failure::Broken)?;
         if let Some(opened) = self.opened.get().filter(|_| window == self.first) {
             *backs = std::mem::take(&mut *lock(opened));
         }
@@ -213,8 +271,8 @@ impl Pass {
                 back.finish()?;
             }
         }
-        turn.done();
-        took += begun.elapsed();
+        guard.done();
+        spent.decode += begun.elapsed();
         lock(&self.spare).push(symbols);
 
         if let Some(other) = &plan.other {
@@ -223,9 +281,11 @@ impl Pass {
             out.iter_mut().zip(&addend).for_each(|(byte, other)| *byte ^= other);
         }
 
-        let mut turn = self.check.wait(window).ok_or(Failure::Broken)?;
+        let asked = Instant::now();
+        let mut guard = self.check.wait(window).ok_or(Failure::Broken)?;
         let begun = Instant::now();
-        let check = turn.thing().ok_or(Failure::Broken)?;
+        spent.wait += begun - asked;
+        let check = guard.value().ok_or(Failure::Broken)?;
         if let (Some(front), Some(back)) = (front_state, back_state) {
             plan.points.note(position, Point { front, back, check: check.clone() });
         }
@@ -238,8 +298,9 @@ impl Pass {
                 }
             }
         }
-        turn.done();
-        Ok(took + begun.elapsed())
+        guard.done();
+        spent.decode += begun.elapsed();
+        Ok(spent)
     }
 
     /// Opens the blobs and goes to the start of the first window.

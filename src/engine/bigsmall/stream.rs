@@ -2,9 +2,10 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::WINDOW;
-use super::pass::{Failure, Pass, Plan};
+use super::pass::{Failure, Pass, Plan, Ticket};
 use crate::engine::Engine;
 use crate::engine::buffer::Buffer;
 use crate::engine::cost::Cost;
@@ -64,9 +65,9 @@ pub struct Stream {
     changed: Condvar,
 }
 
-/// What is to be done next for somebody who wants a window.
+/// What is to be done next towards a window.
 enum Step {
-    Run(Arc<Pass>, u32),
+    Run(Ticket),
     Wait,
 }
 
@@ -130,9 +131,10 @@ impl Stream {
     pub fn help(&self, engine: &Engine, shelf: Shelf<'_>) {
         loop {
             let mut progress = lock(&self.progress);
-            let Some(Step::Run(pass, window)) = self.whole(&mut progress, false) else { return };
+            let Some(Step::Run(ticket)) = self.whole(&mut progress, false) else { return };
+            let tries = progress.tries;
             drop(progress);
-            if !matches!(self.run(engine, &pass, window, None, shelf), Ok(Ran::Kept)) {
+            if !matches!(self.run(engine, ticket, tries, None, shelf), Ok(Ran::Kept)) {
                 return;
             }
         }
@@ -169,7 +171,9 @@ impl Stream {
             match step {
                 Step::Wait => {
                     *progress.wanted.entry(window).or_default() += 1;
+                    let begun = Instant::now();
                     progress = self.changed.wait(progress).unwrap_or_else(std::sync::PoisonError::into_inner);
+                    Cost::add(|cost| cost.wait += begun.elapsed());
                     if let Some(count) = progress.wanted.get_mut(&window) {
                         *count -= 1;
                         if *count == 0 {
@@ -177,10 +181,11 @@ impl Stream {
                         }
                     }
                 }
-                Step::Run(pass, at) => {
+                Step::Run(ticket) => {
                     let tries = progress.tries;
                     drop(progress);
-                    match self.run(engine, &pass, at, (at == window).then_some(window), shelf) {
+                    let wanted = (ticket.window() == window).then_some(window);
+                    match self.run(engine, ticket, tries, wanted, shelf) {
                         Ok(Ran::Mine(buffer)) => mine = Some((tries, buffer)),
                         // What is lost is tried again: a bad verdict ends that, or an error of this thread's own.
                         Ok(Ran::Kept | Ran::Lost) => {}
@@ -234,35 +239,42 @@ impl Stream {
         progress.passes.last_mut().map_or(Step::Wait, Running::take)
     }
 
-    /// Decodes a window that was taken; `mine` if it is the one that this thread wants.
+    /// Decodes a window that was taken when the tensor had been found damaged `tries` times; `mine` if it is the one that this
+    /// thread wants.
     fn run(
         &self,
         engine: &Engine,
-        pass: &Arc<Pass>,
-        window: u32,
+        ticket: Ticket,
+        tries: u32,
         mine: Option<u32>,
         shelf: Shelf<'_>,
     ) -> Result<Ran, Error> {
-        // A panic in a decoder must leave nobody waiting.
-        let mut guard = Abandon { stream: self, pass, armed: true };
+        let (pass, window) = (Arc::clone(ticket.pass()), ticket.window());
+        // After a panic no reader may wait for this window.
+        let mut guard = Abandon { stream: self, pass: &pass, armed: true };
         let len = self.plan.window_len(window);
         engine.chunks.make_room(len);
         let mut buffer = engine.pool.take(len);
-        let result = pass.run(&self.plan, window, &mut buffer);
+        let result = ticket.run(&self.plan, &mut buffer);
         guard.armed = false;
-        if let Ok(took) = &result {
+        if let Ok(spent) = &result {
             engine.counters.decoded(None, len);
-            Counters::add_time(&engine.counters.decode_nanos, *took);
-            Cost::add(|cost| cost.decode += *took);
+            Counters::add_time(&engine.counters.decode_nanos, spent.decode);
+            Cost::add(|cost| {
+                cost.decode += spent.decode;
+                cost.wait += spent.wait;
+            });
         }
         let mut progress = lock(&self.progress);
         let mut shelved = Vec::new();
-        // A pass is in the list as long as somebody is at it, unless the tensor was found damaged meanwhile.
-        let running = progress.passes.iter_mut().find(|running| Arc::ptr_eq(&running.pass, pass));
-        let result = match (result, running) {
-            (Ok(_), None) => Ok(Ran::Lost),
-            (Ok(_), Some(running)) => {
-                running.taken.remove(&window);
+        let result = match result {
+            // The bytes that were found damaged meanwhile may be in this window too.
+            Ok(_) if progress.tries != tries => Ok(Ran::Lost),
+            Ok(_) => {
+                // A pass that failed with a later window is not in the list any more; this one is right all the same.
+                if let Some(running) = progress.passes.iter_mut().find(|running| Arc::ptr_eq(&running.pass, &pass)) {
+                    running.taken.remove(&window);
+                }
                 if window + 1 == self.plan.windows() && pass.proves() {
                     progress.verdict = Verdict::Good;
                     shelved = self.release(&mut progress);
@@ -277,8 +289,8 @@ impl Stream {
                     }
                 }
             }
-            (Err(failure), _) => {
-                progress.passes.retain(|running| !Arc::ptr_eq(&running.pass, pass));
+            Err(failure) => {
+                progress.passes.retain(|running| !Arc::ptr_eq(&running.pass, &pass));
                 match failure {
                     Failure::Read(error) => Err(error),
                     Failure::Broken => Ok(Ran::Lost),
@@ -366,7 +378,7 @@ impl Running {
         let window = self.next;
         self.next += 1;
         self.taken.insert(window);
-        Step::Run(Arc::clone(&self.pass), window)
+        Step::Run(Ticket::new(&self.pass, window))
     }
 }
 
@@ -427,7 +439,7 @@ mod shuttled {
         md5[0] ^= u8::from(!right);
         let plan = Plan {
             source: Arc::new(MemorySource::new("m.bs", raw.clone())),
-            packed_read: Arc::default(),
+            reads: Arc::default(),
             parts: vec![Part { coding: Coding::Raw, offset: 0, len, raw_len: len }],
             width: 0,
             skip: 0,

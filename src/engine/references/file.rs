@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::engine::Image;
+use crate::engine::{Cost, Image};
 use crate::error::{Error, Result};
 use crate::format::Container;
 use crate::source::ReadAt;
@@ -195,7 +195,7 @@ impl BaseFile {
 impl Bytes {
     fn read(&self, path: &Path, offset: u64, out: &mut [u8]) -> Result<()> {
         match self {
-            Self::Plain(source) => source.read_exact_at(offset, out),
+            Self::Plain(source) => Cost::of_source(|| source.read_exact_at(offset, out)),
             Self::Image(image, _) => image.read_exact_at(path, offset, out),
         }
     }

@@ -7,7 +7,7 @@
 //! As a process of its own, with every directory `DIR/ORG/NAME` a repository (its files at revision `main`):
 //!
 //! ```text
-//! BSFS_HUB_DIR=DIR BSFS_HUB_PORT=8000 cargo test --release --test hub_server -- --ignored --exact serve --nocapture
+//! BSFS_HUB_DIR=DIR BSFS_HUB_PORT=8000 cargo test --test plain -- --ignored --exact hub_server::serve --nocapture
 //! HF_ENDPOINT=http://127.0.0.1:8000 ...
 //! ```
 //!
@@ -100,11 +100,13 @@ pub struct Config {
     pub multipart: u64,
     /// Entries on a page of a listing.
     pub page: usize,
+    /// Serves all files itself, with this before the entity tags of its own, and without the Hub's.
+    pub mirror: Option<String>,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { token: None, delay: Duration::ZERO, expiry: 3600, multipart: 5 << 30, page: 1000 }
+        Self { token: None, delay: Duration::ZERO, expiry: 3600, multipart: 5 << 30, page: 1000, mirror: None }
     }
 }
 

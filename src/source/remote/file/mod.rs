@@ -118,10 +118,10 @@ impl Inner {
 
     /// Asks for `blocks`, which were promised.
     fn start(self: &Arc<Self>, blocks: Range<u32>, request: Arc<Request>, urgent: bool) {
-        let inner = Arc::clone(self);
+        // However this ends, also before it began, no reader waits for it any more.
+        let ending = Ending { inner: Arc::clone(self), blocks: blocks.clone(), request, urgent, failure: None };
         self.shared.runtime.start(async move {
-            // However this ends, nobody waits for it any more.
-            let mut ending = Ending { inner, blocks: blocks.clone(), request, urgent, failure: None };
+            let mut ending = ending;
             let inner = Arc::clone(&ending.inner);
             let mut next = blocks.start;
             let mut gathered = Vec::new();
