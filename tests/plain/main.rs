@@ -19,4 +19,5 @@ mod outputs;
 mod remote;
 mod rooms;
 mod roundtrip;
+mod told;
 mod vfs;
