@@ -45,6 +45,7 @@ pub mod codec;
 pub mod compress;
 pub mod engine;
 pub mod error;
+pub mod escape;
 pub mod format;
 #[cfg(feature = "hub")]
 pub mod hub;

@@ -26,7 +26,7 @@ use super::exit::Exit;
 use super::left_out;
 use super::opened;
 use super::optimise::Work;
-use super::out::{self, print, row, say, shorten, with_bs};
+use super::out::{self, print, row, say, shorten, shown, with_bs};
 use super::progress::Bar;
 use super::replace;
 use super::share::{self, Share};
@@ -166,7 +166,7 @@ pub fn run(args: &CompressArgs) -> Result<ExitCode> {
     }
     let started = Instant::now();
     let stop = out::stop_flag();
-    let (mode, chunk_len) = (args.work.optimise.mode(), args.work.optimise.chunk_len()?);
+    let (mode, chunk_len) = (args.work.optimise.mode(), args.work.optimise.chunk_len());
     let Plan { mut tasks, directories, parents, exit } = plan(args, &found(args, &stop)?)?;
     if let Some(share) = args.shard {
         tasks = share_of(share, tasks, args.force, &stop)?;
@@ -530,7 +530,7 @@ fn describe(s: &Summary) -> String {
         format!("{name}: {raw} → {packed}, ratio {ratio:.4}, {seconds:.2} s ({speed:.0} MB/s)\n")
     };
     for (f, needs) in s.files.iter().zip(&s.needs) {
-        text += &line(&f.output.display().to_string(), f.raw_bytes, f.packed_bytes, f.ratio, f.seconds);
+        text += &line(&shown(&f.output).to_string(), f.raw_bytes, f.packed_bytes, f.ratio, f.seconds);
         needs.describe(&mut text, f);
     }
     if s.files.len() > 1 || (s.files.len() == 1 && s.copied_files > 0) {

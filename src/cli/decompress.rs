@@ -22,6 +22,7 @@ use super::ahead::ImageSource;
 use super::base::BaseArg;
 use super::companions::{self, Directories};
 use super::exit::Exit;
+use super::numbers;
 use super::opened::{self, Opened, open};
 use super::out::{self, print, say, without_bs};
 use super::progress::Bar;
@@ -63,8 +64,8 @@ pub struct DecompressArgs {
     pub yes: bool,
     #[command(flatten)]
     pub base: BaseArg,
-    /// Threads that decompress [default: one for each core]
-    #[arg(short = 'j', long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    /// Threads that decompress, up to 1024 [default: one for each core]
+    #[arg(short = 'j', long, value_name = "N", default_value_t = 0, hide_default_value = true, value_parser = numbers::threads())]
     pub threads: usize,
 }
 
@@ -108,7 +109,7 @@ pub fn run(args: &DecompressArgs) -> Result<ExitCode> {
                 }
                 let seconds = started.elapsed().as_secs_f64();
                 let speed = task.raw_len as f64 / 1e6 / seconds.max(1e-9);
-                let (output, size) = (task.output.display(), show_size(task.raw_len));
+                let (output, size) = (out::shown(&task.output), show_size(task.raw_len));
                 bar.suspend(|| print(&format!("{output}: {size}, {seconds:.2} s ({speed:.0} MB/s)\n")))?;
             }
             Err(error) if alone || matches!(error, Error::Interrupted) => {
@@ -143,7 +144,7 @@ pub fn run(args: &DecompressArgs) -> Result<ExitCode> {
     bar.done();
     for (shards, dir, total) in shards.complete(|_| None) {
         if let Some(path) = shards.write_plain(&dir, total)? {
-            print(&format!("{}: written\n", path.display()))?;
+            print(&format!("{}: written\n", out::shown(&path)))?;
         }
     }
     if !directories.is_empty() {

@@ -84,7 +84,7 @@ pub fn run(args: &EstimateArgs) -> Result<ExitCode> {
         return Err(Error::invalid(text));
     }
     let pool = parallel::pool(args.work.threads)?;
-    let (mode, chunk_len) = (args.work.optimise.mode(), args.work.optimise.chunk_len()?);
+    let (mode, chunk_len) = (args.work.optimise.mode(), args.work.optimise.chunk_len());
     let options = Options { mode, chunk_len, force: false, against: None, stop: &stop };
     let bar = Bar::new(files.iter().map(|(_, len)| len).sum(), args.work.json);
     let (rows, errors) = estimates(&pool, &files, &options, &bar)?;

@@ -18,6 +18,7 @@ use serde::Serialize;
 use super::ahead::ImageSource;
 use super::base::BaseArg;
 use super::exit::Exit;
+use super::numbers;
 use super::opened;
 use super::out::{self, print, say};
 use super::progress::Bar;
@@ -47,8 +48,8 @@ pub struct ExportArgs {
     pub force: bool,
     #[command(flatten)]
     pub base: BaseArg,
-    /// Threads that compress [default: one for each core]
-    #[arg(short = 'j', long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    /// Threads that compress, up to 1024 [default: one for each core]
+    #[arg(short = 'j', long, value_name = "N", default_value_t = 0, hide_default_value = true, value_parser = numbers::threads())]
     pub threads: usize,
     /// Print the result as JSON
     #[arg(long)]
@@ -144,7 +145,7 @@ fn describe(s: &Summary) -> String {
     let speed = e.raw_bytes as f64 / 1e6 / s.seconds.max(1e-9);
     let mut text = format!(
         "{}: {raw} → {packed}, ratio {:.4}, {:.2} s ({speed:.0} MB/s)\n",
-        s.output.display(),
+        out::shown(&s.output),
         e.ratio,
         s.seconds
     );

@@ -36,7 +36,7 @@ pub struct FlattenArgs {
     #[arg(value_name = "FILE")]
     pub input: PathBuf,
     /// File to write
-    #[arg(short, long, value_name = "OUT", required_unless_present = "in_place", conflicts_with = "in_place")]
+    #[arg(short, long, value_name = "OUT", conflicts_with = "in_place")]
     pub output: Option<PathBuf>,
     /// Replace the container
     #[arg(long)]
@@ -52,6 +52,7 @@ pub struct FlattenArgs {
 
 /// Flattens one container.
 pub fn run(args: &FlattenArgs) -> Result<ExitCode> {
+    let output = output(args)?;
     let halt = Halt::watch(out::stop_flag())?;
     let stop = &*halt.any;
     let pool = parallel::pool(args.work.threads)?;
@@ -63,7 +64,6 @@ pub fn run(args: &FlattenArgs) -> Result<ExitCode> {
         let text = "is a container of bigsmall; \"bsfs migrate\" makes one of bsfs of it";
         return Err(Error::invalid(format!("{}: {text}", args.input.display())));
     };
-    let output = output(args)?;
     let held = if args.in_place { Some(Held::take(&source, &args.input)?) } else { None };
     let finder = args.base.finder(Path::new(""))?;
     let references = finder.references(&engine, &container, source.identity());
@@ -77,7 +77,7 @@ pub fn run(args: &FlattenArgs) -> Result<ExitCode> {
     let original = Original { source: &shown, name: &name, mtime: container.mtime() };
     let options = Options {
         mode: args.work.optimise.mode(),
-        chunk_len: args.work.optimise.chunk_len()?,
+        chunk_len: args.work.optimise.chunk_len(),
         force: args.force || args.in_place,
         against: None,
         stop,
@@ -107,13 +107,17 @@ pub fn run(args: &FlattenArgs) -> Result<ExitCode> {
         out::print_json(&report)?;
     } else {
         let (from, to) = (show_size(before), show_size(report.packed_bytes));
-        print(&format!("{}: {from} → {to}, ratio {:.4}; needs no other file\n", output.display(), report.ratio))?;
+        print(&format!("{}: {from} → {to}, ratio {:.4}; needs no other file\n", out::shown(&output), report.ratio))?;
     }
     Ok(Exit::Done.into())
 }
 
 fn output(args: &FlattenArgs) -> Result<PathBuf> {
     let Some(out) = &args.output else {
+        if !args.in_place {
+            let text = "say with -o OUT what to write, or with --in-place that the container itself is to be replaced";
+            return Err(Error::invalid(format!("{}: {text}", args.input.display())));
+        }
         let meta = args.input.symlink_metadata().map_err(Error::io("stat", &args.input))?;
         if meta.is_symlink() {
             let text = "is a link, and --in-place would leave what it leads to; use -o, or name that file";

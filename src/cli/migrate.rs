@@ -253,7 +253,7 @@ fn migrate(
         false => None,
     };
     let in_its_place = args.in_place && task.output == task.input;
-    let (mode, chunk_len) = (args.work.optimise.mode(), args.work.optimise.chunk_len()?);
+    let (mode, chunk_len) = (args.work.optimise.mode(), args.work.optimise.chunk_len());
     let stop = &*tools.halt.any;
     let options = Options { mode, chunk_len, force: args.force || in_its_place, against: None, stop };
     let before = source.identity().len;
@@ -314,13 +314,13 @@ fn finish_directories(args: &MigrateArgs, done: shards::Progress) -> Result<u64>
     for (shards, dir, total) in done.complete(earlier) {
         let written = shards.write_plain(&dir, total)?;
         if let Some(path) = written.filter(|_| !args.work.json) {
-            print(&format!("{}: written\n", path.display()))?;
+            print(&format!("{}: written\n", out::shown(&path)))?;
         }
         if args.in_place {
             let path = shards.path();
             freed += shards.remove()?;
             if !args.work.json {
-                print(&format!("{}: removed, as its shards were migrated\n", path.display()))?;
+                print(&format!("{}: removed, as its shards were migrated\n", out::shown(path)))?;
             }
         }
     }

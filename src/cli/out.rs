@@ -6,14 +6,20 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use bsfs::escape::{self, Escaped};
 use bsfs::sink::Place;
 use bsfs::{Error, Result};
 use serde::Serialize;
 
 use super::exit::Exit;
 
-/// Writes the result to standard output. Nobody listening any more is no error.
+/// Writes lines for people to standard output, with escapes. Names in them are [`shown`], or their newlines would count as these.
 pub fn print(text: &str) -> Result<()> {
+    print_exactly(&escape::lines(text))
+}
+
+/// Writes to standard output for programs. Nobody listening any more is no error.
+pub fn print_exactly(text: &str) -> Result<()> {
     match io::stdout().write_all(text.as_bytes()) {
         Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(Error::io("write", "standard output")(e)),
         _ => Ok(()),
@@ -23,13 +29,19 @@ pub fn print(text: &str) -> Result<()> {
 /// Prints a value as JSON.
 pub fn print_json(value: &impl Serialize) -> Result<()> {
     let json = serde_json::to_string_pretty(value);
-    print(&format!("{}\n", json.map_err(|e| Error::invalid(format!("cannot print as JSON: {e}")))?))
+    let json = json.map_err(|e| Error::invalid(format!("cannot print as JSON: {e}")))?;
+    print_exactly(&format!("{}\n", escape::json(&json)))
 }
 
-/// A message for the user, on standard error.
+/// A path as one line shows it.
+pub fn shown(path: &Path) -> Escaped<std::path::Display<'_>> {
+    Escaped(path.display())
+}
+
+/// A message for the user, one line on standard error.
 pub fn say(text: &str) {
     // A standard error that is closed is no reason to stop.
-    let _ = writeln!(io::stderr(), "bsfs: {text}");
+    let _ = writeln!(io::stderr(), "bsfs: {}", Escaped(text));
 }
 
 /// Becomes true at the first SIGINT, SIGTERM or SIGHUP; a second one ends the process at once.
@@ -108,19 +120,22 @@ pub fn without_bs(path: &Path) -> Option<PathBuf> {
 
 /// One line of a table whose first column is text and whose others are numbers.
 pub fn row(first: &str, width: usize, rest: &[String]) -> String {
+    let first = Escaped(first).to_string();
     let mut line = format!("  {first:<width$}");
     for cell in rest {
+        let cell = Escaped(cell).to_string();
         line += &format!("  {cell:>10}");
     }
     line.truncate(line.trim_end().len());
     line + "\n"
 }
 
-/// A path for a table cell, the end of it when it is long.
+/// A path for a table cell, with escapes, the end of it when it is long.
 pub fn shorten(text: &str, most: usize) -> String {
+    let text = Escaped(text).to_string();
     let length = text.chars().count();
     if length <= most {
-        return text.to_owned();
+        return text;
     }
     std::iter::once('…').chain(text.chars().skip(length + 1 - most)).collect()
 }

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use bsfs::compress::{Options, ratio};
+use bsfs::escape::Escaped;
 use bsfs::longpath;
 use bsfs::parallel;
 use bsfs::{Error, Result};
@@ -76,7 +77,7 @@ pub fn compress(args: &CompressArgs) -> Result<ExitCode> {
     };
     let stop = out::stop_flag();
     let halt = Halt::watch(stop.clone())?;
-    let (mode, chunk_len) = (args.work.optimise.mode(), args.work.optimise.chunk_len()?);
+    let (mode, chunk_len) = (args.work.optimise.mode(), args.work.optimise.chunk_len());
     let options = |stop| Options { mode, chunk_len, force: args.force, against: None, stop };
     let expect = |pool: &rayon::ThreadPool, plan: &Plan| {
         let files: Vec<(PathBuf, u64)> =
@@ -294,19 +295,19 @@ fn outcome(group: &Group, name: &Path, done: Result<Option<Done>>, expected: Opt
 }
 
 fn show(outcome: &Outcome) -> Result<()> {
-    let name = outcome.input.display();
+    let name = out::shown(&outcome.input);
     match (&outcome.output, &outcome.message) {
         (Some(output), message) => {
             let (before, after) = (show_size(outcome.before_bytes), show_size(outcome.after_bytes.unwrap_or(0)));
             let found = if outcome.state == "finished" { ", which was there and was proven" } else { "" };
-            let message = message.as_ref().map_or(String::new(), |message| format!("; {message}"));
-            print(&format!("{}: {before} → {after}{found}{message}\n", output.display()))
+            let message = message.as_ref().map_or(String::new(), |message| format!("; {}", Escaped(message)));
+            print(&format!("{}: {before} → {after}{found}{message}\n", out::shown(output)))
         }
         (None, Some(message)) if outcome.state == "error" => {
             say(message);
             Ok(())
         }
-        (None, message) => print(&format!("{name}: {}\n", message.as_deref().unwrap_or(outcome.state))),
+        (None, message) => print(&format!("{name}: {}\n", Escaped(message.as_deref().unwrap_or(outcome.state)))),
     }
 }
 
@@ -335,7 +336,7 @@ fn finish(job: &Job<'_>, s: &Summary, links: usize) -> String {
         && let Some(first) = replaced.first()
     {
         let named = job.inputs.iter().find(|input| input.is_dir());
-        let dir = named.map_or_else(|| longpath::directory(first), |dir| dir.as_path()).display();
+        let dir = out::shown(named.map_or_else(|| longpath::directory(first), |dir| dir.as_path()));
         let links = if links > 0 { format!(", and what links lead to ({links}),") } else { String::new() };
         text += &format!(
             "The files{links} cannot be read at their places until the directory is mounted, after each reboot too:\n  \

@@ -11,6 +11,8 @@ use bsfs::source::{FileSource, ReadAt};
 use bsfs::{Error, Result};
 use sha2::{Digest, Sha256};
 
+/// Shares at most.
+const MOST: usize = 65_536;
 /// Bytes that are hashed at once.
 const STEP: u64 = 1 << 20;
 
@@ -27,8 +29,8 @@ impl FromStr for Share {
     fn from_str(text: &str) -> std::result::Result<Self, String> {
         let parsed = text.split_once('/').and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
         match parsed {
-            Some((index, count)) if index < count => Ok(Self { index, count }),
-            _ => Err("expected I/N with I from 0 to N-1, such as 0/8".to_owned()),
+            Some((index, count)) if index < count && count <= MOST => Ok(Self { index, count }),
+            _ => Err(format!("expected I/N with I from 0 to N-1 and N up to {MOST}, such as 0/8")),
         }
     }
 }

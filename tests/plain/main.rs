@@ -9,6 +9,7 @@ mod cache;
 mod cli;
 mod delta_engine;
 mod engine;
+mod escapes;
 mod golden;
 mod hub_pull;
 mod hub_push;

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 /// Each room and the rooms it may name. `error` and `longpath` name none.
 const ALLOWED: &[(&str, &[&str])] = &[
     ("access", &[]),
-    ("error", &[]),
+    ("error", &["escape"]),
+    ("escape", &[]),
     ("parallel", &["error"]),
     ("longpath", &[]),
     ("sink", &["access", "error", "longpath"]),
@@ -19,8 +20,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("compress", &["access", "error", "longpath", "parallel", "sink", "source", "tensor", "codec", "format"]),
     ("engine", &["access", "error", "parallel", "source", "cache", "tensor", "codec", "format"]),
     ("vfs", &["access", "error", "source", "format", "engine"]),
-    ("mount", &["error", "source", "cache", "engine", "vfs", "hub"]),
-    ("hub", &["error", "longpath", "source", "sink"]),
+    ("mount", &["error", "escape", "sink", "source", "cache", "engine", "vfs", "hub"]),
+    ("hub", &["error", "longpath", "parallel", "source", "sink"]),
 ];
 
 /// Packages that only one room may name.
