@@ -10,6 +10,7 @@ use rustix::io::Errno;
 
 use super::daemon::CallerGroup;
 use super::options::{CacheMode, MountOptions};
+use super::rights::Rights;
 use super::table::{self, Line};
 use super::{attach, status};
 use crate::cache::default_dir;
@@ -126,7 +127,9 @@ pub(super) fn check(source: Option<&Path>, options: &MountOptions) -> Result<Che
     if over.is_none() && fs::read_dir(&mount_point).is_ok_and(|mut entries| entries.next().is_some()) {
         notes.push(format!("{}: not empty; what is in it is hidden while mounted", mount_point.display()));
     }
-    if options.allow_other && !rustix::process::geteuid().is_root() && !may_allow_other(fs::read_to_string(FUSE_CONF)) {
+    // The helper asks for the line unless its caller is root; the kernel does not.
+    let exempt = || Rights::of_this_process().mount || rustix::process::getuid().is_root();
+    if options.allow_other && !exempt() && !may_allow_other(fs::read_to_string(FUSE_CONF)) {
         let message = format!("--allow-other needs the line user_allow_other in {FUSE_CONF}, which root can add");
         return Err(fail(&mount_point, message));
     }

@@ -75,9 +75,19 @@ where
         .stderr(Stdio::piped())
         .spawn()
         .map_err(Error::io("start", PROGRAM))?;
-    let messages = child.stderr.take().map(|pipe| thread::spawn(move || forward(pipe)));
+    let read = |child: &mut Child| -> io::Result<_> {
+        let forward = |pipe| thread::Builder::new().spawn(move || forward(pipe));
+        let messages = child.stderr.take().map(forward).transpose()?;
+        Ok((messages, child.stdout.take().map(lines).transpose()?))
+    };
+    let (messages, lines) = match read(&mut child) {
+        Ok(read) => read,
+        Err(error) => {
+            end(&mut child);
+            return Err(Error::io("start a thread", mount_point)(error));
+        }
+    };
     let all_said = || messages.map(JoinHandle::join);
-    let lines = child.stdout.take().map(lines);
     let deadline = Instant::now() + timeout;
     let line = lines.map(|lines| {
         loop {
@@ -130,15 +140,15 @@ where
     }
 }
 
-fn lines(output: ChildStdout) -> mpsc::Receiver<String> {
+fn lines(output: ChildStdout) -> io::Result<mpsc::Receiver<String>> {
     let (send, receive) = mpsc::channel();
-    thread::spawn(move || {
+    thread::Builder::new().spawn(move || {
         let mut output = BufReader::new(output);
         let mut line = String::new();
         // The receiver has given up when sending fails.
         while output.read_line(&mut line).is_ok_and(|len| len > 0) && send.send(std::mem::take(&mut line)).is_ok() {}
-    });
-    receive
+    })?;
+    Ok(receive)
 }
 
 /// Passes messages on as they come, until the other end is closed.

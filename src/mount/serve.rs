@@ -152,9 +152,6 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
     if let Some(path) = &options.metrics_file {
         metrics::to_file(path, Arc::clone(&ask))?;
     }
-    if let Some(address) = options.metrics_listen {
-        metrics::listen(address, Arc::clone(&ask))?;
-    }
     let adapter = Adapter {
         vfs: vfs.clone(),
         guard,

@@ -163,7 +163,7 @@ impl Container {
                 return Err(Error::Unsupported { path: path.into(), what });
             }
             crate::format::Sniff::Other => {
-                let found = head.get(..first.min(8)).unwrap_or_default().to_vec();
+                let found = head.get(..first.min(16)).unwrap_or_default().to_vec();
                 return Err(Error::NotAContainer { path: path.into(), found });
             }
         }

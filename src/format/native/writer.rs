@@ -113,18 +113,25 @@ impl<W: Write + Seek> Writer<W> {
         if f.literals.len() as u64 > MAX_LITERALS {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "too many literal bytes for an index"));
         }
-        let pack = |f: &Finish<'_>| -> io::Result<_> {
-            let index = self.index(f);
-            let packed = zstd::bulk::compress(&index, INDEX_LEVEL)?;
+        let pack = |index: &[u8], level| -> io::Result<_> {
+            let packed = zstd::bulk::compress(index, level)?;
             let (len, packed_len) = (index.len() as u64, packed.len() as u64);
             let container_len = self.at + packed_len;
             let limit = max_index_len(container_len, packed_len);
             Ok((packed, len, container_len, len <= limit && u32::try_from(len.max(packed_len)).is_ok()))
         };
-        let (mut packed, mut index_len, mut container_len, mut fits) = pack(f)?;
+        let index = self.index(f);
+        let (mut packed, mut index_len, mut container_len, mut fits) = pack(&index, INDEX_LEVEL)?;
+        // An index that compresses too well for readers to trust it: less well, then.
+        for level in [1, -1, -4, -20] {
+            if !fits {
+                (packed, index_len, container_len, fits) = pack(&index, level)?;
+            }
+        }
         if !fits {
             // The list of tensors is the one long part that no reader needs.
-            (packed, index_len, container_len, fits) = pack(&Finish { tensors: &[], ..f.clone() })?;
+            let index = self.index(&Finish { tensors: &[], ..f.clone() });
+            (packed, index_len, container_len, fits) = pack(&index, INDEX_LEVEL)?;
         }
         if !fits {
             let (chunks, spans) = (self.check.len(), f.spans.len());
