@@ -61,6 +61,8 @@ struct State {
     decoding: usize,
     /// Jobs ahead that run.
     running_ahead: usize,
+    /// A job waits for memory, of which others may leave enough for several.
+    short: bool,
     stopped: bool,
 }
 
@@ -119,8 +121,7 @@ impl State {
             && let Some(at) = self.demand.iter().position(free)
             && let Some(need) = self.demand.get(at).map(|(_, job)| job.need)
             // One that needs much waits for its memory; those behind it would take it away.
-            && let Some(reserved) =
-                if running < ANYWAY { Some(pool.reserve(need)) } else { pool.try_reserve(need) }
+            && let Some(reserved) = self.memory(need, pool, running < ANYWAY)
             && let Some((file, job)) = self.demand.remove(at)
         {
             let running = self.files.entry(file).or_default();
@@ -130,13 +131,20 @@ impl State {
         }
         if self.running_ahead + self.decoding < *cores + READING
             && let Some(need) = self.ahead.front().map(|job| job.need)
-            && let Some(reserved) = pool.try_reserve(need)
+            && let Some(reserved) = self.memory(need, pool, false)
             && let Some(job) = self.ahead.pop_front()
         {
             self.running_ahead += 1;
             return Some(Turn::Ahead(job, reserved));
         }
         None
+    }
+
+    /// Reserves memory for a job; in any case if it `must` run.
+    fn memory(&mut self, need: u64, pool: &Arc<Pool>, must: bool) -> Option<Reserved> {
+        let reserved = if must { Some(pool.reserve(need)) } else { pool.try_reserve(need) };
+        self.short |= reserved.is_none();
+        reserved
     }
 
     /// A job for a reader of `file` has ended.
@@ -256,7 +264,7 @@ fn work(shared: &Shared) {
             None => state.running_ahead -= 1,
         }
         // What this job leaves may be enough for more than the one that this thread takes next.
-        if state.idle > 0 && state.demand.len() + state.ahead.len() > 1 {
+        if std::mem::take(&mut state.short) && state.idle > 0 {
             shared.wake.notify_one();
         }
     }
