@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The gate that every change passes: formatting, lints, also without features, documentation. No tests: see test.sh.
+# What every change passes before its tests: formatting, lints, a check without features, documentation. See test.sh.
 #
 #   scripts/check.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -13,8 +13,8 @@ step() {
     run "$@"
 }
 step cargo fmt --check
-step cargo clippy --all-targets --all-features -- -D warnings
+step cargo clippy --quiet --all-targets --all-features -- -D warnings
 # Proves that reading, writing and the tree need neither FUSE nor the network.
-step cargo clippy --no-default-features -- -D warnings
-RUSTDOCFLAGS="-D warnings" step cargo doc --no-deps
+step cargo clippy --quiet --no-default-features -- -D warnings
+RUSTDOCFLAGS="-D warnings" step cargo doc --quiet --no-deps
 say "check passed"

@@ -5,7 +5,7 @@
 #
 #   ratio   each fine-tune with and without its base, packed / raw; if BIGSMALL names a Python that has the package bigsmall, its
 #           own delta of the same pair beside
-#   twice   a directory that holds one model twice, and one where it is a PyTorch file too, against the model once
+#   twice   by --dedup: a directory that holds one model twice, and one where it is a PyTorch file too, against the model once
 #   CPU     of the daemon and of `cat`, per GiB read cold through the mount: a fine-tune of BF16 (the pair's, repeated to 1 GB)
 #           with its base and alone; median of --rounds (default 5), the two taking turns
 #
@@ -95,7 +95,7 @@ cp "$work"/twice/* "$work/thrice/"
 echo
 printf 'directory\traw bytes\tpacked bytes\tto the model once\n' >"$work/rows"
 for dir in once twice thrice; do
-    run "$BSFS" compress "$work/$dir" -o "$work/$dir.packed" >/dev/null
+    run "$BSFS" compress --dedup "$work/$dir" -o "$work/$dir.packed" >/dev/null
     run "$BSFS" verify "$work/$dir.packed" --source "$work/$dir" >/dev/null || missed=1
     packed=$(du -bc "$work/$dir.packed"/* | awk 'END { print $1 }')
     [[ $dir != once ]] || once=$packed

@@ -30,7 +30,7 @@ need curl=curl
 need_build
 need_fuse
 python=
-venv hub python
+venv light python
 build_bsfs
 
 begin=$(now)
@@ -65,7 +65,7 @@ say "starting the hub"
 export HF_TOKEN=hf_token_of_the_script
 cd "$ROOT"
 env BSFS_HUB_DIR="$work/served" BSFS_HUB_TOKEN="$HF_TOKEN" BSFS_HUB_MULTIPART=3000000 BSFS_HUB_PORT="${BSFS_HUB_PORT:-18642}" \
-    setsid cargo test --profile "$PROFILE" --quiet --test plain -- --ignored --exact hub_server::serve --nocapture \
+    setsid cargo test --quiet --test plain -- --ignored --exact hub_server::serve --nocapture \
     </dev/null >"$work/hub.log" 2>&1 &
 hub=$!
 _servers+=("$hub")

@@ -1,14 +1,18 @@
 #!/usr/bin/env bash
-# Run the cache and its single flight under a scheduler that tries 20,000 interleavings of readers, work ahead and failures.
+# Run the chunk cache, its single flight and the streams under a scheduler that tries thousands of interleavings of readers,
+# prefetch and failures.
 #
 #   scripts/interleavings.sh
 #
-# The same code with other primitives (src/engine/sync.rs), so it is built apart, in target/shuttle. Exit code 1 if an
-# interleaving fails; the schedule to repeat it with is printed.
+# The same code with other primitives (src/engine/sync.rs): the unit tests are built once more with `--cfg shuttle`, into the
+# ordinary target folder. Exit code 1 if an interleaving fails; the schedule to repeat it with is printed.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 help_wanted "$@"
 
 need_build
 cd "$ROOT"
-export RUSTFLAGS='--cfg shuttle' CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$ROOT/target}/shuttle"
-if run cargo test --quiet --lib shuttled; then echo "PASS interleavings"; else echo "FAIL interleavings"; exit 1; fi
+# The flag is for this crate alone, so that no dependency is built twice.
+program=$(cargo rustc --quiet --lib --profile test --message-format json-render-diagnostics -- --cfg shuttle |
+    sed -n 's/.*"executable":"\([^"]*\)".*/\1/p')
+[[ -x $program ]] || die "cargo named no program"
+if run "$program" --quiet shuttled; then echo "PASS interleavings"; else echo "FAIL interleavings"; exit 1; fi

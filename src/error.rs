@@ -8,6 +8,8 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::escape::Escape;
+
 /// `Result` with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -28,7 +30,7 @@ pub enum Error {
     NotAContainer {
         /// The file.
         path: PathBuf,
-        /// Its first bytes, at most eight.
+        /// Its first bytes, at most 16.
         found: Vec<u8>,
     },
     /// The file is a container, but it needs something that this release does not have.
@@ -80,13 +82,13 @@ pub enum Error {
         /// The value found.
         got: String,
     },
-    /// A delta's base is not there.
+    /// Another file that a container refers to is not there.
     NoBase {
-        /// The delta.
+        /// The container.
         path: PathBuf,
         /// What was looked for, for example a tensor and its digest; empty for a whole file.
         want: String,
-        /// Where the base was when the delta was written, as somebody typed it; may be empty.
+        /// The other file, as it was called when the container was written; may be empty.
         hint: String,
         /// Why a file that might be it was not taken; may be empty.
         why: String,
@@ -159,6 +161,35 @@ pub enum Error {
     Interrupted,
 }
 
+/// What a file that is no container is by its first bytes, if they are known, and what to do with it.
+fn looks_like(first: &[u8]) -> Option<&'static str> {
+    let starts = |with: &[u8]| first.starts_with(with);
+    let is_safetensors = || {
+        let (len, rest) = first.split_first_chunk::<8>()?;
+        // The length of the header, and its first byte.
+        Some((2..=100_000_000).contains(&u64::from_le_bytes(*len)) && rest.first() == Some(&b'{'))
+    };
+    if is_safetensors() == Some(true) {
+        Some(
+            "it is plain safetensors, not compressed; \"bsfs compress\" makes a container of it, \"bsfs estimate\" says how large",
+        )
+    } else if starts(b"GGUF") {
+        Some(
+            "it is plain GGUF, not compressed; \"bsfs compress\" makes a container of it, \"bsfs estimate\" says how large",
+        )
+    } else if starts(b"PK\x03\x04") {
+        Some(
+            "it is a zip archive, such as a PyTorch file, not compressed by bsfs; \"bsfs compress\" makes a container of it",
+        )
+    } else if starts(b"version https://") {
+        Some("it is a Git LFS pointer and not the file that it stands for; get that with \"git lfs pull\"")
+    } else if starts(b"<!DOCTYPE") || starts(b"<!doctype") || starts(b"<html") {
+        Some("it is a page of HTML, such as a server's error or login page; download the file again")
+    } else {
+        None
+    }
+}
+
 /// What is wrong with one packed chunk. Pure codecs return this; the reader adds file and place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Damage {
@@ -189,6 +220,12 @@ impl fmt::Display for Damage {
 }
 
 impl Error {
+    /// Whether the file is known to be something else than a container that was damaged: a plain file, or a page of HTML.
+    #[must_use]
+    pub fn is_of_another_kind(&self) -> bool {
+        matches!(self, Self::NotAContainer { found, .. } if looks_like(found).is_some())
+    }
+
     /// An I/O error with the operation and the file it happened on.
     pub fn io(op: &'static str, path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Self {
         let path = path.as_ref().to_path_buf();
@@ -206,8 +243,16 @@ impl Error {
     }
 }
 
+/// One line, in which nothing that a file or a server chose can be more than text.
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.describe(&mut Escape(f))
+    }
+}
+
+impl Error {
+    /// Writes the message as it is, with whatever files and servers put into it.
+    fn describe(&self, f: &mut dyn fmt::Write) -> fmt::Result {
         match self {
             Self::Io { op, path, source } => {
                 write!(f, "{}: cannot {op}: {source}", path.display())?;
@@ -215,15 +260,24 @@ impl fmt::Display for Error {
                     io::ErrorKind::StorageFull => {
                         write!(f, "; free some space or choose another place with -o")
                     }
+                    io::ErrorKind::WouldBlock | io::ErrorKind::OutOfMemory if op.starts_with("start") => {
+                        write!(
+                            f,
+                            "; allow more of them or more memory (ulimit -u, ulimit -v, pids.max), or use fewer with -j"
+                        )
+                    }
                     _ => Ok(()),
                 }
             }
             Self::NotAContainer { path, found } => {
                 write!(f, "{}: not a bsfs container: ", path.display())?;
-                if found.is_empty() {
-                    write!(f, "the file is empty")
-                } else {
-                    write!(f, "it starts with \"{}\"", found.escape_ascii())
+                match looks_like(found) {
+                    Some(what) => f.write_str(what),
+                    None if found.is_empty() => write!(f, "the file is empty"),
+                    None => {
+                        let first = found.get(..found.len().min(8)).unwrap_or(found);
+                        write!(f, "it starts with \"{}\"", first.escape_ascii())
+                    }
                 }
             }
             Self::Unsupported { path, what } => {
@@ -253,12 +307,14 @@ impl fmt::Display for Error {
                 write!(f, "{}: {what} differs: expected {expected}, got {got}", path.display())
             }
             Self::NoBase { path, want, hint, why } => {
-                write!(f, "{}: its tensors are differences from a base, which was not found", path.display())?;
+                write!(f, "{}: cannot be read without ", path.display())?;
+                match &**hint {
+                    "" => write!(f, "another file")?,
+                    hint => write!(f, "'{}' (that or its container)", hint.escape_default())?,
+                }
+                write!(f, ", which was not found")?;
                 if !want.is_empty() {
                     write!(f, ": {want}")?;
-                }
-                if !hint.is_empty() {
-                    write!(f, " (it was '{}' when the file was written)", hint.escape_default())?;
                 }
                 if !why.is_empty() {
                     write!(f, "; {why}")?;

@@ -39,14 +39,17 @@
 #![deny(missing_docs, unsafe_code)]
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
+pub mod access;
 pub mod cache;
 pub mod codec;
 pub mod compress;
 pub mod engine;
 pub mod error;
+pub mod escape;
 pub mod format;
 #[cfg(feature = "hub")]
 pub mod hub;
+pub mod longpath;
 #[cfg(feature = "mount")]
 pub mod mount;
 pub mod parallel;

@@ -1,6 +1,7 @@
 //! Work on many items at once, results in order, a bounded number of items in flight.
 
 use std::collections::BTreeMap;
+use std::error::Error as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 
@@ -11,11 +12,24 @@ use crate::error::{Error, Result};
 /// # Errors
 /// [`Error::Io`] when threads cannot be made.
 pub fn pool(threads: usize) -> Result<rayon::ThreadPool> {
-    rayon::ThreadPoolBuilder::new()
-        .num_threads(threads)
-        .thread_name(|i| format!("bsfs-{i}"))
-        .build()
-        .map_err(|e| Error::io("start threads", "bsfs")(std::io::Error::other(e)))
+    rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("bsfs-{i}")).build().map_err(|e| {
+        // The system's own answer, which is the source, says more than that there was one.
+        let system = e.source().and_then(|source| source.downcast_ref::<std::io::Error>());
+        let system = system.map_or_else(|| std::io::Error::other(e.to_string()), |system| system.kind().into());
+        Error::io("start threads", "bsfs")(system)
+    })
+}
+
+/// Runs `work` on so many threads, the calling one among them, or on as many as can be made.
+pub fn on_threads(threads: usize, work: impl Fn() + Sync) {
+    std::thread::scope(|scope| {
+        for _ in 1..threads {
+            if std::thread::Builder::new().spawn_scoped(scope, &work).is_err() {
+                break;
+            }
+        }
+        work();
+    });
 }
 
 /// Takes items from `next` until it gives `None`, runs `work` on them on the pool, and gives the results to `take`

@@ -8,7 +8,7 @@ What the container is coded against is looked for, by its BLAKE3, in the files o
 of which some may need others.
 
 As a module: Container.open(path, Bases(paths)) does every check that needs no chunk, read(offset, size) gives bytes of the
-original, tensors lists what the container says of them. Needs Python 3.11 and requirements-container.txt.
+original, tensors lists what the container says of them. Needs Python 3.11 and requirements-light.txt.
 """
 import argparse
 import bisect
@@ -31,7 +31,9 @@ KNOWN_FLAGS = 0
 REQUIRED_FLAGS = 0xFFFF
 MIB = 1 << 20
 MAX_RAW = (1 << 63) - 1
-MAX_INFLATION = 16 * MIB
+INDEX_SURPLUS = 16 * MIB
+INDEX_RATIO = 48
+INDEX_INFLATION = 512 * MIB
 MAX_CHUNK = 16 * MIB
 MAX_LITERALS = MIB
 # Of a safetensors file that is given as a base.
@@ -946,7 +948,8 @@ class Container:
         check(container_len == length, f"the container has {length} bytes, not {container_len}")
         check(HEADER_LEN <= self.index_offset <= length, f"header: index at {self.index_offset} of {length}")
         check(self.index_offset + packed_len == container_len, "header: the index does not end the container")
-        check(index_len <= container_len + MAX_INFLATION, f"header: an index of {index_len} bytes")
+        limit = container_len + INDEX_SURPLUS + min(INDEX_RATIO * packed_len, INDEX_INFLATION)
+        check(index_len <= limit, f"header: an index of {index_len} bytes")
         check(self.raw_len <= MAX_RAW, f"header: an original of {self.raw_len} bytes")
         packed = self._read_at(self.index_offset, packed_len, "index")
         check(xxhash.xxh3_64_intdigest(packed) == checksum, "index: checksum differs")

@@ -68,6 +68,12 @@ pub struct Store {
 }
 
 impl Store {
+    /// Whether nothing is written to it for now, because that failed.
+    #[must_use]
+    pub fn is_troubled(&self) -> bool {
+        self.shared.queue.is_troubled()
+    }
+
     /// Opens the cache at `dir`, and makes it when it is not there. A cache that cannot be written is only read.
     ///
     /// # Errors

@@ -103,6 +103,11 @@ impl Queue {
         (waiting > 0 && waiting.saturating_add(size) > self.limit) || self.paused()
     }
 
+    /// Whether writing failed, and has not worked since.
+    pub fn is_troubled(&self) -> bool {
+        self.troubled.load(Ordering::Relaxed)
+    }
+
     fn paused(&self) -> bool {
         let resume = self.resume.load(Ordering::Relaxed);
         resume > 0 && u128::from(resume) > self.started.elapsed().as_millis()

@@ -1,9 +1,11 @@
 //! What files are compressed against: bases that the user named, and tensors that occur twice in one run.
 
+use std::collections::{HashMap, HashSet};
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bsfs::compress::{self, Against, BaseSource, Duplicate};
+use bsfs::compress::{self, Against, BaseSource, Duplicate, Report, ratio};
 use bsfs::engine::{Engine, Finder, MAX_DEPTH};
 use bsfs::source::{FileSource, ReadAt};
 use bsfs::{Error, Result};
@@ -12,15 +14,17 @@ use super::ahead::ImageSource;
 use super::base::BaseArg;
 use super::opened::{self, Opened};
 use super::out::say;
+use super::size::show_size;
 
 /// The files of a run whose tensors may be referred to.
 pub struct Bases {
     /// What the user named.
-    named: Vec<Arc<BaseSource>>,
+    named: Vec<Named>,
     /// Files that are needed one for another by what refers to one of them.
     depth: usize,
-    /// The inputs.
+    /// The inputs, and the number of each.
     paths: Vec<PathBuf>,
+    numbers: HashMap<PathBuf, usize>,
     /// What the inputs become, and whether that all lies in one tree, which is searched for what is needed.
     outputs: Vec<PathBuf>,
     one_tree: bool,
@@ -28,6 +32,14 @@ pub struct Bases {
     duplicates: Vec<Vec<Duplicate>>,
     /// Which inputs become containers: only those can be found when they are needed.
     packed: Vec<bool>,
+    /// What `--dedup` would save.
+    repeated: Repeated,
+}
+
+/// A file that the user named, and its canonical path.
+struct Named {
+    source: Arc<BaseSource>,
+    real: PathBuf,
 }
 
 impl Bases {
@@ -41,30 +53,37 @@ impl Bases {
         one_tree: bool,
     ) -> Result<Self> {
         let finder = arg.finder(Path::new(""))?;
+        let (inside, replaced) = match arg.base.is_empty() {
+            true => (HashSet::new(), HashSet::new()),
+            false => {
+                (inputs.iter().filter_map(|p| real(p)).collect(), outputs.iter().filter_map(|p| real(p)).collect())
+            }
+        };
         let mut bases = Self {
             named: Vec::new(),
             depth: 0,
             paths: inputs.to_vec(),
+            numbers: inputs.iter().cloned().zip(0..).collect(),
             outputs,
             one_tree,
             duplicates: Vec::new(),
             packed: Vec::new(),
+            repeated: Repeated::default(),
         };
-        let outputs = bases.outputs.clone();
-        let open = |path: &Path| base(engine, &finder, path, &outputs);
+        let open = |path: &Path| base(engine, &finder, path, &replaced);
         for path in &arg.base {
             if !path.is_dir() {
-                bases.add(open(path)?);
+                bases.add(path, open(path)?)?;
                 continue;
             }
             let before = bases.named.len();
             for file in below(path)? {
                 // A directory may hold what is compressed, too.
-                if inputs.iter().any(|input| same_file(input, &file)) {
+                if real(&file).is_none_or(|file| inside.contains(&file)) {
                     continue;
                 }
                 match open(&file) {
-                    Ok(base) => bases.add(base),
+                    Ok(base) => bases.add(&file, base)?,
                     Err(error) => say(&format!("{error}; left out")),
                 }
             }
@@ -76,22 +95,25 @@ impl Bases {
         Ok(bases)
     }
 
-    fn add(&mut self, (base, depth): (BaseSource, usize)) {
-        self.named.push(Arc::new(base));
+    fn add(&mut self, path: &Path, (base, depth): (BaseSource, usize)) -> Result<()> {
+        let real = std::fs::canonicalize(path).map_err(Error::io("open", path))?;
+        self.named.push(Named { source: Arc::new(base), real });
         self.depth = self.depth.max(depth + 1);
+        Ok(())
     }
 
-    /// Compares the inputs with each other, so that what occurs twice is stored once. All but the last `archives` of them are going
-    /// to be packed in any case.
-    pub fn compare(&mut self, pool: &rayon::ThreadPool, archives: usize) -> Result<()> {
+    /// Looks for tensors that occur several times: in each input, and with `across` also in several inputs, so that they are
+    /// stored once. All but the last `archives` inputs are going to be packed in any case.
+    pub fn compare(&mut self, pool: &rayon::ThreadPool, across: bool, archives: usize) -> Result<()> {
         let sure = self.paths.len().saturating_sub(archives);
         self.packed = (0..self.paths.len()).map(|at| at < sure).collect();
-        self.duplicates = compress::duplicates(pool, &self.paths, MAX_DEPTH.saturating_sub(self.depth))?;
+        let depth = across.then(|| MAX_DEPTH.saturating_sub(self.depth));
+        self.duplicates = compress::duplicates(pool, &self.paths, depth)?;
         Ok(())
     }
 
     fn number(&self, input: &Path) -> Option<usize> {
-        self.paths.iter().position(|path| path == input)
+        self.numbers.get(input).copied()
     }
 
     /// Whether other files that are packed, or the input itself, have half of its `len` bytes once more: then it is packed, too.
@@ -105,7 +127,7 @@ impl Bases {
         packed
     }
 
-    /// Says that an input did not become a container: nobody may need it.
+    /// Says that an input did not become a container: nothing may refer to it.
     pub fn failed(&mut self, input: &Path) {
         if let Some(packed) = self.number(input).and_then(|at| self.packed.get_mut(at)) {
             *packed = false;
@@ -121,11 +143,12 @@ impl Bases {
         duplicates.filter(move |d| d.home == of || packed(d.home) && near(d.home))
     }
 
-    /// What an input is compressed against. A base that is an input itself is stored whole: nobody else has its bytes when the
+    /// What an input is compressed against. A base that is an input itself is stored whole: no other file has its bytes when the
     /// originals are gone.
     pub fn of(&self, input: &Path) -> Result<Against> {
-        let is_own = |base: &&Arc<BaseSource>| same_file(input, base.path());
-        let named = Against::new(self.named.iter().filter(|base| !is_own(base)).cloned().collect());
+        let own = if self.named.is_empty() { None } else { real(input) };
+        let others = self.named.iter().filter(|base| Some(&base.real) != own.as_ref());
+        let named = Against::new(others.map(|base| Arc::clone(&base.source)).collect());
         let Some(of) = self.number(input) else { return Ok(named) };
         let duplicates: Vec<Duplicate> = self.found(of).copied().collect();
         named.with_duplicates(of, &duplicates, |home| {
@@ -134,10 +157,122 @@ impl Bases {
             BaseSource::plain(Arc::new(FileSource::open(path)?)).map(Arc::new)
         })
     }
+
+    /// Takes note of what became of an input, and tells which files its container needs: what other inputs became, and what the
+    /// user named.
+    pub fn done(&mut self, input: &Path, report: &mut Report) -> Needs {
+        let tensors = std::mem::take(&mut report.tensors);
+        if let Some(number) = self.number(input) {
+            self.repeated.add(number, &tensors, report.ratio);
+        }
+        let mut needs = Needs { referring: report.referring_bytes, ..Needs::default() };
+        for path in &mut report.needs {
+            match self.number(path).and_then(|at| self.outputs.get(at)) {
+                // A base may be an input as well; it is read as it was named.
+                Some(output) if !self.named.iter().any(|base| base.source.path() == path) => {
+                    path.clone_from(output);
+                    needs.shared.push(output.clone());
+                }
+                _ => needs.bases.push(path.clone()),
+            }
+        }
+        needs.unlike = !self.named.is_empty() && needs.bases.is_empty();
+        needs.is_base = match (&*self.named, real(input)) {
+            ([only], Some(real)) => only.real == real,
+            _ => false,
+        };
+        needs
+    }
+
+    /// Bytes that `--dedup` would save, about.
+    pub fn repeated_bytes(&self) -> u64 {
+        self.repeated.bytes
+    }
 }
 
-fn same_file(a: &Path, b: &Path) -> bool {
-    matches!((std::fs::canonicalize(a), std::fs::canonicalize(b)), (Ok(a), Ok(b)) if a == b)
+/// Which other files a container needs, and why.
+#[derive(Debug, Default)]
+pub struct Needs {
+    /// Containers of the same run that hold tensors of it.
+    shared: Vec<PathBuf>,
+    /// Files that were named with --base.
+    bases: Vec<PathBuf>,
+    /// Bytes that are stored as differences from other bytes, or as the same.
+    referring: Option<u64>,
+    /// Bases were named, and none is like the file.
+    unlike: bool,
+    /// The only base that was named is the file itself.
+    is_base: bool,
+}
+
+impl Needs {
+    /// Lines for a person, of a file that became `report`.
+    pub fn describe(&self, text: &mut String, report: &Report) {
+        let are = |files: &[PathBuf]| if files.len() == 1 { "is" } else { "are" };
+        if !self.bases.is_empty() {
+            let (names, are) = (list(&self.bases), are(&self.bases));
+            let _ = writeln!(text, "  stored as differences from {names}, which {are} needed to read it");
+        }
+        if !self.shared.is_empty() {
+            let (names, are) = (list(&self.shared), are(&self.shared));
+            let _ = writeln!(text, "  shares tensors with {names}, which {are} needed to read it");
+        }
+        if let (Some(alone), Some(referring)) = (report.standalone_bytes, self.referring) {
+            let of = format!("{} of {}", show_size(referring), show_size(report.raw_bytes));
+            let part = match self.bases.is_empty() && self.shared.is_empty() {
+                true => format!("{of} repeat other parts of the file"),
+                false => format!("{of} refer to other bytes"),
+            };
+            let ratio = ratio(report.raw_bytes, alone);
+            let _ = writeln!(text, "  {part}; without that about {}, ratio {ratio:.4}", show_size(alone));
+        }
+    }
+
+    /// What is probably not what the user meant with --base.
+    pub fn warning(&self, input: &Path) -> Option<String> {
+        let text = match (self.is_base, self.unlike) {
+            (true, _) => "is the file that is named with --base, so it is stored whole",
+            (false, true) => {
+                "no tensor is like one of what is named with --base, so it is stored whole; is that the right base?"
+            }
+            (false, false) => return None,
+        };
+        Some(format!("{}: {text}", input.display()))
+    }
+}
+
+/// Names of files, the first few if there are many.
+fn list(files: &[PathBuf]) -> String {
+    const SHOWN: usize = 4;
+    let mut names: Vec<String> = files.iter().take(SHOWN).map(|file| super::out::shown(file).to_string()).collect();
+    if files.len() > SHOWN {
+        names.push(format!("{} more", files.len() - SHOWN));
+    }
+    names.join(", ")
+}
+
+/// Bytes of tensors that several files have.
+#[derive(Default)]
+struct Repeated {
+    /// The file that had a tensor last.
+    seen: HashMap<([u8; 32], u64), usize>,
+    /// Packed bytes of what a file before had already, about.
+    bytes: u64,
+}
+
+impl Repeated {
+    fn add(&mut self, file: usize, tensors: &[([u8; 32], u64)], ratio: f64) {
+        for tensor in tensors {
+            // A tensor that the file itself repeats is stored once in any case.
+            if self.seen.insert(*tensor, file).is_some_and(|before| before != file) {
+                self.bytes += (tensor.1 as f64 * ratio) as u64;
+            }
+        }
+    }
+}
+
+fn real(path: &Path) -> Option<PathBuf> {
+    std::fs::canonicalize(path).ok()
 }
 
 /// The files below a directory that may be bases. Of a file and its container the file, which is read faster.
@@ -145,20 +280,22 @@ fn below(dir: &Path) -> Result<Vec<PathBuf>> {
     let tree = compress::walk(dir, None)?;
     let paths: Vec<PathBuf> = tree.entries.iter().map(|entry| dir.join(entry.path())).collect();
     let is = |path: &Path, ending: &str| path.extension().is_some_and(|e| e == ending);
-    let mut found: Vec<PathBuf> = paths
-        .iter()
-        .filter(|path| {
-            is(path, "safetensors") || (is(path, "bs") || is(path, "bsr")) && !paths.contains(&path.with_extension(""))
-        })
-        .cloned()
-        .collect();
+    let all: HashSet<&PathBuf> = paths.iter().collect();
+    let packed = |path: &Path| is(path, "bs") || is(path, "bsr");
+    let wanted = |path: &&PathBuf| is(path, "safetensors") || packed(path) && !all.contains(&path.with_extension(""));
+    let mut found: Vec<PathBuf> = paths.iter().filter(wanted).cloned().collect();
     found.sort();
     Ok(found)
 }
 
 /// A base, and how many files it needs itself, one for another.
-fn base(engine: &Arc<Engine>, finder: &Arc<Finder>, path: &Path, outputs: &[PathBuf]) -> Result<(BaseSource, usize)> {
-    let replaced = |path: &Path| outputs.iter().any(|output| same_file(output, path));
+fn base(
+    engine: &Arc<Engine>,
+    finder: &Arc<Finder>,
+    path: &Path,
+    outputs: &HashSet<PathBuf>,
+) -> Result<(BaseSource, usize)> {
+    let replaced = |path: &Path| real(path).is_some_and(|path| outputs.contains(&path));
     if replaced(path) {
         let text = "is named with --base, and would be replaced: what refers to it could not be read";
         return Err(Error::invalid(format!("{}: {text}", path.display())));

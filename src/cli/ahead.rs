@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Mutex, PoisonError};
 
+use bsfs::access::Attributes;
 use bsfs::engine::{Bytes, Image};
-use bsfs::source::{Access, ReadAt};
+use bsfs::source::ReadAt;
 use bsfs::{Error, Result};
 
 /// Bytes of a read; that of a window of BigSmall's tensors.
@@ -18,8 +19,8 @@ const READS: usize = 8;
 pub struct ImageSource {
     image: Image,
     path: PathBuf,
-    /// Who may read what it is the image of; `None` when nobody says.
-    access: Option<Access>,
+    /// Those of what it is the image of; `None` where there are none.
+    attributes: Option<Attributes>,
     ahead: Mutex<Ahead>,
 }
 
@@ -39,13 +40,13 @@ impl ImageSource {
     /// others are not. Bytes before `first` are in memory.
     pub fn new(image: Image, path: &Path, first: u64) -> Self {
         let ahead = Ahead { next: first, asked: first, current: None, reads: VecDeque::new() };
-        Self { image, path: path.into(), access: None, ahead: Mutex::new(ahead) }
+        Self { image, path: path.into(), attributes: None, ahead: Mutex::new(ahead) }
     }
 
     /// What is made of the image is for those who may read `container`.
-    pub fn like(mut self, container: &dyn ReadAt) -> Self {
-        self.access = container.access();
-        self
+    pub fn like(mut self, container: &dyn ReadAt) -> Result<Self> {
+        self.attributes = container.attributes()?;
+        Ok(self)
     }
 
     /// The same, for reads in any order.
@@ -101,8 +102,8 @@ impl ReadAt for ImageSource {
         self.image.len()
     }
 
-    fn access(&self) -> Option<Access> {
-        self.access
+    fn attributes(&self) -> Result<Option<Attributes>> {
+        Ok(self.attributes.clone())
     }
 
     fn read_exact_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {

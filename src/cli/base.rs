@@ -42,7 +42,7 @@ impl BaseArg {
         if input.is_dir() {
             trees.push((Arc::new(LocalTree::default()), absolute(&input.to_path_buf())?));
         }
-        Ok(Arc::new(Finder::new(Places { named, trees, hubs: hub_caches(), exclude: None })))
+        Ok(Arc::new(Finder::new(Places { named, trees, hubs: hub_caches(), exclude: None, confined: None })))
     }
 
     /// The base of `file`; `None` when it needs none, or none is found: reading its deltas then says so.
@@ -73,7 +73,7 @@ fn open(engine: &Arc<Engine>, path: &Path) -> Result<Arc<dyn Base>> {
     let mut first = [0; 8];
     let got = source.read_at(0, &mut first)?;
     if sniff(first.get(..got).unwrap_or_default()) == Sniff::Other {
-        return Ok(Arc::new(FileBase::plain(source)?));
+        return Ok(Arc::new(FileBase::plain(Arc::new(source))?));
     }
     let opened = opened::open(path)?;
     if let Opened::BigSmall(file) = &opened

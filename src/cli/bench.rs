@@ -16,6 +16,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::exit::Exit;
+use super::numbers;
 use super::out::{self, print, row, shorten};
 use super::progress::Bar;
 use super::rounds::{self, Rounds, Subject};
@@ -40,8 +41,8 @@ pub struct BenchArgs {
     /// What encoding optimises: balanced, inference or storage [default: balanced]
     #[arg(long, value_name = "MODE", value_parser = parse_mode)]
     pub mode: Option<Mode>,
-    /// Threads that encode, decode and copy; 0 is one for each core
-    #[arg(short = 'j', long, value_name = "N", default_value_t = 1)]
+    /// Threads that encode, decode and copy, up to 1024; 0 is one for each core
+    #[arg(short = 'j', long, value_name = "N", default_value_t = 1, value_parser = numbers::threads())]
     pub threads: usize,
     /// Rounds that count
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
@@ -227,7 +228,7 @@ fn describe(r: &Report) -> String {
     let mut text = String::new();
     let threads = if r.threads == 1 { "1 thread".to_owned() } else { format!("{} threads", r.threads) };
     let memcpy = speed(r.all.memcpy_bytes_per_second);
-    let _ = writeln!(text, "{}: mode {}, kernel {}, {threads}, memcpy {memcpy}", r.file.display(), r.mode, r.kernel);
+    let _ = writeln!(text, "{}: mode {}, kernel {}, {threads}, memcpy {memcpy}", out::shown(&r.file), r.mode, r.kernel);
     text += &row("dtype", 12, &["raw", "packed", "ratio", "encode", "decode", "of memcpy"].map(String::from));
     for dtype in &r.dtypes {
         text += &line(dtype.dtype, &dtype.figures);

@@ -1,43 +1,46 @@
 //! `bsfs compress`
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use bsfs::compress::{self, Entry, Options, Original, Report, Sums, ratio};
+use bsfs::longpath;
 use bsfs::parallel;
-use bsfs::sink::AtomicFile;
-use bsfs::source::{Access, FileSource};
+use bsfs::sink;
+use bsfs::source::FileSource;
 use bsfs::{Error, Result};
 use clap::Args;
 use serde::Serialize;
 
-use super::against::Bases;
+use super::against::{Bases, Needs};
 use super::base::BaseArg;
+use super::companions::{self, Directories};
 use super::exit::Exit;
 use super::opened;
 use super::optimise::Work;
-use super::out::{self, print, row, say, shorten, with_bs};
+use super::out::{self, print, row, say, shorten, shown, with_bs};
 use super::progress::Bar;
 use super::replace;
 use super::share::{self, Share};
 use super::size::show_size;
+use super::stream;
 
 /// Compress files of weights, without loss
 ///
 /// A file becomes NAME.bs beside it, or the file given with --output. A directory becomes a mirror under --output:
-/// every .safetensors file is compressed, every other file copied as it is (but for PyTorch files of which others have half, which
-/// are stored as what is the same), links are followed. A model on the Hugging Face Hub, hf://ORG/NAME[@REVISION], is pulled into
+/// every .safetensors file is compressed, every other file copied as it is, links are followed. A model on the Hugging Face Hub, hf://ORG/NAME[@REVISION], is pulled into
 /// the hub cache first (see "bsfs pull"). The input is never changed. Every chunk is decoded back and compared before it is written.
 ///
-/// With --base a fine-tune is stored as what differs from its base, which is needed to read it. Of several files in one run,
-/// tensors that occur twice are stored once, in the first file that has them: the others need that file, beside them or below
-/// the same mount.
+/// Every container can be read without any other file, but for these two. With --base a fine-tune is stored as what differs from
+/// its base, which is needed to read it. With --dedup tensors that several files of the run have are stored once, in the first
+/// of these files, which the others need: beside them, or below the same mount. PyTorch files (.bin, .pt, .pth, .ckpt) that
+/// mostly repeat other files are then compressed as well. What one file repeats of itself is stored once in any case.
 ///
 /// With --replace each file of weights becomes NAME.bs in its place, one after the other, the shortest first: the container is
 /// written beside it, read back from the disk, decoded and compared with it, and only then is the original removed. There must be
@@ -45,8 +48,8 @@ use super::size::show_size;
 /// same again goes on. In directories these are the files called .safetensors and those that a link of such a name leads to, as
 /// in the cache of the Hugging Face Hub; links stay as they are, and lead somewhere again when the directory is mounted over
 /// itself ("bsfs mount DIR DIR"). Every container holds all of its file: nothing is stored once for several. Files that are open
-/// for writing, and hard links with names elsewhere, are left as they are, and said. Permissions stay; extended attributes and
-/// access lists are not kept. "bsfs decompress --replace" is the way back.
+/// for writing, and hard links with names elsewhere, are left as they are, and said. Permissions, access lists and extended
+/// attributes stay. "bsfs decompress --replace" is the way back.
 #[derive(Debug, Args)]
 pub struct CompressArgs {
     /// Files, directories or models on the Hub (hf://ORG/NAME) to compress
@@ -55,7 +58,7 @@ pub struct CompressArgs {
     /// File to write, or directory; a directory as INPUT needs one
     #[arg(short, long, value_name = "OUT")]
     pub output: Option<PathBuf>,
-    /// Replace outputs that exist already
+    /// Replace outputs that exist already; of a link itself, not what it leads to
     #[arg(short, long)]
     pub force: bool,
     /// Remove each original once its container, beside it, was proven to hold it; asks before, and says what it will save
@@ -68,12 +71,12 @@ pub struct CompressArgs {
     #[arg(long, value_name = "BASE")]
     pub base: Vec<PathBuf>,
     /// Do share I (from 0) of N of the files, for N machines with the same INPUT and OUT, in any order. Files that are there
-    /// already are not made again. Implies --no-dedup
-    #[arg(long, value_name = "I/N", conflicts_with = "replace")]
+    /// already are not made again
+    #[arg(long, value_name = "I/N", conflicts_with_all = ["replace", "dedup"])]
     pub shard: Option<Share>,
-    /// Store every tensor, also one that another file of this run has
-    #[arg(long)]
-    pub no_dedup: bool,
+    /// Store tensors that several files have once; the other files then need the one that has them
+    #[arg(long, conflicts_with = "replace")]
+    pub dedup: bool,
     /// Write nothing, and print what would be written, with and without the base
     #[arg(short = 'n', long)]
     pub dry_run: bool,
@@ -90,8 +93,13 @@ struct Summary {
     raw_bytes: u64,
     packed_bytes: u64,
     ratio: f64,
-    /// What the containers would take without bases, about, bytes.
+    /// What the containers would take if they referred to nothing, about, bytes.
     standalone_bytes: u64,
+    /// What --dedup would save, about, bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dedup_would_save_bytes: Option<u64>,
+    #[serde(skip)]
+    needs: Vec<Needs>,
     dry_run: bool,
     seconds: f64,
 }
@@ -102,16 +110,19 @@ enum Task {
         input: PathBuf,
         output: PathBuf,
         len: u64,
+        /// Whether the output is part of a mirror, and has the input's permissions.
+        mirror: bool,
     },
     Copy {
         input: PathBuf,
         output: PathBuf,
         len: u64,
     },
-    /// A link to what became of another file.
+    /// A link that says `text`, and leads to what became of another file of the run, if to one.
     Link {
         output: PathBuf,
-        to: PathBuf,
+        text: PathBuf,
+        to: Option<PathBuf>,
     },
 }
 
@@ -122,11 +133,11 @@ impl Task {
         }
     }
 
-    /// Whether it is made of this file.
-    fn reads(&self, path: &Path) -> bool {
+    /// The file that it is made of.
+    fn input(&self) -> Option<&Path> {
         match self {
-            Self::Compress { input, .. } | Self::Copy { input, .. } => input == path,
-            Self::Link { .. } => false,
+            Self::Compress { input, .. } | Self::Copy { input, .. } => Some(input),
+            Self::Link { .. } => None,
         }
     }
 
@@ -153,37 +164,33 @@ pub fn run(args: &CompressArgs) -> Result<ExitCode> {
     }
     let started = Instant::now();
     let stop = out::stop_flag();
-    let (mode, chunk_len) = (args.work.optimise.mode(), args.work.optimise.chunk_len()?);
-    let mut directories = Vec::new();
-    let mut tasks = plan(args, &found(args, &stop)?, &mut directories)?;
+    let (mode, chunk_len) = (args.work.optimise.mode(), args.work.optimise.chunk_len());
+    let Plan { mut tasks, directories, exit } = plan(args, &found(args, &stop)?)?;
     if let Some(share) = args.shard {
         tasks = share_of(share, tasks, args.force, &stop)?;
     }
-    let dedup = !args.no_dedup && args.shard.is_none();
     let pool = parallel::pool(args.work.threads)?;
-    let archives = if dedup { archives(&tasks) } else { Vec::new() };
+    let archives = if args.dedup { archives(&tasks) } else { Vec::new() };
     let mut inputs: Vec<PathBuf> = tasks.iter().filter_map(Task::compressed).map(Path::to_path_buf).collect();
     let sure = inputs.len();
     inputs.extend(archives);
     let engine = opened::engine(args.work.threads);
-    let output_of =
-        |input: &PathBuf| tasks.iter().find(|task| task.reads(input)).map(|task| task.output().to_path_buf());
-    let outputs: Vec<PathBuf> = inputs.iter().filter_map(output_of).collect();
+    let outputs: HashMap<&Path, &Path> = tasks.iter().filter_map(|task| Some((task.input()?, task.output()))).collect();
+    let outputs = inputs.iter().filter_map(|input| outputs.get(&**input).map(|output| output.to_path_buf())).collect();
     let base = BaseArg { base: args.base.clone() };
     let mut bases = Bases::open(&engine, &base, &inputs, outputs, args.output.is_some())?;
     if !args.dry_run {
         // Before the inputs are compared, which may take a while.
         check_outputs(&tasks, args.force || args.shard.is_some())?;
     }
-    if dedup {
-        bases.compare(&pool, inputs.len() - sure)?;
+    bases.compare(&pool, args.dedup, inputs.len() - sure)?;
+    if args.dedup {
         pack_repeated(&mut tasks, &mut bases);
     }
+    let mut made = Directories::default();
     if !args.dry_run {
         check_outputs(&tasks, args.force || args.shard.is_some())?;
-        for dir in &directories {
-            fs::create_dir_all(dir).map_err(Error::io("create directory", dir))?;
-        }
+        directories.iter().try_for_each(|(input, output)| made.make(input, output))?;
     }
 
     let bar = Bar::new(tasks.iter().map(Task::len).sum(), args.work.json);
@@ -195,21 +202,27 @@ pub fn run(args: &CompressArgs) -> Result<ExitCode> {
         packed_bytes: 0,
         ratio: 1.0,
         standalone_bytes: 0,
+        dedup_would_save_bytes: None,
+        needs: Vec::new(),
         dry_run: args.dry_run,
         seconds: 0.0,
     };
-    let mut failed = None;
+    let mut failed = (exit != Exit::Done).then_some(exit);
     for task in &tasks {
         let done = match task {
-            Task::Compress { input, output, .. } => {
+            Task::Compress { input, output, mirror, .. } => {
                 bar.name(&input.display().to_string());
                 bases.of(input).and_then(|against| {
                     let options = Options { mode, chunk_len, force: args.force, against: Some(&against), stop: &stop };
-                    let report = if args.dry_run {
+                    let mut report = if args.dry_run {
                         measure(&pool, input, output, &options, &bar)?
                     } else {
-                        compress::compress(&pool, input, output, &options, &bar)?
+                        let compress = if *mirror { compress::compress_mirrored } else { compress::compress };
+                        compress(&pool, input, output, &options, &bar)?
                     };
+                    let needs = bases.done(input, &mut report);
+                    needs.warning(input).iter().for_each(|warning| bar.say(warning));
+                    summary.needs.push(needs);
                     summary.files.push(report);
                     Ok(())
                 })
@@ -221,12 +234,14 @@ pub fn run(args: &CompressArgs) -> Result<ExitCode> {
                 Ok(())
             }
             Task::Link { .. } if args.dry_run => Ok(()),
-            Task::Copy { input, output, len } => copy(input, output, args.force, &stop).map(|()| {
-                bar.skip(*len);
-                summary.copied_files += 1;
-                summary.copied_bytes += len;
-            }),
-            Task::Link { output, to } => link(output, &relative(output, to), args.force),
+            Task::Copy { input, output, len } => {
+                companions::copy(input, output, args.force, &stop, &bar).map(|copied| {
+                    bar.skip(*len);
+                    summary.copied_files += 1;
+                    summary.copied_bytes += copied;
+                })
+            }
+            Task::Link { output, text, .. } => sink::symlink(text, output, args.force),
         };
         // The same share on another machine has just made it.
         let done = match (done, task) {
@@ -260,9 +275,17 @@ pub fn run(args: &CompressArgs) -> Result<ExitCode> {
         }
     }
     bar.done();
+    // A directory that other machines write to as well is not closed to them.
+    if args.shard.is_none() {
+        made.finish()?;
+    }
     summary.raw_bytes = summary.files.iter().map(|f| f.raw_bytes).sum();
     summary.packed_bytes = summary.files.iter().map(|f| f.packed_bytes).sum();
     summary.standalone_bytes = summary.files.iter().map(|f| f.standalone_bytes.unwrap_or(f.packed_bytes)).sum();
+    // One share does not see the other files.
+    let saves = bases.repeated_bytes();
+    summary.dedup_would_save_bytes =
+        (!args.dedup && args.shard.is_none() && saves * 100 >= summary.packed_bytes.max(100)).then_some(saves);
     summary.ratio = ratio(summary.raw_bytes, summary.packed_bytes);
     summary.seconds = started.elapsed().as_secs_f64();
     if args.work.json {
@@ -288,26 +311,26 @@ fn archives(tasks: &[Task]) -> Vec<PathBuf> {
 
 /// Packs files that would be copied, if other files of the run have half of them, behind those that have it.
 fn pack_repeated(tasks: &mut [Task], bases: &mut Bases) {
-    let mut packed = Vec::new();
+    let mut packed = HashSet::new();
     for task in tasks.iter_mut() {
         if let Task::Copy { input, output, len } = task
             && bases.pack_repeated(input, *len)
         {
-            packed.push(output.clone());
-            *task = Task::Compress { input: input.clone(), output: with_bs(output), len: *len };
+            packed.insert(output.clone());
+            *task = Task::Compress { input: input.clone(), output: with_bs(output), len: *len, mirror: true };
         }
     }
     for task in tasks.iter_mut() {
-        if let Task::Link { output, to } = task
+        if let Task::Link { output, text, to: Some(to) } = task
             && packed.contains(to)
         {
-            (*output, *to) = (with_bs(output), with_bs(to));
+            (*output, *text, *to) = (with_bs(output), with_bs(text), with_bs(to));
         }
     }
-    let late = |task: &Task| packed.iter().any(|output| with_bs(output) == task.output());
+    let late: HashSet<PathBuf> = packed.iter().map(|output| with_bs(output)).collect();
     tasks.sort_by_key(|task| match task {
         Task::Link { .. } => 2,
-        task if late(task) => 1,
+        task if late.contains(task.output()) => 1,
         _ => 0,
     });
 }
@@ -321,7 +344,7 @@ fn share_of(share: Share, tasks: Vec<Task>, force: bool, stop: &AtomicBool) -> R
         let done = match &task {
             // A link may be made before what it leads to.
             Task::Link { .. } if !share.is_first() => continue,
-            Task::Link { output, to } => fs::read_link(output).is_ok_and(|text| text == relative(output, to)),
+            Task::Link { output, text, .. } => longpath::read_link(output).is_ok_and(|there| there == *text),
             _ if !own => continue,
             _ if force => false,
             Task::Compress { input, output, .. } => share::is_packed(input, output, stop)?,
@@ -372,10 +395,21 @@ fn found(args: &CompressArgs, _stop: &AtomicBool) -> Result<Vec<Input>> {
     Ok(args.inputs.iter().map(|input| (input.clone(), None)).collect())
 }
 
-/// What to do, and which directories it needs.
-fn plan(args: &CompressArgs, inputs: &[Input], directories: &mut Vec<PathBuf>) -> Result<Vec<Task>> {
-    let mut tasks = Vec::new();
+/// What to do.
+struct Plan {
+    tasks: Vec<Task>,
+    /// Directories to make, parents first, and those that they mirror.
+    directories: Vec<(PathBuf, PathBuf)>,
+    /// What could not be read, and so is left out.
+    exit: Exit,
+}
+
+fn plan(args: &CompressArgs, inputs: &[Input]) -> Result<Plan> {
+    let mut plan = Plan { tasks: Vec::new(), directories: Vec::new(), exit: Exit::Done };
     let several = inputs.len() > 1;
+    if let Some(out) = &args.output {
+        stream::refuse(out)?;
+    }
     for (input, name) in inputs {
         let name_of = |input: &Path| name.clone().map_or_else(|| name_of(input), Ok);
         let meta = fs::metadata(input).map_err(Error::io("open", input))?;
@@ -385,20 +419,22 @@ fn plan(args: &CompressArgs, inputs: &[Input], directories: &mut Vec<PathBuf>) -
                 return Err(Error::invalid(format!("{}: {text}", input.display())));
             };
             let out = if several { out.join(name_of(input)?) } else { out.clone() };
-            plan_directory(input, &out, &mut tasks, directories)?;
+            plan_directory(input, &out, &mut plan)?;
             continue;
         }
         let output = match &args.output {
             None => with_bs(input),
             Some(out) if several || out.is_dir() => {
-                directories.push(out.clone());
+                if !args.dry_run {
+                    fs::create_dir_all(out).map_err(Error::io("create directory", out))?;
+                }
                 with_bs(&out.join(name_of(input)?))
             }
             Some(out) => out.clone(),
         };
-        tasks.push(Task::Compress { input: input.clone(), output, len: meta.len() });
+        plan.tasks.push(Task::Compress { input: input.clone(), output, len: meta.len(), mirror: false });
     }
-    Ok(tasks)
+    Ok(plan)
 }
 
 fn name_of(path: &Path) -> Result<PathBuf> {
@@ -409,7 +445,7 @@ fn name_of(path: &Path) -> Result<PathBuf> {
     }
 }
 
-fn plan_directory(input: &Path, out: &Path, tasks: &mut Vec<Task>, directories: &mut Vec<PathBuf>) -> Result<()> {
+fn plan_directory(input: &Path, out: &Path, plan: &mut Plan) -> Result<()> {
     let same = |a: &Path, b: &Path| matches!((fs::canonicalize(a), fs::canonicalize(b)), (Ok(a), Ok(b)) if a == b);
     if same(input, out) {
         return Err(Error::invalid(format!("{}: input and output are the same directory", out.display())));
@@ -418,40 +454,31 @@ fn plan_directory(input: &Path, out: &Path, tasks: &mut Vec<Task>, directories: 
     for skipped in &tree.skipped {
         say(&format!("{skipped}; left out"));
     }
-    directories.push(out.to_path_buf());
-    directories.extend(tree.directories.iter().map(|dir| out.join(dir)));
-    let mut outputs: HashMap<PathBuf, PathBuf> = HashMap::new();
+    plan.exit = plan.exit.and(out::left_out(&tree.errors));
+    plan.directories.push((input.to_path_buf(), out.to_path_buf()));
+    plan.directories.extend(tree.directories.iter().map(|dir| (input.join(dir), out.join(dir))));
+    let mut packed: HashSet<PathBuf> = HashSet::new();
     for entry in tree.entries {
-        let task = match entry {
+        plan.tasks.push(match entry {
             Entry::Compress { path, len } => {
-                let output = with_bs(&out.join(&path));
-                outputs.insert(path.clone(), output.clone());
-                Task::Compress { input: input.join(path), output, len }
+                let task =
+                    Task::Compress { input: input.join(&path), output: with_bs(&out.join(&path)), len, mirror: true };
+                packed.insert(path);
+                task
             }
-            Entry::Copy { path, len } => {
-                let output = out.join(&path);
-                outputs.insert(path.clone(), output.clone());
-                Task::Copy { input: input.join(path), output, len }
+            Entry::Copy { path, len } => Task::Copy { input: input.join(&path), output: out.join(path), len },
+            Entry::Link { path, text, to } => {
+                let (output, to) = (out.join(path), to.map(|to| (packed.contains(&to), out.join(to))));
+                match to {
+                    Some((true, to)) => {
+                        Task::Link { output: with_bs(&output), text: with_bs(&text), to: Some(with_bs(&to)) }
+                    }
+                    to => Task::Link { output, text, to: to.map(|(_, to)| to) },
+                }
             }
-            Entry::Same { path, first } => {
-                let Some(target) = outputs.get(&first) else { continue };
-                let packed = target.extension() != first.extension();
-                let output = if packed { with_bs(&out.join(&path)) } else { out.join(&path) };
-                Task::Link { output, to: target.clone() }
-            }
-        };
-        tasks.push(task);
+        });
     }
     Ok(())
-}
-
-/// The way from the directory of `from` to `to`, both below one directory.
-fn relative(from: &Path, to: &Path) -> PathBuf {
-    let from_dir: Vec<_> = from.parent().unwrap_or(Path::new("")).components().collect();
-    let to: Vec<_> = to.components().collect();
-    let common = from_dir.iter().zip(&to).take_while(|(a, b)| a == b).count();
-    let up = from_dir.iter().skip(common).map(|_| std::path::Component::ParentDir);
-    up.chain(to.into_iter().skip(common)).collect()
 }
 
 /// Refuses before hours of work what would be refused behind them.
@@ -462,32 +489,11 @@ fn check_outputs(tasks: &[Task], force: bool) -> Result<()> {
         if seen.insert(output, ()).is_some() {
             return Err(Error::invalid(format!("{}: two inputs would be written to it", output.display())));
         }
-        if !force && output.symlink_metadata().is_ok() {
+        if out::is_there(output)? && !force {
             return Err(Error::Exists { path: output.to_path_buf() });
         }
     }
     Ok(())
-}
-
-fn copy(input: &Path, output: &Path, force: bool, stop: &AtomicBool) -> Result<()> {
-    if stop.load(Ordering::Relaxed) {
-        return Err(Error::Interrupted);
-    }
-    let mut from = fs::File::open(input).map_err(Error::io("open", input))?;
-    let mut to = AtomicFile::create(output, force)?;
-    let meta = from.metadata().map_err(Error::io("stat", input))?;
-    to.narrow(Access::of(&meta).mode)?;
-    let mtime = meta.modified().map_err(Error::io("stat", input))?;
-    io::copy(&mut from, to.file()).map_err(Error::io("write", output))?;
-    to.set_modified(mtime)?;
-    to.publish()
-}
-
-fn link(output: &Path, target: &Path, force: bool) -> Result<()> {
-    if force && output.symlink_metadata().is_ok_and(|meta| meta.is_symlink()) {
-        fs::remove_file(output).map_err(Error::io("replace", output))?;
-    }
-    std::os::unix::fs::symlink(target, output).map_err(Error::io("create", output))
 }
 
 fn describe(s: &Summary) -> String {
@@ -497,18 +503,9 @@ fn describe(s: &Summary) -> String {
         let (raw, packed) = (show_size(raw), show_size(packed));
         format!("{name}: {raw} → {packed}, ratio {ratio:.4}, {seconds:.2} s ({speed:.0} MB/s)\n")
     };
-    for f in &s.files {
-        text += &line(&f.output.display().to_string(), f.raw_bytes, f.packed_bytes, f.ratio, f.seconds);
-        if let (Some(alone), Some(referring)) = (f.standalone_bytes, f.referring_bytes) {
-            let _ = writeln!(
-                text,
-                "  without its base about {}, ratio {:.4}; {} of {} refer to it",
-                show_size(alone),
-                ratio(f.raw_bytes, alone),
-                show_size(referring),
-                show_size(f.raw_bytes)
-            );
-        }
+    for (f, needs) in s.files.iter().zip(&s.needs) {
+        text += &line(&shown(&f.output).to_string(), f.raw_bytes, f.packed_bytes, f.ratio, f.seconds);
+        needs.describe(&mut text, f);
     }
     if s.files.len() != 1 || s.copied_files > 0 {
         let files = s.files.len();
@@ -516,6 +513,13 @@ fn describe(s: &Summary) -> String {
     }
     if s.copied_files > 0 {
         let _ = writeln!(text, "{} copied as they are: {}", s.copied_files, show_size(s.copied_bytes));
+    }
+    if let Some(bytes) = s.dedup_would_save_bytes {
+        let saves = show_size(bytes);
+        let _ = writeln!(
+            text,
+            "--dedup would save about {saves}: files have tensors in common, and would then need each other"
+        );
     }
     if s.dry_run {
         text += "nothing was written\n";
@@ -533,16 +537,4 @@ fn describe(s: &Summary) -> String {
         text += &row(&shorten(&r.dtype, 12), 12, &cells);
     }
     text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn links_of_a_mirror_are_relative() {
-        let way = |from: &str, to: &str| relative(Path::new(from), Path::new(to)).display().to_string();
-        assert_eq!(way("o/snapshots/b/m.bs", "o/snapshots/a/m.bs"), "../a/m.bs");
-        assert_eq!(way("o/b", "o/a"), "a");
-    }
 }

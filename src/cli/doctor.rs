@@ -9,7 +9,9 @@ use std::sync::atomic::AtomicBool;
 
 use bsfs::codec::{Kernel, Mode, PAD};
 use bsfs::compress::{self, Options};
+use bsfs::escape::Escaped;
 use bsfs::format::Container;
+use bsfs::mount::Rights;
 use bsfs::source::MemorySource;
 use bsfs::{Result, cache, mount, parallel};
 use clap::Args;
@@ -59,8 +61,10 @@ fn wrong(what: &'static str, found: impl Into<String>, advice: impl Into<String>
 
 /// Looks and prints.
 pub fn run(args: &DoctorArgs) -> Result<ExitCode> {
-    let root = rustix::process::geteuid().is_root();
-    let mut findings = vec![device(root), helper(root), others(root), kernel(), passthrough(root), readahead(root)];
+    let rights = Rights::of_this_process();
+    let root = rustix::process::getuid().is_root();
+    let mut findings =
+        vec![device(), helper(rights), others(rights.mount || root), kernel(), passthrough(rights), readahead(rights)];
     findings.push(speed()?);
     findings.push(disk_cache());
     findings.extend(mounts()?);
@@ -70,7 +74,7 @@ pub fn run(args: &DoctorArgs) -> Result<ExitCode> {
         let line = |f: &Finding| {
             let advice = if f.advice.is_empty() { String::new() } else { format!("\n{:14}→ {}", "", f.advice) };
             let mark = if f.state == "good" { "" } else { f.state };
-            format!("{:<12}  {mark}{}{}{advice}\n", f.what, if mark.is_empty() { "" } else { ": " }, f.found)
+            format!("{:<12}  {mark}{}{}{advice}\n", f.what, if mark.is_empty() { "" } else { ": " }, Escaped(&f.found))
         };
         print(&findings.iter().map(line).collect::<String>())?;
     }
@@ -78,15 +82,15 @@ pub fn run(args: &DoctorArgs) -> Result<ExitCode> {
     Ok(if ill { Exit::Differs } else { Exit::Done }.into())
 }
 
-fn device(root: bool) -> Finding {
+fn device() -> Finding {
     let what = "/dev/fuse";
     match fs::File::options().read(true).write(true).open(what) {
         Ok(_) => good(what, "opens"),
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             wrong(what, "is not there", "modprobe fuse; a container needs --device /dev/fuse --cap-add SYS_ADMIN")
         }
-        Err(e) if e.kind() == io::ErrorKind::PermissionDenied && !root => {
-            note(what, "opens for root only; the mount helper opens it", "root can allow all with: chmod 666 /dev/fuse")
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+            note(what, "does not open here; the mount helper opens it", "root can allow all with: chmod 666 /dev/fuse")
         }
         Err(e) => {
             wrong(what, format!("does not open: {e}"), "a container needs --device /dev/fuse --cap-add SYS_ADMIN")
@@ -94,14 +98,14 @@ fn device(root: bool) -> Finding {
     }
 }
 
-fn helper(root: bool) -> Finding {
+fn helper(rights: Rights) -> Finding {
     let what = "fusermount3";
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&path).map(|dir| dir.join(what)).find(|path| path.is_file());
     let set_uid = |path: &Path| fs::metadata(path).is_ok_and(|m| m.uid() == 0 && m.permissions().mode() & 0o4000 != 0);
     match found {
         Some(path) if set_uid(&path) => good(what, path.display().to_string()),
-        _ if root => good(what, "not needed by root"),
+        _ if rights.mount && device().state == "good" => good(what, "not needed: this process may mount by itself"),
         Some(path) => wrong(
             what,
             format!("{} is not set-uid root", path.display()),
@@ -111,10 +115,10 @@ fn helper(root: bool) -> Finding {
     }
 }
 
-fn others(root: bool) -> Finding {
+fn others(may: bool) -> Finding {
     let what = "allow-other";
     let conf = fs::read_to_string("/etc/fuse.conf").unwrap_or_default();
-    if root || conf.lines().any(|line| line.trim() == "user_allow_other") {
+    if may || conf.lines().any(|line| line.trim() == "user_allow_other") {
         good(what, "mounts can be opened to other users")
     } else {
         let advice = "if other users or containers are to read: root adds the line user_allow_other to /etc/fuse.conf";
@@ -140,23 +144,28 @@ fn kernel() -> Finding {
     }
 }
 
-fn passthrough(root: bool) -> Finding {
+fn passthrough(rights: Rights) -> Finding {
     let what = "passthrough";
     if release().1 < (6, 9) {
         note(what, "the kernel does not read the disk cache by itself", "from Linux 6.9 on it does, for root")
-    } else if root {
+    } else if rights.passthrough {
         good(what, "the kernel can read complete files of the disk cache by itself")
     } else {
-        note(what, "the daemon reads the disk cache", "mounted by root the kernel reads complete files by itself")
+        let advice = "mounted by root of the machine (CAP_SYS_ADMIN, no user namespace) the kernel reads complete files by itself";
+        note(what, "the daemon reads the disk cache", advice)
     }
 }
 
-fn readahead(root: bool) -> Finding {
+fn readahead(rights: Rights) -> Finding {
     let what = "readahead";
-    if root {
-        good(what, "raised to 2 MiB for each mount (--readahead)")
-    } else {
-        note(what, "128 KiB, the kernel's own", "mounted by root it is raised, which makes cold reads faster")
+    match rights.readahead {
+        Some(true) => good(what, "raised to 2 MiB for each mount (--readahead)"),
+        Some(false) => note(
+            what,
+            "the kernel's own, 128 KiB",
+            "mounted by root of the machine it is raised, which makes cold reads faster",
+        ),
+        None => note(what, "not known: there is no /sys/class/bdi", "mount /sys to see and to raise it"),
     }
 }
 

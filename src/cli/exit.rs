@@ -1,6 +1,7 @@
 //! Exit codes.
 
 use std::io::ErrorKind;
+use std::path::Path;
 use std::process::ExitCode;
 
 use bsfs::Error;
@@ -27,8 +28,10 @@ impl Exit {
     pub fn of(error: &Error) -> Self {
         match error {
             Error::Interrupted => Self::Interrupted,
-            Error::NotAContainer { .. }
-            | Error::Truncated { .. }
+            // By its name it is a container: one whose first bytes are not right is damaged, unless it is something else.
+            Error::NotAContainer { path, .. } if !error.is_of_another_kind() && has_name(path) => Self::Damaged,
+            Error::NotAContainer { .. } => Self::Failed,
+            Error::Truncated { .. }
             | Error::Corrupt { .. }
             | Error::Chunk { .. }
             | Error::Differs { .. }
@@ -61,12 +64,23 @@ impl Exit {
             | ErrorKind::ReadOnlyFilesystem
             | ErrorKind::InvalidInput
             | ErrorKind::InvalidFilename
-            | ErrorKind::FileTooLarge
             | ErrorKind::CrossesDevices
             | ErrorKind::TooManyLinks
             | ErrorKind::BrokenPipe
             | ErrorKind::Unsupported => Self::Failed,
             _ => Self::Again,
+        }
+    }
+
+    /// The exit status.
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::Differs => 1,
+            Self::Failed => 2,
+            Self::Damaged => 65,
+            Self::Again => 75,
+            Self::Interrupted => 130,
         }
     }
 
@@ -76,15 +90,13 @@ impl Exit {
     }
 }
 
+/// Whether a file has the name of a container.
+fn has_name(path: &Path) -> bool {
+    path.extension().is_some_and(|ending| ending == "bs" || ending == "bsr")
+}
+
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
-        Self::from(match exit {
-            Exit::Done => 0_u8,
-            Exit::Differs => 1,
-            Exit::Failed => 2,
-            Exit::Damaged => 65,
-            Exit::Again => 75,
-            Exit::Interrupted => 130,
-        })
+        Self::from(exit.code())
     }
 }

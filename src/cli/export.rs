@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use bsfs::compress::{self, Exported};
@@ -17,10 +18,12 @@ use serde::Serialize;
 use super::ahead::ImageSource;
 use super::base::BaseArg;
 use super::exit::Exit;
+use super::numbers;
 use super::opened;
 use super::out::{self, print, say};
 use super::progress::Bar;
 use super::size::show_size;
+use super::stream::Stream;
 use super::tables::dtype_table;
 
 /// Write a container that another program reads
@@ -34,7 +37,7 @@ pub struct ExportArgs {
     /// A safetensors file, or a container of bsfs that holds one
     #[arg(value_name = "FILE")]
     pub input: PathBuf,
-    /// File to write
+    /// File to write; "-" is standard output
     #[arg(short, long, value_name = "OUT")]
     pub output: PathBuf,
     /// The format to write
@@ -45,8 +48,8 @@ pub struct ExportArgs {
     pub force: bool,
     #[command(flatten)]
     pub base: BaseArg,
-    /// Threads that compress [default: one for each core]
-    #[arg(short = 'j', long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    /// Threads that compress, up to 1024 [default: one for each core]
+    #[arg(short = 'j', long, value_name = "N", default_value_t = 0, hide_default_value = true, value_parser = numbers::threads())]
     pub threads: usize,
     /// Print the result as JSON
     #[arg(long)]
@@ -81,15 +84,25 @@ pub fn run(args: &ExportArgs) -> Result<ExitCode> {
     if same_file(&args.input, &args.output) {
         return Err(Error::invalid(format!("{}: input and output are the same file", args.output.display())));
     }
+    let mut stream = Stream::open(&args.output, || stop.load(Ordering::Relaxed))?;
+    if stream.is_some() && args.json {
+        return Err(Error::invalid("--json would be mixed with the container; leave it out, or write to a file"));
+    }
     let bar = Bar::new(source.len(), args.json);
     bar.name(&args.input.display().to_string());
-    let exported = compress::export(&pool, &*source, &args.output, args.force, &stop, &bar);
+    let exported = match &mut stream {
+        Some(stream) => compress::export_to(&pool, &*source, (&args.output, stream), &stop, &bar),
+        None => compress::export(&pool, &*source, &args.output, args.force, &stop, &bar),
+    };
     bar.done();
     let exported = exported?;
     if !exported.unread.is_empty() {
         let (output, dtypes) = (args.output.display(), exported.unread.join(", "));
         let text = "of which the package's own decoder fails (all releases up to 4.0.0); bsfs reads them";
         say(&format!("{output}: holds tensors of dtype {dtypes}, {text}"));
+    }
+    if stream.is_some() {
+        return Ok(Exit::Done.into());
     }
     let seconds = started.elapsed().as_secs_f64();
     let summary = Summary { input: args.input.clone(), output: args.output.clone(), exported, seconds };
@@ -113,7 +126,7 @@ fn open(args: &ExportArgs) -> Result<Box<dyn ReadAt>> {
         Sniff::Native => {
             let finder = args.base.finder(&args.input)?;
             let image = opened::open(&args.input)?.image(&opened::engine(args.threads), &finder, None);
-            Ok(Box::new(ImageSource::anywhere(image, &args.input).like(&file)))
+            Ok(Box::new(ImageSource::anywhere(image, &args.input).like(&file)?))
         }
         Sniff::BigSmall => {
             let text = "is a container of bigsmall already; \"bsfs decompress\" makes a safetensors file of it";
@@ -132,7 +145,7 @@ fn describe(s: &Summary) -> String {
     let speed = e.raw_bytes as f64 / 1e6 / s.seconds.max(1e-9);
     let mut text = format!(
         "{}: {raw} → {packed}, ratio {:.4}, {:.2} s ({speed:.0} MB/s)\n",
-        s.output.display(),
+        out::shown(&s.output),
         e.ratio,
         s.seconds
     );

@@ -1,13 +1,15 @@
 //! What containers refer to, and who depends on whom.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use bsfs::compress::ratio;
+use bsfs::escape::Escaped;
 use bsfs::format::{BaseId, Container};
 use serde::Serialize;
 
+use super::out::shown;
 use super::size::show_size;
 
 /// What a container refers to.
@@ -38,40 +40,43 @@ struct FileRow {
     elsewhere: usize,
 }
 
-/// Which listed container has which tensor.
-pub type Holders = HashMap<([u8; 32], u64), Vec<usize>>;
+/// Which listed container has which tensor: the numbers of those that have it themselves come before those that refer to another
+/// one for it.
+pub type Holders = HashMap<Key, Vec<Holder>>;
 
-/// Which of `containers` has which tensor, by number; those that refer to another one for it come last.
+/// Digest and length of a tensor.
+type Key = ([u8; 32], u64);
+
+/// Whether a container refers to another one for a tensor, and its number.
+type Holder = (bool, usize);
+
+/// Which of `containers` has which tensor, by number.
 pub fn holders(containers: &[&Container]) -> Holders {
     let mut holders = Holders::new();
     for (at, container) in containers.iter().enumerate() {
+        let refers = container.bases().refs.iter().filter_map(|of| match of.id {
+            BaseId::Tensor(digest) => Some((digest, of.raw_len)),
+            BaseId::Itself | BaseId::Unknown(_) => None,
+        });
+        let refers: HashSet<Key> = refers.collect();
         for tensor in container.tensors() {
-            let of = holders.entry((tensor.digest, tensor.raw_len)).or_default();
-            if of.last() != Some(&at) {
-                of.push(at);
+            let key = (tensor.digest, tensor.raw_len);
+            let of = holders.entry(key).or_default();
+            if of.last().is_none_or(|(_, last)| *last != at) {
+                of.push((refers.contains(&key), at));
             }
         }
     }
-    for (at, container) in containers.iter().enumerate() {
-        for of in &container.bases().refs {
-            if let BaseId::Tensor(digest) = of.id
-                && let Some(holders) = holders.get_mut(&(digest, of.raw_len))
-                && let Some(place) = holders.iter().position(|holder| *holder == at)
-            {
-                holders.remove(place);
-                holders.push(at);
-            }
-        }
-    }
+    holders.values_mut().for_each(|of| of.sort_unstable());
     holders
 }
 
 /// What `container`, which is number `own`, refers to; `None` when it stands alone. `path` tells the path of each by number.
-pub fn bases(
+pub fn bases<'a>(
     container: &Container,
     own: usize,
     holders: &Holders,
-    path: impl Fn(usize) -> PathBuf,
+    path: impl Fn(usize) -> Option<&'a Path>,
 ) -> Option<BasesInfo> {
     let bases = container.bases();
     if bases.is_empty() {
@@ -98,13 +103,14 @@ pub fn bases(
         });
         row.tensors += 1;
         row.bytes += bytes;
-        let holders = holders.get(&(digest, of.raw_len)).into_iter().flatten().filter(|at| **at != own);
+        let holders = holders.get(&(digest, of.raw_len)).into_iter().flatten();
+        let mut paths = holders.filter(|(_, at)| *at != own).filter_map(|(_, at)| path(*at)).peekable();
+        let first = paths.peek().copied();
         // The one that was meant, if it is there: where readers look first.
-        let paths: Vec<PathBuf> = holders.map(|at| path(*at)).collect();
-        let meant = paths.iter().position(|path| is_meant(path, &of.hint)).unwrap_or(0);
-        match paths.get(meant).cloned() {
-            Some(path) if row.found.contains(&path) => {}
-            Some(path) => row.found.push(path),
+        match paths.find(|path| is_meant(path, &of.hint)).or(first) {
+            Some(path) if row.found.last().is_some_and(|last| last == path) => {}
+            Some(path) if row.found.iter().any(|found| found == path) => {}
+            Some(path) => row.found.push(path.to_path_buf()),
             None => row.elsewhere += 1,
         }
     }
@@ -127,13 +133,14 @@ fn is_meant(path: &Path, hint: &str) -> bool {
 /// Lines for a person. `listed` says that a whole directory is shown, in which bases may be.
 pub fn describe(text: &mut String, info: &BasesInfo, raw_bytes: u64, listed: bool) {
     let mut line = |name: &str, value: String| {
-        let _ = writeln!(text, "  {name:<9} {value}");
+        let _ = writeln!(text, "  {name:<9} {}", Escaped(value));
     };
-    let share = 100.0 * ratio(raw_bytes, info.referring_bytes);
-    line("refers", format!("{} ({share:.1} %) to bases", show_size(info.referring_bytes)));
     for file in &info.files {
-        let of = format!("{} tensors of {}, {}", file.tensors, file.hint.escape_default(), show_size(file.bytes));
-        line("base", of);
+        let name = if file.hint.is_empty() { "a file without a name" } else { &file.hint };
+        line(
+            "needs",
+            format!("{name} (that or its container) for {} tensors, {}", file.tensors, show_size(file.bytes)),
+        );
         for found in &file.found {
             line("", format!("→ {}", found.display()));
         }
@@ -142,8 +149,13 @@ pub fn describe(text: &mut String, info: &BasesInfo, raw_bytes: u64, listed: boo
         }
     }
     if info.itself_bytes > 0 {
-        line("base", format!("{} of this file itself", show_size(info.itself_bytes)));
+        line("repeats", format!("{} of this file itself", show_size(info.itself_bytes)));
     }
+    let share = 100.0 * ratio(raw_bytes, info.referring_bytes);
+    line(
+        "refers",
+        format!("{} ({share:.1} %) are differences from these, or the same", show_size(info.referring_bytes)),
+    );
     let alone = ratio(raw_bytes, info.standalone_bytes);
     line("alone", format!("about {}, ratio {alone:.4}", show_size(info.standalone_bytes)));
 }
@@ -161,7 +173,7 @@ pub fn dependencies(text: &mut String, of: &[(PathBuf, Option<BasesInfo>)]) {
     }
     text.push_str("needed by others:\n");
     for (path, by) in needed {
-        let by: Vec<String> = by.iter().map(|path| path.display().to_string()).collect();
-        let _ = writeln!(text, "  {} by {}", path.display(), by.join(", "));
+        let by: Vec<String> = by.iter().map(|path| shown(path).to_string()).collect();
+        let _ = writeln!(text, "  {} by {}", shown(path), by.join(", "));
     }
 }

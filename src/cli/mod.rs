@@ -5,6 +5,7 @@ mod ahead;
 mod base;
 mod bench;
 mod cache;
+mod companions;
 mod complete;
 mod compress;
 mod decompress;
@@ -22,6 +23,7 @@ mod info_bigsmall;
 mod lease;
 #[cfg(feature = "mount")]
 mod logging;
+mod memory;
 mod migrate;
 mod migrate_report;
 mod migrated;
@@ -29,6 +31,7 @@ mod migrated;
 mod mount;
 #[cfg(feature = "mount")]
 mod notify;
+mod numbers;
 mod opened;
 mod optimise;
 mod out;
@@ -52,6 +55,7 @@ mod share;
 mod size;
 #[cfg(feature = "mount")]
 mod status;
+mod stream;
 mod tables;
 #[cfg(feature = "mount")]
 mod unmount;
@@ -60,8 +64,11 @@ mod verify;
 #[cfg(feature = "mount")]
 mod watch;
 
+use std::ffi::OsString;
+use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
 
+use clap::error::{ContextKind, ContextValue};
 use clap::{CommandFactory, Parser, Subcommand};
 
 use exit::Exit;
@@ -115,24 +122,74 @@ enum Verb {
 }
 
 /// What this process was asked to do; `None` for nothing. Wrong arguments end it here.
-fn command_line() -> bsfs::Result<Option<Cli>> {
-    let arguments: Vec<_> = std::env::args_os().collect();
+fn command_line(arguments: Vec<OsString>) -> bsfs::Result<Option<Cli>> {
     #[cfg(feature = "mount")]
     let Some(arguments) = helper::arguments(arguments)? else { return Ok(None) };
-    Ok(Some(Cli::parse_from(arguments)))
+    Ok(Some(Cli::try_parse_from(arguments).unwrap_or_else(|error| refuse(&without_hidden(error)))))
+}
+
+/// Ends with what clap says, which may quote a name that a shell put among the arguments.
+fn refuse(error: &clap::Error) -> ! {
+    let text = error.render().to_string();
+    if let std::borrow::Cow::Owned(escaped) = bsfs::escape::lines(&text) {
+        let _ = std::io::Write::write_all(&mut std::io::stderr(), escaped.as_bytes());
+        std::process::exit(error.exit_code());
+    }
+    error.exit()
+}
+
+/// An error of arguments whose tip is no option that the help hides.
+fn without_hidden(mut error: clap::Error) -> clap::Error {
+    let text = |error: &clap::Error| match error.get(ContextKind::SuggestedArg) {
+        Some(ContextValue::String(text)) => Some(text.clone()),
+        _ => None,
+    };
+    let names = |arg: &clap::Arg, text: &str| arg.get_long().is_some_and(|long| text.strip_prefix("--") == Some(long));
+    let verbs = Cli::command();
+    let hidden = |text: &str| {
+        let args = verbs.get_subcommands().flat_map(clap::Command::get_arguments);
+        args.filter(|arg| names(arg, text)).any(clap::Arg::is_hide_set)
+    };
+    if text(&error).is_some_and(|text| hidden(&text)) {
+        error.remove(ContextKind::SuggestedArg);
+    }
+    error
 }
 
 /// Parses the arguments, runs the verb, prints what went wrong, and gives the exit code.
 pub fn main() -> ExitCode {
-    let cli = match command_line() {
+    out::outlive_size_limits();
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    #[cfg(feature = "mount")]
+    let as_helper = helper::is_called(&arguments);
+    let failed = |error: bsfs::Error| {
+        out::say(&error.to_string());
+        #[cfg(feature = "mount")]
+        if as_helper {
+            return helper::NOT_MOUNTED.into();
+        }
+        Exit::of(&error).into()
+    };
+    let cli = match command_line(arguments) {
         Ok(Some(cli)) => cli,
         Ok(None) => return ExitCode::SUCCESS,
-        Err(error) => {
-            out::say(&error.to_string());
-            return Exit::of(&error).into();
-        }
+        Err(error) => return failed(error),
     };
-    let done = match cli.verb {
+    // Whatever goes wrong is one of the exit statuses; the panic has said itself what it was.
+    let run = AssertUnwindSafe(|| {
+        #[cfg(feature = "mount")]
+        return run(cli, as_helper);
+        #[cfg(not(feature = "mount"))]
+        run(cli)
+    });
+    match std::panic::catch_unwind(run) {
+        Ok(done) => done.unwrap_or_else(failed),
+        Err(_) => failed(bsfs::Error::invalid("this is a defect in bsfs, please report it")),
+    }
+}
+
+fn run(cli: Cli, #[cfg(feature = "mount")] as_helper: bool) -> bsfs::Result<ExitCode> {
+    match cli.verb {
         Verb::Compress(args) => compress::run(&args),
         Verb::Decompress(args) => decompress::run(&args),
         Verb::Estimate(args) => estimate::run(&args),
@@ -148,7 +205,7 @@ pub fn main() -> ExitCode {
         Verb::Push(args) => push::run(&args),
         Verb::Cache(args) => cache::run(&args),
         #[cfg(feature = "mount")]
-        Verb::Mount(args) => mount::run(&args),
+        Verb::Mount(args) => mount::run(&args, as_helper),
         #[cfg(feature = "mount")]
         Verb::Unmount(args) => unmount::run(&args),
         #[cfg(feature = "mount")]
@@ -161,11 +218,7 @@ pub fn main() -> ExitCode {
         Verb::Doctor(args) => doctor::run(&args),
         Verb::Completions(args) => complete::completions(&args, Cli::command()),
         Verb::Man(args) => complete::man(&args, Cli::command()),
-    };
-    done.unwrap_or_else(|error| {
-        out::say(&error.to_string());
-        Exit::of(&error).into()
-    })
+    }
 }
 
 #[cfg(test)]
@@ -175,5 +228,54 @@ mod tests {
     #[test]
     fn every_option_has_help_and_no_two_clash() {
         Cli::command().debug_assert();
+    }
+
+    /// The verbs with what they are called by, those below others too.
+    fn verbs(command: &clap::Command, words: &[String]) -> Vec<(Vec<String>, clap::Command)> {
+        let below = |verb: &clap::Command| {
+            let words = [words, &[verb.get_name().to_owned()]].concat();
+            [vec![(words.clone(), verb.clone())], verbs(verb, &words)].concat()
+        };
+        command.get_subcommands().flat_map(below).collect()
+    }
+
+    #[test]
+    fn every_number_has_a_range() {
+        let mut numbers = 0;
+        for (words, verb) in verbs(&Cli::command(), &["bsfs".to_owned()]) {
+            for arg in verb.get_arguments() {
+                let is_number = |name: &clap::builder::Str| ["N", "I/N", "SIZE", "SECONDS"].contains(&name.as_str());
+                let Some(long) = arg.get_long() else { continue };
+                if !arg.get_value_names().is_some_and(|names| names.iter().any(is_number)) {
+                    continue;
+                }
+                numbers += 1;
+                for wrong in
+                    ["18446744073709551615", "18446744073709551616", "0/18446744073709551615", "-1", "lots", ""]
+                {
+                    let given = [&words[..], &[format!("--{long}={wrong}")]].concat();
+                    let error = Cli::command().try_get_matches_from(&given).unwrap_err();
+                    let kind = error.kind();
+                    use clap::error::ErrorKind::{InvalidValue, ValueValidation};
+                    assert!([InvalidValue, ValueValidation].contains(&kind), "{given:?}: {kind:?}");
+                }
+            }
+        }
+        assert!(numbers > 20, "{numbers}");
+    }
+
+    #[test]
+    fn no_tip_leads_to_what_the_help_hides() {
+        let said = |given: &[&str]| without_hidden(Cli::try_parse_from(given).unwrap_err()).to_string();
+        for (words, verb) in verbs(&Cli::command(), &["bsfs".to_owned()]) {
+            for hidden in verb.get_arguments().filter(|arg| arg.is_hide_set()).filter_map(clap::Arg::get_long) {
+                let near = format!("--{hidden}x");
+                let words: Vec<&str> = words.iter().map(String::as_str).chain([&*near]).collect();
+                let said = said(&words);
+                assert!(!said.contains("tip:") || !said.contains(&format!("'--{hidden}'")), "{said}");
+            }
+        }
+        assert!(!said(&["bsfs", "mount", "a", "b", "--read-only"]).contains("daemon"));
+        assert!(said(&["bsfs", "mount", "a", "b", "--memry", "1G"]).contains("'--memory'"), "other tips stay");
     }
 }

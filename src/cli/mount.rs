@@ -1,7 +1,6 @@
 //! `bsfs mount`
 
 use std::ffi::OsString;
-use std::net::SocketAddr;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -12,11 +11,12 @@ use bsfs::mount::{self, CacheMode, Event, MountOptions, Started};
 use bsfs::{Error, Result};
 use clap::{Args, ValueEnum};
 
+use super::helper::{self, generic};
 use super::logging::{LogFormat, start_log};
 use super::notify::notify;
+use super::numbers;
 use super::out;
 use super::progress::Bar;
-use super::size::parse_size;
 
 /// How long a download may take.
 const DOWNLOAD: Duration = Duration::from_secs(7 * 86_400);
@@ -40,7 +40,7 @@ const TELL: Duration = Duration::from_millis(200);
 /// Returns when the mount answers; a process in the background serves it until it is unmounted with "bsfs unmount".
 ///
 /// As mount.bsfs this program is the helper of mount(8): "mount -t bsfs SOURCE MOUNTPOINT -o memory=1G,allow_other", and lines of
-/// /etc/fstab. Options are those of this command with "_" or "-"; _netdev, nofail, noauto and x-systemd.* are not its business.
+/// /etc/fstab. Options are those of this command with "_" or "-"; generic options of mount(8) and libfuse are accepted.
 /// With --foreground a service manager that set NOTIFY_SOCKET is told when the mount answers.
 #[derive(Debug, Args)]
 pub struct MountArgs {
@@ -63,9 +63,17 @@ pub struct MountArgs {
     /// Let other users read too (for users other than root it must be allowed in /etc/fuse.conf)
     #[arg(long)]
     pub allow_other: bool,
-    /// Memory for decoded data and buffers together, in bytes or with K, M, G [default: 16M for each core, at least 256M, at most
-    /// an eighth of the machine's memory]
-    #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Memory and cache")]
+    /// Options as in /etc/fstab, separated by commas: those of this command with "_" or "-", and those of mount(8), of which
+    /// noexec, nosymfollow, fsname=NAME and context=CONTEXT have an effect here
+    #[arg(short = 'o', value_name = "OPTIONS")]
+    pub options: Vec<OsString>,
+    /// With --allow-other: follow links that lead into this directory (or to this file) outside of SOURCE as well. Others are shown as
+    /// links, since what this process can read they may not. May be given several times
+    #[arg(long, value_name = "DIR")]
+    pub follow: Vec<PathBuf>,
+    /// Memory for decoded data and buffers together, in bytes or with K, M, G, from 64K on [default: 16M for each core, at
+    /// least 256M, at most an eighth of the machine's memory]
+    #[arg(long, value_name = "SIZE", value_parser = numbers::size(numbers::MEMORY), help_heading = "Memory and cache")]
     pub memory: Option<u64>,
     /// Which decoded data to keep on disk for later mounts
     #[arg(long, value_name = "MODE", value_enum, default_value_t = Cache::Auto, help_heading = "Memory and cache")]
@@ -75,27 +83,27 @@ pub struct MountArgs {
     pub cache_dir: Option<PathBuf>,
     /// Disk space for it, in bytes or with K, M, G; the least recently used leaves first [default: a tenth of the file system, at
     /// most 50 GiB]
-    #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Memory and cache")]
+    #[arg(long, value_name = "SIZE", value_parser = numbers::size(numbers::DISK), help_heading = "Memory and cache")]
     pub cache_size: Option<u64>,
     /// Of a remote place: fetch all of it into the disk cache before the mount is made
     #[arg(long, help_heading = "Memory and cache")]
     pub download: bool,
-    /// Seconds that a read waits for a server of which nothing comes before it fails
-    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
+    /// Seconds that a read waits for a server of which nothing comes before it fails (1 to 31536000)
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = numbers::seconds(1))]
     pub patience: u64,
     /// Put all files into it in the background ("bsfs status" shows how far that is); with --cache auto those that it keeps
     #[arg(long, help_heading = "Memory and cache")]
     pub warm: bool,
-    /// Largest readahead of the kernel, in bytes or with K, M (takes effect for root only)
-    #[arg(long, value_name = "SIZE", default_value = "2M", value_parser = parse_size, help_heading = "Memory and cache")]
+    /// Largest readahead of the kernel, in bytes or with K, M, up to 1G (takes effect for root only)
+    #[arg(long, value_name = "SIZE", default_value = "2M", value_parser = numbers::size(numbers::READAHEAD), help_heading = "Memory and cache")]
     pub readahead: u64,
-    /// Threads that decode [default: one for each core]
-    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, help_heading = "Memory and cache")]
+    /// Threads that decode, up to 1024 [default: one for each core]
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, value_parser = numbers::threads(), help_heading = "Memory and cache")]
     pub threads: usize,
-    /// Threads that take requests from the kernel [default: one for each core, at least 2]
-    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, help_heading = "Memory and cache")]
+    /// Threads that take requests from the kernel, up to 1024 [default: one for each core, at least 2]
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, value_parser = numbers::threads(), help_heading = "Memory and cache")]
     pub session_threads: usize,
-    /// Requests for readahead that the kernel may have waiting [default: 4 for each thread, at least 32]
+    /// Requests for readahead that the kernel may have waiting, up to 65535 [default: 4 for each thread, at least 32]
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, help_heading = "Memory and cache")]
     pub max_background: u16,
     /// Leave compressed data in the page cache after it was read through. (Decoded data is there too by then)
@@ -104,8 +112,9 @@ pub struct MountArgs {
     /// Show zeros in place of contents, for measurements
     #[arg(long, hide = true)]
     pub null: bool,
-    /// Seconds for which the kernel may keep names, sizes and times without asking (opening a file always asks)
-    #[arg(long, value_name = "SECONDS", default_value_t = 60, help_heading = "Memory and cache")]
+    /// Seconds for which the kernel may keep names, sizes and times without asking, up to 31536000 (opening a file always
+    /// asks)
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = numbers::seconds(0), help_heading = "Memory and cache")]
     pub ttl: u64,
     /// Log to this file [default: ~/.local/state/bsfs/MOUNTPOINT.log, or standard error with --foreground]
     #[arg(long, value_name = "FILE")]
@@ -116,11 +125,8 @@ pub struct MountArgs {
     /// Write figures for Prometheus to this file, every 15 seconds, for node_exporter's directory of such files
     #[arg(long, value_name = "FILE", help_heading = "Watching")]
     pub metrics_file: Option<PathBuf>,
-    /// Answer with these figures at http://ADDRESS/metrics; an address of this machine only, such as 127.0.0.1:9400
-    #[arg(long, value_name = "ADDRESS", help_heading = "Watching")]
-    pub metrics_listen: Option<SocketAddr>,
-    /// Seconds to wait until the mount answers
-    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..))]
+    /// Seconds to wait until the mount answers (1 to 31536000)
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = numbers::seconds(1))]
     pub timeout: u64,
     /// Serve as the background process of another "bsfs mount", which waits for a line on standard output
     #[arg(long, hide = true, conflicts_with = "foreground")]
@@ -149,7 +155,9 @@ impl From<Cache> for CacheMode {
 }
 
 /// Mounts; returns when the mount answers, or with `--foreground` when it has ended.
-pub fn run(args: &MountArgs) -> Result<ExitCode> {
+pub fn run(args: &MountArgs, as_helper: bool) -> Result<ExitCode> {
+    // Before the daemon is started: a mistake is this process's to tell.
+    generic(&args.options)?;
     if args.foreground || args.daemon || given(args).is_some() {
         return serve(args).map(|()| ExitCode::SUCCESS);
     }
@@ -165,6 +173,7 @@ pub fn run(args: &MountArgs) -> Result<ExitCode> {
     match started? {
         Started::Ready(_) => Ok(ExitCode::SUCCESS),
         // It has said why itself.
+        Started::Failed(_) if as_helper => Ok(helper::NOT_MOUNTED.into()),
         Started::Failed(code) => Ok(ExitCode::from(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(2))),
     }
 }
@@ -228,14 +237,17 @@ fn daemon_arguments(args: &MountArgs) -> Result<Vec<OsString>> {
     if let Some(file) = &args.metrics_file {
         option("--metrics-file", absolute(file)?);
     }
-    if let Some(address) = args.metrics_listen {
-        option("--metrics-listen", address.to_string().into());
-    }
     if let Some(file) = &args.log_file {
         option("--log-file", absolute(file)?);
     }
     for base in &args.base {
         option("--base", absolute(base)?);
+    }
+    for place in &args.follow {
+        option("--follow", absolute(place)?);
+    }
+    for generic in &args.options {
+        option("-o", generic.clone());
     }
     let flags = [
         ("--allow-other", args.allow_other),
@@ -251,8 +263,9 @@ fn daemon_arguments(args: &MountArgs) -> Result<Vec<OsString>> {
 }
 
 fn serve(args: &MountArgs) -> Result<()> {
-    if args.daemon {
-        mount::become_daemon()?;
+    let caller = args.daemon.then(mount::become_daemon).transpose()?;
+    if let Some(log) = args.log_file.as_ref().filter(|log| mount::is_below(log, &args.mount_point, caller)) {
+        return Err(Error::invalid(format!("{}: the log file lies under the mount point", log.display())));
     }
     let log = start_log(args.log_file.as_deref(), args.daemon.then_some(&*args.mount_point), args.log_format)?;
     let told = std::env::var_os(mount::SOURCE_VARIABLE).filter(|_| args.daemon);
@@ -270,6 +283,7 @@ fn serve(args: &MountArgs) -> Result<()> {
         keep_packed: args.keep_packed,
         null: args.null,
         allow_other: args.allow_other,
+        follow: args.follow.clone(),
         ttl: Duration::from_secs(args.ttl),
         readahead: args.readahead,
         cache: args.cache.into(),
@@ -277,7 +291,8 @@ fn serve(args: &MountArgs) -> Result<()> {
         cache_size: args.cache_size,
         warm: args.warm,
         metrics_file: args.metrics_file.clone(),
-        metrics_listen: args.metrics_listen,
+        generic: generic(&args.options)?,
+        caller,
         log,
     };
     let (mut told_last, mut bar) = (Instant::now(), None);
@@ -305,7 +320,7 @@ fn serve(args: &MountArgs) -> Result<()> {
         }
         Event::Ready { .. } if args.daemon => mount::announce(),
         Event::Ready { mount_point } => {
-            notify(&format!("READY=1\nSTATUS=serving {}", mount_point.display()));
+            notify(&format!("READY=1\nSTATUS=serving {}", out::shown(&mount_point)));
             Ok(())
         }
     });

@@ -9,7 +9,8 @@ use bsfs::hub::{self, Client, HubUri, Pull, Pulled, Settings, State};
 use clap::Args;
 
 use super::exit::Exit;
-use super::out::{self, print, print_json, say};
+use super::numbers;
+use super::out::{self, print_json, say};
 use super::progress::Bar;
 use super::size::show_size;
 
@@ -32,7 +33,7 @@ pub struct PullArgs {
     #[arg(long, value_name = "GLOB")]
     pub exclude: Vec<String>,
     /// Connections at once: for as many files, or when there are fewer for pieces of long ones [default: 8]
-    #[arg(short = 'j', long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    #[arg(short = 'j', long, value_name = "N", default_value_t = 0, hide_default_value = true, value_parser = numbers::threads())]
     pub threads: usize,
     /// Print the result as JSON
     #[arg(long)]
@@ -48,7 +49,7 @@ pub fn run(args: &PullArgs) -> Result<ExitCode> {
         print_json(&pulled)?;
     } else {
         say(&describe(&pulled));
-        print(&format!("{}\n", pulled.snapshot.display()))?;
+        out::print_exactly(&format!("{}\n", pulled.snapshot.display()))?;
     }
     Ok(Exit::Done.into())
 }

@@ -6,10 +6,12 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use bsfs::Result;
+use bsfs::escape::Escaped;
 use bsfs::hub::{self, Client, Progress, Push, Pushed, Repo, Sent, Settings};
 use clap::Args;
 
 use super::exit::Exit;
+use super::numbers;
 use super::out::{self, print, print_json};
 use super::progress::Bar;
 use super::size::show_size;
@@ -41,7 +43,7 @@ pub struct PushArgs {
     #[arg(short, long, value_name = "TEXT", default_value = "Upload with bsfs")]
     pub message: String,
     /// Files that are sent at once [default: 4]
-    #[arg(short = 'j', long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    #[arg(short = 'j', long, value_name = "N", default_value_t = 0, hide_default_value = true, value_parser = numbers::threads())]
     pub threads: usize,
     /// Print the result as JSON
     #[arg(long)]
@@ -78,7 +80,7 @@ fn describe(pushed: &Pushed) -> String {
     let mut text = String::new();
     for file in pushed.files.iter().filter(|file| file.state == Sent::Ignored) {
         // Writing to a string does not fail.
-        let _ = writeln!(text, "left out by the repository's .gitignore: {}", file.path);
+        let _ = writeln!(text, "left out by the repository's .gitignore: {}", Escaped(&file.path));
     }
     let (files, sent) = (pushed.files.len(), count(Sent::Uploaded));
     let there = count(Sent::Unchanged) + count(Sent::Known);
@@ -87,7 +89,10 @@ fn describe(pushed: &Pushed) -> String {
     let _ = writeln!(
         text,
         "hf://{}@{}{made}: {files} files; {there} were there, {sent} sent, {bytes} in {:.1} s\n{}",
-        pushed.repository, pushed.revision, pushed.seconds, pushed.url
+        Escaped(&pushed.repository),
+        Escaped(&pushed.revision),
+        pushed.seconds,
+        Escaped(&pushed.url)
     );
     text
 }

@@ -7,8 +7,8 @@ use bsfs::mount::{self, Changes, Settings};
 use bsfs::{Error, Result};
 use clap::Args;
 
-use super::out;
-use super::size::{parse_size, show_size};
+use super::size::show_size;
+use super::{numbers, out};
 
 /// Change options of a mount while it is in use
 ///
@@ -21,16 +21,16 @@ pub struct RemountArgs {
     pub mount_point: PathBuf,
     /// Memory for decoded data and buffers together, in bytes or with K, M, G. (Threads, and what streams of bigsmall need to be
     /// entered, stay as they were made at the start)
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    #[arg(long, value_name = "SIZE", value_parser = numbers::size(numbers::MEMORY))]
     pub memory: Option<u64>,
     /// Disk space of the disk cache; what is too much leaves with the next chunk that is written
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    #[arg(long, value_name = "SIZE", value_parser = numbers::size(numbers::DISK))]
     pub cache_size: Option<u64>,
     /// Largest readahead of the kernel (for mounts of root only)
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    #[arg(long, value_name = "SIZE", value_parser = numbers::size(numbers::READAHEAD))]
     pub readahead: Option<u64>,
     /// Seconds for which the kernel may keep names, sizes and times without asking; for those that it gets from now on
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, value_name = "SECONDS", value_parser = numbers::seconds(0))]
     pub ttl: Option<u64>,
     /// What is logged: error, warn, info, debug or trace
     #[arg(long, value_name = "LEVEL")]

@@ -1,14 +1,17 @@
 //! `bsfs service`
 
+use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
+use bsfs::escape::Escaped;
 use bsfs::{Error, Result};
 use clap::{Args, Parser, Subcommand};
 
+use super::helper;
 use super::mount::MountArgs;
 use super::out;
 use super::service_files::{OURS, Places, UNIT, absolute, check_name, configuration, name_for, unit, value};
@@ -91,6 +94,7 @@ pub fn run(args: &ServiceArgs) -> Result<ExitCode> {
 fn install(args: &InstallArgs) -> Result<()> {
     let ends = ["--", args.source.as_str(), args.mount_point.as_str()];
     let words = args.options.iter().map(String::as_str).chain(ends);
+    let words = helper::expand(words.map(OsString::from).collect())?;
     let checked = Checked::try_parse_from(words).map_err(|e| Error::invalid(e.to_string().trim().to_owned()))?.mount;
     if checked.foreground || checked.daemon || checked.fuse_fd.is_some() {
         return Err(Error::invalid("--foreground is the unit's, and a service mounts by itself"));
@@ -169,7 +173,7 @@ fn list(args: &ListArgs) -> Result<()> {
     for (name, text) in configurations(&places) {
         let state = state(args.user, &name);
         let (source, mount_point) = (value(&text, "SOURCE"), value(&text, "MOUNTPOINT"));
-        lines += &format!("{name}  ({state})  {source} at {mount_point}\n");
+        lines += &format!("{}\n", Escaped(format!("{name}  ({state})  {source} at {mount_point}")));
     }
     out::print(if lines.is_empty() { "no services\n" } else { &lines })
 }

@@ -10,10 +10,10 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
         "m" | "mb" | "mib" => 20,
         "g" | "gb" | "gib" => 30,
         "t" | "tb" | "tib" => 40,
-        _ => return Err(format!("'{unit}' is no unit; use K, M, G or T")),
+        _ => return Err(format!("'{text}' is not a size; try 512M or 10G")),
     };
-    let number: u64 = number.parse().map_err(|_| "expected a whole number with a unit, such as 256M".to_owned())?;
-    number.checked_mul(1 << shift).ok_or_else(|| "too large".to_owned())
+    let number: u64 = number.parse().map_err(|_| format!("'{text}' is not a size; try 512M or 10G"))?;
+    number.checked_mul(1 << shift).ok_or_else(|| format!("'{text}' is too large"))
 }
 
 /// Bytes for people: `12.3 MiB`.

@@ -1,6 +1,6 @@
 //! `bsfs verify`
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -17,6 +17,7 @@ use serde::Serialize;
 
 use super::base::BaseArg;
 use super::exit::Exit;
+use super::numbers;
 use super::opened::{self, BigSmall, Opened, open};
 use super::out::{self, print, without_bs};
 use super::progress::Bar;
@@ -42,8 +43,8 @@ pub struct VerifyArgs {
     pub source: Option<PathBuf>,
     #[command(flatten)]
     pub base: BaseArg,
-    /// Threads that decode [default: one for each core]
-    #[arg(short = 'j', long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    /// Threads that decode, up to 1024 [default: one for each core]
+    #[arg(short = 'j', long, value_name = "N", default_value_t = 0, hide_default_value = true, value_parser = numbers::threads())]
     pub threads: usize,
     /// Print a JSON array, one object for each file
     #[arg(long)]
@@ -62,6 +63,9 @@ struct Outcome {
     chunks: Option<u32>,
     tensors: Option<usize>,
     sha256: Option<String>,
+    /// The original that every byte, or every tensor, was compared with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<PathBuf>,
     message: Option<String>,
 }
 
@@ -74,7 +78,7 @@ enum Sound {
 /// Verifies everything.
 pub fn run(args: &VerifyArgs) -> Result<ExitCode> {
     let stop = out::stop_flag();
-    let files = out::containers(&args.path)?;
+    let (files, mut exit) = out::containers(&args.path)?;
     if let Some(source) = &args.source {
         let found = source.metadata().map_err(Error::io("open", source))?;
         if args.path.is_dir() && !found.is_dir() {
@@ -86,7 +90,6 @@ pub fn run(args: &VerifyArgs) -> Result<ExitCode> {
     let total = files.iter().filter_map(|f| open(f).ok()).map(|opened| opened.raw_len()).sum();
     let bar = Bar::new(total, args.json);
     let mut outcomes = Vec::new();
-    let mut exit = Exit::Done;
     let mut judge = |outcome: Outcome, of: Exit| -> Result<()> {
         exit = match outcome.state {
             "error" => exit.and(of),
@@ -101,12 +104,15 @@ pub fn run(args: &VerifyArgs) -> Result<ExitCode> {
     };
     for file in &files {
         bar.name(&file.display().to_string());
-        let result = original_of(args, file).and_then(|original| verify(args, &tools, file, original.as_deref(), &bar));
+        let original = original_of(args, file);
+        let compared = original.as_ref().ok().cloned().flatten();
+        let result = original.and_then(|original| verify(args, &tools, file, original.as_deref(), &bar));
         if matches!(result, Err(Error::Interrupted)) {
             bar.done();
             return Err(Error::Interrupted);
         }
-        judge(outcome(file, &result), result.as_ref().err().map_or(Exit::Done, Exit::of))?;
+        let source = compared.filter(|_| result.is_ok());
+        judge(Outcome { source, ..outcome(file, &result) }, result.as_ref().err().map_or(Exit::Done, Exit::of))?;
     }
     if args.path.is_dir() {
         indexes(&files).into_iter().try_for_each(|outcome| judge(outcome, Exit::Failed))?;
@@ -128,7 +134,12 @@ fn show(outcome: &Outcome) -> Result<()> {
         Some(sha256) => format!("SHA-256 {sha256}"),
         None => format!("{} tensors, the MD5 of each", outcome.tensors.unwrap_or(0)),
     };
-    print(&format!("{}: sound, {bytes}, {proof}\n", outcome.file.display()))
+    let same = match (&outcome.source, outcome.format) {
+        (Some(source), Some("bigsmall")) => format!(", the same tensors as {}", out::shown(source)),
+        (Some(source), _) => format!(", the same bytes as {}", out::shown(source)),
+        (None, _) => String::new(),
+    };
+    print(&format!("{}: sound, {bytes}, {proof}{same}\n", out::shown(&outcome.file)))
 }
 
 /// What is wrong with the shard indexes beside `files`.
@@ -211,9 +222,11 @@ fn same_tensors(
     let path = container.source.path();
     let differs =
         |what: String, expected: String, got: String| Error::Differs { path: path.into(), what, expected, got };
+    original.check_end()?;
     let theirs = header_of(original)?.tensors;
     let ours = container.tensors()?;
-    if let Some(lost) = theirs.iter().find(|t| !ours.iter().any(|own| own.name == t.name)) {
+    let known: HashSet<&str> = ours.iter().map(|own| &*own.name).collect();
+    if let Some(lost) = theirs.iter().find(|t| !known.contains(&*t.name)) {
         return Err(differs(
             format!("tensor '{}' of {}", lost.name, original.path().display()),
             lost.dtype.clone(),
@@ -291,6 +304,7 @@ fn outcome(file: &Path, result: &Result<Sound>) -> Outcome {
         chunks: native.map(|v| v.chunks),
         tensors,
         sha256: native.map(|v| v.sha256.clone()),
+        source: None,
         message: result.as_ref().err().map(ToString::to_string),
     }
 }

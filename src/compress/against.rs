@@ -1,16 +1,17 @@
 //! What a file is compressed against: tensors of other files, and of the file itself where it repeats itself.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rayon::prelude::*;
 
-use super::plan::{OWN_SPAN, Plan};
+use super::duplicates::{Duplicate, duplicates};
+use super::plan::Plan;
 use super::{matching, plan};
 use crate::error::{Error, Result};
 use crate::format::{BaseId, BaseRange, BaseRef, Bases};
-use crate::source::{FileSource, Identity, ReadAt};
+use crate::source::{FileSource, ReadAt};
 use crate::tensor::TensorInfo;
 
 /// Shorter tensors are not referred to: the reference would cost as much.
@@ -90,6 +91,14 @@ impl BaseSource {
         Ok(digest)
     }
 
+    /// The number of the tensor with this offset and length.
+    fn tensor(&self, offset: u64, len: u64) -> Option<usize> {
+        let from = self.tensors.partition_point(|t| t.offset < offset);
+        let here = self.tensors.iter().enumerate().skip(from).take_while(|(_, t)| t.offset == offset);
+        // Empty tensors may lie at the offset of the one behind them.
+        here.into_iter().find(|(_, t)| t.len == len).map(|(at, _)| at)
+    }
+
     /// Takes the digest of a tensor from who has read it.
     fn told(&self, tensor: usize, duplicate: &Duplicate) -> Result<()> {
         if self.source.identity() != Some(duplicate.version) {
@@ -138,23 +147,6 @@ fn hint(path: &Path) -> String {
     parts.get(from..).unwrap_or_default().join("/")
 }
 
-/// A tensor that is the same as another one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Duplicate {
-    /// Where it lies, bytes.
-    pub raw_offset: u64,
-    /// Its length, bytes.
-    pub len: u64,
-    /// The file that keeps the bytes, by its number among those that were compared.
-    pub home: usize,
-    /// Where it lies there, bytes.
-    pub home_offset: u64,
-    /// BLAKE3 of it.
-    pub digest: [u8; 32],
-    /// The version of that file which was read.
-    pub version: Identity,
-}
-
 /// What a file is compressed against.
 #[derive(Debug, Clone, Default)]
 pub struct Against {
@@ -171,6 +163,16 @@ enum Home {
 }
 
 impl Against {
+    /// What a file repeats of itself.
+    ///
+    /// # Errors
+    /// Those of reading it.
+    pub fn itself(pool: &rayon::ThreadPool, file: &Path) -> Result<Self> {
+        let found = duplicates(pool, &[file.to_path_buf()], None)?;
+        let no = |_| Err(Error::invalid("no other file; this is a defect in bsfs"));
+        Self::default().with_duplicates(0, found.first().map_or(&[], Vec::as_slice), no)
+    }
+
     /// Tensors are looked for in these files.
     #[must_use]
     pub fn new(files: Vec<Arc<BaseSource>>) -> Self {
@@ -202,8 +204,7 @@ impl Against {
                 }
             };
             let Some(source) = against.files.get(file) else { continue };
-            let is_it = |t: &TensorInfo| (t.offset, t.len) == (duplicate.home_offset, duplicate.len);
-            let Some(tensor) = source.tensors.iter().position(is_it) else { continue };
+            let Some(tensor) = source.tensor(duplicate.home_offset, duplicate.len) else { continue };
             source.told(tensor, duplicate)?;
             against.same.insert(duplicate.raw_offset, Home::In { file, tensor });
         }
@@ -310,9 +311,10 @@ impl<'a> References<'a> {
         self.runs.iter().filter(|run| run.used).map(|run| run.len).sum()
     }
 
-    /// What the index says of the runs that were used. Reads tensors whose digest nobody knows.
-    pub(super) fn finish(self, pool: &rayon::ThreadPool, standalone_bytes: u64) -> Result<Bases> {
+    /// What the index says of the runs that were used, and the files that they lead to. Reads tensors whose digest nobody knows.
+    pub(super) fn finish(self, pool: &rayon::ThreadPool, standalone_bytes: u64) -> Result<(Bases, Vec<PathBuf>)> {
         let mut homes: Vec<Home> = Vec::new();
+        let mut numbers: HashMap<Home, u32> = HashMap::new();
         let mut ranges = Vec::new();
         for run in self.runs.iter().filter(|run| run.used) {
             // All that the file has of itself is one base.
@@ -320,11 +322,11 @@ impl<'a> References<'a> {
                 Home::Itself { offset } => (Home::Itself { offset: 0 }, offset),
                 home @ Home::In { .. } => (home, 0),
             };
-            let base = homes.iter().position(|known| *known == home).unwrap_or_else(|| {
+            let base = *numbers.entry(home).or_insert_with(|| {
                 homes.push(home);
-                homes.len() - 1
+                homes.len() as u32 - 1
             });
-            ranges.push(BaseRange { raw_offset: run.raw_offset, len: run.len, base: base as u32, offset });
+            ranges.push(BaseRange { raw_offset: run.raw_offset, len: run.len, base, offset });
         }
         let describe = |home: &Home| -> Result<BaseRef> {
             let Home::In { file, tensor } = *home else {
@@ -340,7 +342,15 @@ impl<'a> References<'a> {
         let refs = pool.install(|| homes.par_iter().map(describe).collect::<Result<Vec<_>>>())?;
         // Behind all reads: what was compared with is what the digests are of.
         self.against.files.iter().try_for_each(|file| file.check())?;
-        Ok(Bases { refs, ranges, standalone_bytes })
+        let files: BTreeSet<usize> = homes
+            .iter()
+            .filter_map(|home| match home {
+                Home::In { file, .. } => Some(*file),
+                Home::Itself { .. } => None,
+            })
+            .collect();
+        let needs = files.into_iter().filter_map(|file| Some(self.against.files.get(file)?.path().to_path_buf()));
+        Ok((Bases { refs, ranges, standalone_bytes }, needs.collect()))
     }
 }
 
@@ -352,92 +362,4 @@ impl Run {
     const fn new(raw_offset: u64, len: u64, home: Home, name_len: usize) -> Self {
         Self { raw_offset, len, home, cost: REFERENCE + name_len, used: false }
     }
-}
-
-/// Finds tensors that are the same in several files, or several times in one. `files` are safetensors files and archives of
-/// stored numbers (PyTorch's) in the order in which they are compressed: the first that has a tensor keeps it, as long as no more than
-/// `depth` files are needed one for another; another one keeps it then as well. For each file its duplicates, in order of offset.
-///
-/// # Errors
-/// Those of reading the files that could be opened. Other files have no duplicates.
-pub fn duplicates(pool: &rayon::ThreadPool, files: &[PathBuf], depth: usize) -> Result<Vec<Vec<Duplicate>>> {
-    struct Seen {
-        file: usize,
-        version: Identity,
-        offset: u64,
-        len: u64,
-        look: u64,
-    }
-    let looks = |file: usize| -> Result<Vec<Seen>> {
-        let Some(path) = files.get(file) else { return Ok(Vec::new()) };
-        // Opened for each look: there may be more files than a process may have open. One that cannot be read has nothing in common
-        // with others; who compresses it will say why.
-        let Ok(source) = FileSource::open(path) else { return Ok(Vec::new()) };
-        let version = source.identity();
-        let tensors = plan::tensors(&source)?;
-        let seen = tensors
-            .iter()
-            .filter(|t| t.len >= LEAST)
-            .map(|t| Ok(Seen { file, version, offset: t.offset, len: t.len, look: look(&source, t.offset, t.len)? }));
-        seen.collect()
-    };
-    let seen = pool.install(|| (0..files.len()).into_par_iter().map(looks).collect::<Result<Vec<_>>>())?;
-    let seen: Vec<Seen> = seen.into_iter().flatten().collect();
-    let mut alike: HashMap<(u64, u64), Vec<usize>> = HashMap::new();
-    for (at, tensor) in seen.iter().enumerate() {
-        alike.entry((tensor.len, tensor.look)).or_default().push(at);
-    }
-    // Only what looks like another is read whole.
-    let doubtful: Vec<usize> = alike.into_values().filter(|of| of.len() > 1).flatten().collect();
-    let digests = pool.install(|| {
-        let digest = |&at: &usize| -> Result<Option<(usize, [u8; 32])>> {
-            let Some(tensor) = seen.get(at) else { return Ok(None) };
-            let Some(path) = files.get(tensor.file) else { return Ok(None) };
-            let source = FileSource::open(path)?;
-            if source.identity() != tensor.version {
-                return Err(Error::Changed { path: path.clone() });
-            }
-            Ok(Some((at, digest_of(&source, tensor.offset, tensor.len)?)))
-        };
-        doubtful.par_iter().map(digest).collect::<Result<Vec<_>>>()
-    })?;
-    let mut digests: Vec<(usize, [u8; 32])> = digests.into_iter().flatten().collect();
-    digests.sort_by_key(|(at, _)| *at);
-    let mut homes: HashMap<([u8; 32], u64), &Seen> = HashMap::new();
-    let mut found: Vec<Vec<Duplicate>> = files.iter().map(|_| Vec::new()).collect();
-    // Files that each needs, one for another. A home lies before: its number is final.
-    let mut needed = vec![0; files.len()];
-    for (at, digest) in digests {
-        let Some(tensor) = seen.get(at) else { continue };
-        let home = homes.entry((digest, tensor.len)).or_insert(tensor);
-        let need = needed.get(home.file).map_or(0, |needed| needed + 1);
-        if home.file != tensor.file && need > depth {
-            *home = tensor;
-        }
-        let home = *home;
-        let itself = (home.file, home.offset) == (tensor.file, tensor.offset);
-        // Within a file only what has chunks of its own is referred to.
-        let within = home.file == tensor.file && tensor.len < OWN_SPAN;
-        if let Some(list) = found.get_mut(tensor.file).filter(|_| !itself && !within) {
-            let (raw_offset, len) = (tensor.offset, tensor.len);
-            let version = home.version;
-            list.push(Duplicate { raw_offset, len, home: home.file, home_offset: home.offset, digest, version });
-            if let Some(needed) = needed.get_mut(tensor.file).filter(|_| home.file != tensor.file) {
-                *needed = need.max(*needed);
-            }
-        }
-    }
-    Ok(found)
-}
-
-/// A hash of some bytes of a tensor: equal for equal tensors.
-fn look(source: &dyn ReadAt, offset: u64, len: u64) -> Result<u64> {
-    const PIECE: u64 = 1 << 10;
-    let mut bytes = Vec::new();
-    for at in [0, len / 3, len / 3 * 2, len.saturating_sub(PIECE)] {
-        let from = bytes.len();
-        bytes.resize(from + PIECE.min(len - at) as usize, 0);
-        source.read_exact_at(offset + at, bytes.get_mut(from..).unwrap_or_default())?;
-    }
-    Ok(crate::format::checksum::checksum(&bytes))
 }

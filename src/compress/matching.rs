@@ -17,8 +17,10 @@ use crate::tensor::TensorInfo;
 
 /// Bytes of a sample.
 const SAMPLE: u64 = 8 << 10;
-/// Tensors of one shape that a renamed one is compared with, at most.
+/// Tensors of one shape that a renamed one is compared with, at most; and comparisons of one file beyond the first one of each
+/// tensor, so that many tensors take time in proportion.
 const TRIES: usize = 512;
+const ALL_TRIES: usize = 1 << 20;
 /// A sample that takes less than so many hundredths of what it takes alone is of the same tensor, and below the second one
 /// nothing better is looked for.
 const LIKE: usize = 85;
@@ -57,6 +59,7 @@ pub fn find(files: &[Arc<BaseSource>], original: &dyn ReadAt, tensors: &[&Tensor
     };
     // How many tensors of this type and shape came before: renamed ones often keep their order.
     let mut place: HashMap<(&str, &[u64]), usize> = HashMap::new();
+    let mut tries = ALL_TRIES;
     for tensor in tensors {
         let shape = (tensor.dtype.as_str(), tensor.shape.as_slice());
         let ordinal = *place.entry(shape).and_modify(|n| *n += 1).or_insert(0);
@@ -72,7 +75,7 @@ pub fn find(files: &[Arc<BaseSource>], original: &dyn ReadAt, tensors: &[&Tensor
             continue;
         }
         let candidates = by_shape.get(&shape).map_or(&[][..], Vec::as_slice);
-        if let Some(at) = renamed(files, original, tensor, candidates, ordinal)? {
+        if let Some(at) = renamed(files, original, tensor, candidates, ordinal, &mut tries)? {
             put(tensor, at, tensor.len);
         }
     }
@@ -98,6 +101,7 @@ fn renamed(
     tensor: &TensorInfo,
     candidates: &[Place],
     ordinal: usize,
+    tries: &mut usize,
 ) -> Result<Option<Place>> {
     if candidates.is_empty() {
         return Ok(None);
@@ -112,7 +116,8 @@ fn renamed(
     let mut other = vec![0; len as usize];
     let mut best: Option<(usize, Place)> = None;
     let first = (ordinal < candidates.len()).then_some(ordinal);
-    let order = first.into_iter().chain((0..candidates.len()).filter(|&i| Some(i) != first)).take(TRIES);
+    let order =
+        first.into_iter().chain((0..candidates.len()).filter(|&i| Some(i) != first)).take(TRIES.min(1 + *tries));
     thread_local! {
         static SPACE: RefCell<(Scratch, Vec<u8>)> = RefCell::default();
     }
@@ -124,6 +129,7 @@ fn renamed(
             let Some(file) = files.get(f) else { continue };
             let Some(base) = file.tensors.get(t).filter(|base| base.len == tensor.len) else { continue };
             file.read(base, at, &mut other)?;
+            *tries = tries.saturating_sub(1);
             let limit = best.map_or(alone * LIKE / 100, |(len, _)| len);
             if codec::encode_against(numbers, (&sample, &other), limit, packed, scratch).is_some() {
                 best = Some((packed.len(), candidate));

@@ -5,6 +5,7 @@
 
 mod against;
 mod digest;
+mod duplicates;
 mod estimate;
 mod export;
 mod matching;
@@ -15,11 +16,12 @@ mod report;
 mod tree;
 mod written;
 
-pub use against::{Against, BaseSource, Duplicate, duplicates};
+pub use against::{Against, BaseSource};
+pub use duplicates::{Duplicate, duplicates};
 pub use estimate::{Estimate, estimate};
-pub use export::{Exported, export};
+pub use export::{Exported, export, export_to};
 pub use memory::{DtypeSeconds, InMemory, encode_in_memory};
-pub use pipeline::{Original, compress, compress_beside, compress_from, measure};
+pub use pipeline::{Beside, Original, compress, compress_beside, compress_from, compress_mirrored, measure};
 pub use report::{DtypeReport, Report, Sums, ratio};
 pub use tree::{Entry, Tree, walk};
 
@@ -54,6 +56,9 @@ pub struct Options<'a> {
 pub trait Progress: Sync {
     /// So many bytes more were read, and became so many.
     fn advance(&self, raw: u64, packed: u64);
+
+    /// Something that the user should know.
+    fn note(&self, _text: &str) {}
 }
 
 /// A progress that nobody watches.

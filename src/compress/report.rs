@@ -23,6 +23,12 @@ pub struct Report {
     /// Bytes of the original that are stored as differences from a base, or as the same.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub referring_bytes: Option<u64>,
+    /// Other files that it cannot be read without: those that hold what it refers to.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub needs: Vec<PathBuf>,
+    /// BLAKE3 and length of each tensor that another file could refer to.
+    #[serde(skip)]
+    pub tensors: Vec<([u8; 32], u64)>,
     /// Wall-clock time.
     pub seconds: f64,
     /// SHA-256 of the original, hexadecimal.

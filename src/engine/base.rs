@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::{Cost, Image};
 use crate::error::{Error, Result};
-use crate::source::{FileSource, ReadAt};
+use crate::source::ReadAt;
 use crate::tensor::header::Header;
 
 /// Raw bytes of tensors. Called from many threads at once.
@@ -24,7 +25,6 @@ pub trait Base: Send + Sync {
 }
 
 /// A safetensors file as a base: a plain one, or one that a container holds.
-#[derive(Debug)]
 pub struct FileBase {
     bytes: From,
     path: PathBuf,
@@ -32,9 +32,8 @@ pub struct FileBase {
     tensors: HashMap<String, (u64, u64)>,
 }
 
-#[derive(Debug)]
 enum From {
-    Plain(FileSource),
+    Plain(Arc<dyn ReadAt>),
     Image(Image),
 }
 
@@ -52,7 +51,7 @@ impl FileBase {
     ///
     /// # Errors
     /// Those of reading it; [`Error::Invalid`] when it is no safetensors file.
-    pub fn plain(source: FileSource) -> Result<Self> {
+    pub fn plain(source: Arc<dyn ReadAt>) -> Result<Self> {
         let (path, len) = (source.path().to_path_buf(), source.len());
         Self::new(From::Plain(source), path, len)
     }

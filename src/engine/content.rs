@@ -85,6 +85,9 @@ pub trait Content: Send + Sync {
     /// Damage, and those of the source.
     fn decode(&self, chunk: ChunkId, engine: &Arc<Engine>) -> Result<Buffer>;
 
+    /// Looks for the files that it refers to, so that one that is missing is known before it is needed.
+    fn look_for_references(&self, _engine: &Arc<Engine>) {}
+
     /// Says whether what is read next lies behind what was read last.
     fn expect_streams(&self, streams: bool);
 

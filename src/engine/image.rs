@@ -113,6 +113,11 @@ impl Image {
         self.len() == 0
     }
 
+    /// Looks for the files that it refers to. One that is missing is among the engine's [troubles](Engine::troubles) then.
+    pub fn look_for_references(&self) {
+        self.0.content.look_for_references(&self.0.engine);
+    }
+
     /// The whole file in the disk cache, if it was proven there.
     #[must_use]
     pub fn sealed(&self) -> Option<File> {

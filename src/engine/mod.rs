@@ -18,6 +18,7 @@ mod references;
 mod scan;
 mod stats;
 mod sync;
+mod troubles;
 mod workers;
 
 pub use base::{Base, FileBase};
@@ -30,6 +31,7 @@ pub use image::{Bytes, Image};
 pub use references::{BaseFile, Finder, MAX_DEPTH, Places, References};
 pub use scan::{Verified, Whole, scan, verify};
 pub use stats::Stats;
+pub use troubles::Troubles;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -71,6 +73,7 @@ pub struct Engine {
     workers: workers::Workers,
     streams: bigsmall::Streams,
     finisher: disk::Finisher,
+    troubles: Troubles,
 }
 
 impl Engine {
@@ -87,6 +90,7 @@ impl Engine {
         Arc::new(Self {
             streams: bigsmall::Streams::new(&config),
             finisher: disk::Finisher::new(Arc::clone(&counters)),
+            troubles: Troubles::default(),
             config,
             chunks: Arc::new(flight::Chunks::new(Arc::clone(&pool))),
             workers: workers::Workers::new(threads, Arc::clone(&pool), Arc::clone(&counters)),
@@ -182,6 +186,12 @@ impl Engine {
         if let Some(disk) = &self.config.disk {
             disk.store.flush(deadline.saturating_duration_since(Instant::now()));
         }
+    }
+
+    /// What is wrong with files of the source.
+    #[must_use]
+    pub fn troubles(&self) -> &Troubles {
+        &self.troubles
     }
 
     /// The disk cache, if there is one.

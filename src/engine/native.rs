@@ -110,6 +110,12 @@ impl Content for Native {
         Box::new(WholeFile { sha256: Sha256::new(), expected: self.container.file().sha256 })
     }
 
+    fn look_for_references(&self, engine: &Arc<Engine>) {
+        if let Some(references) = &self.references {
+            references.get(engine);
+        }
+    }
+
     fn tensor_in(&self, read: &Range<u64>) -> Option<Range<u64>> {
         let tensors = self.container.tensors();
         let behind = tensors.partition_point(|t| t.raw_offset < read.end);

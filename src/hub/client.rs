@@ -58,7 +58,8 @@ pub struct Resolved {
     pub url: Url,
     /// Whether requests to it carry the token: it is the endpoint's own address.
     pub with_token: bool,
-    /// Entity tag of the content: SHA-256 of a file in LFS, git's id of others. Host of `url` may have another one.
+    /// Entity tag of the content: SHA-256 of a file in LFS, git's id of others. A mirror may have tags of its own, and so may
+    /// the host of `url`.
     pub etag: String,
     /// Length of the content, bytes; `None` when the server did not say.
     pub size: Option<u64>,
@@ -78,6 +79,13 @@ impl fmt::Debug for Resolved {
 }
 
 impl Resolved {
+    /// Whether its tag says that it is another content than `listed`, the SHA-256 or git's id of a listing. A tag of a mirror's
+    /// own says nothing of that: what the content is was said by the commit.
+    #[must_use]
+    pub fn contradicts(&self, listed: &str) -> bool {
+        is_hex(&self.etag, 64) && is_hex(listed, 64) && !self.etag.eq_ignore_ascii_case(listed)
+    }
+
     /// Whether the address has expired, or will within `margin`.
     #[must_use]
     pub fn is_expired(&self, margin: Duration) -> bool {
@@ -171,11 +179,27 @@ impl Client {
         }
     }
 
-    /// All files at a commit, in order of path. One request for each thousand files.
+    /// All files at a commit, in order of path, to be written below a directory.
     ///
     /// # Errors
-    /// As [`Client::commit`]; [`Error::Server`] also when the listing has names that lead out of a directory or no hashes.
+    /// Those of [`Client::listing`]; [`Error::Server`] also when the listing has names that lead out of a directory.
     pub fn files(&self, repo: &Repo, commit: &str, stop: &AtomicBool) -> Result<Vec<RepoFile>> {
+        let files = self.listing(repo, commit, stop)?;
+        match files.iter().find(|file| relative(&file.path).is_none()) {
+            None => Ok(files),
+            Some(odd) => {
+                let text =
+                    format!("the listing has '{}', which is no path inside a directory", odd.path.escape_debug());
+                Err(http::server(&format!("{repo}@{commit}"), None, text))
+            }
+        }
+    }
+
+    /// All files at a commit, in order of path, whatever the paths are. One request for each thousand files.
+    ///
+    /// # Errors
+    /// As [`Client::commit`]; [`Error::Server`] also when the listing has no hashes.
+    pub fn listing(&self, repo: &Repo, commit: &str, stop: &AtomicBool) -> Result<Vec<RepoFile>> {
         let what = format!("{repo}@{commit}");
         self.online(&what)?;
         let mut next = Some(self.http.at(&format!(
@@ -279,12 +303,9 @@ impl Client {
     }
 }
 
-/// Checks an entry of a listing, whose names become paths.
+/// Checks an entry of a listing.
 fn file(what: &str, entry: TreeEntry) -> Result<RepoFile> {
     let wrong = |why: &str| http::server(what, None, format!("the listing has '{}', {why}", entry.path.escape_debug()));
-    if relative(&entry.path).is_none() {
-        return Err(wrong("which is no path inside a directory"));
-    }
     let sha256 = entry.lfs.as_ref().map(|lfs| lfs.oid.trim_start_matches("sha256:").to_owned());
     if !is_hex(&entry.oid, 40) || sha256.as_ref().is_some_and(|sha| !is_hex(sha, 64)) {
         return Err(wrong("without a hash of its content"));
@@ -345,6 +366,23 @@ mod tests {
         assert_eq!(at("https://c/x?X-Amz-Date=20240229T000000Z&X-Amz-Expires=0"), Some(1_709_164_800));
         assert_eq!(at("https://c/x?X-Amz-Date=hello&X-Amz-Expires=0"), None);
         assert_eq!(at("https://c/x"), None);
+    }
+
+    #[test]
+    fn only_digests_of_the_same_kind_contradict_each_other() {
+        let (digest, other, id) = ("ab".repeat(32), "cd".repeat(32), "ab".repeat(20));
+        let resolved = |etag: &str| Resolved {
+            url: Url::parse("https://c/x").unwrap(),
+            with_token: false,
+            etag: etag.into(),
+            size: None,
+            expires: None,
+        };
+        assert!(resolved(&other).contradicts(&digest));
+        for (etag, listed) in [(&digest, &digest), (&digest.to_uppercase(), &digest), (&other, &id), (&id, &digest)] {
+            assert!(!resolved(etag).contradicts(listed), "{etag} {listed}");
+        }
+        assert!(!resolved("mirror-1").contradicts(&digest));
     }
 
     #[test]

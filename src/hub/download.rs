@@ -235,8 +235,8 @@ impl Job<'_> {
 
     fn resolve(&self, what: &str, file: &RepoFile) -> Result<Resolved> {
         let resolved = self.client.resolve(self.repo, self.commit, &file.path, self.stop)?;
-        // Both belong to the commit, and cannot change.
-        if resolved.etag != file.etag() {
+        // Both belong to the commit, and cannot change. What the bytes are is proven when they have come.
+        if resolved.contradicts(file.etag()) {
             let text = format!("the ETag is '{}', the listing says '{}'", resolved.etag.escape_debug(), file.etag());
             return Err(http::server(what, None, format!("{text}; is a proxy in between?")));
         }

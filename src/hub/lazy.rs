@@ -23,7 +23,7 @@ pub struct Listed {
     pub path: String,
     /// Length, bytes.
     pub len: u64,
-    /// What [`Location::version`] will be: SHA-256 of a file in LFS, git's id of others.
+    /// SHA-256 of a file in LFS, git's id of others.
     pub version: String,
 }
 
@@ -35,11 +35,11 @@ pub trait Repository: Send + Sync {
     /// What went wrong, without secrets.
     fn files(&self) -> Result<Vec<Listed>, Failure>;
 
-    /// Where a file of that commit is now.
+    /// Where a file of that commit is now. `listed` is the version that the listing gave.
     ///
     /// # Errors
-    /// What went wrong, without secrets.
-    fn locate(&self, path: &str) -> Result<Location, Failure>;
+    /// What went wrong, without secrets; [`Failure::Changed`] when it is known to be another content.
+    fn locate(&self, path: &str, listed: &str) -> Result<Location, Failure>;
 }
 
 /// A repository at the commit that its revision is when it is asked for first.
@@ -91,13 +91,16 @@ fn failure(error: Error) -> Failure {
 
 impl Repository for Pinned {
     fn files(&self) -> Result<Vec<Listed>, Failure> {
-        let files = self.client.files(&self.uri.repo, &self.commit()?, &GO_ON).map_err(failure)?;
+        let files = self.client.listing(&self.uri.repo, &self.commit()?, &GO_ON).map_err(failure)?;
         let listed = |file: RepoFile| Listed { len: file.size, version: file.etag().to_owned(), path: file.path };
         Ok(files.into_iter().map(listed).collect())
     }
 
-    fn locate(&self, path: &str) -> Result<Location, Failure> {
+    fn locate(&self, path: &str, listed: &str) -> Result<Location, Failure> {
         let resolved = self.client.resolve(&self.uri.repo, &self.commit()?, path, &GO_ON).map_err(failure)?;
+        if resolved.contradicts(listed) {
+            return Err(Failure::Changed);
+        }
         let token = self.client.authorization().filter(|_| resolved.with_token);
         let token = token.and_then(|token| token.to_str().map(Secret::new).ok());
         let left = |at: SystemTime| at.duration_since(SystemTime::now()).unwrap_or_default();
@@ -105,7 +108,7 @@ impl Repository for Pinned {
             url: Secret::new(resolved.url.as_str()),
             headers: token.map(|token| ("authorization".to_owned(), token)).into_iter().collect(),
             version: resolved.etag,
-            len: resolved.size.ok_or_else(|| Failure::Refused("the server tells no length of the file".into()))?,
+            len: resolved.size,
             expires: resolved.expires.and_then(|at| Instant::now().checked_add(left(at))),
         })
     }
@@ -133,7 +136,14 @@ struct Shown {
 fn directories(files: Vec<Listed>) -> Directories {
     let mut all = Directories::new();
     all.entry(String::new()).or_default();
+    let is_name = |part: &str| !matches!(part, "" | "." | "..");
     for file in files {
+        // A name in the root that no file can have: the tree says so, and leaves it out.
+        if !file.path.split('/').all(is_name) {
+            let entry = SiteEntry { name: file.path.clone(), file: Some((file.len, file.version)), modified: 0 };
+            all.entry(String::new()).or_default().insert(file.path, entry);
+            continue;
+        }
         let (mut above, mut name) = match file.path.rsplit_once('/') {
             Some((above, name)) => (above.to_owned(), name.to_owned()),
             None => (String::new(), file.path),
@@ -167,19 +177,32 @@ impl Site for Shown {
         all.get(directory).map(|names| names.values().cloned().collect()).ok_or(Failure::Missing)
     }
 
-    fn resolve(&self, file: &str) -> Arc<dyn Resolve> {
-        Arc::new(One { repository: Arc::clone(&self.repository), path: file.to_owned() })
+    fn resolve(&self, file: &str, version: &str) -> Arc<dyn Resolve> {
+        let (path, listed) = (file.to_owned(), version.to_owned());
+        Arc::new(One { repository: Arc::clone(&self.repository), path, listed, own: Mutex::default() })
     }
 }
 
 struct One {
     repository: Arc<dyn Repository>,
     path: String,
+    /// The version that the listing gave.
+    listed: String,
+    /// The tag that a mirror had for it first, when that was another.
+    own: Mutex<Option<String>>,
 }
 
 impl Resolve for One {
     fn resolve(&self) -> Result<Location, Failure> {
-        self.repository.locate(&self.path)
+        let location = self.repository.locate(&self.path, &self.listed)?;
+        if location.version == self.listed {
+            return Ok(location);
+        }
+        let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+        if own.get_or_insert_with(|| location.version.clone()) != &location.version {
+            return Err(Failure::Changed);
+        }
+        Ok(Location { version: self.listed.clone(), ..location })
     }
 }
 

@@ -54,7 +54,8 @@ impl Job<'_> {
             let spread = &spread;
             let workers = (0..connections).map(|first| {
                 let (give, take) = sync_channel(0);
-                scope.spawn(move || spread.work(first, connections, &give));
+                // One that cannot be made drops `give`, and is found to have ended.
+                let _ = thread::Builder::new().spawn_scoped(scope, move || spread.work(first, connections, &give));
                 take
             });
             let workers: Vec<Receiver<Come>> = workers.collect();

@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread;
 use std::time::Instant;
 
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
@@ -15,6 +14,7 @@ use super::download::Job;
 use super::layout::Layout;
 use super::repo::HubUri;
 use crate::error::{Error, Result};
+use crate::parallel::on_threads;
 
 /// Connections at once unless the user says otherwise.
 const THREADS: usize = 8;
@@ -216,11 +216,7 @@ fn fetch_all(job: &Job<'_>, missing: &[&RepoFile], threads: usize) -> Result<Vec
             }
         }
     };
-    thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(work);
-        }
-    });
+    on_threads(threads, work);
     match lock(&first).take() {
         Some(error) => Err(error),
         None => Ok(std::mem::take(&mut *lock(&came))),

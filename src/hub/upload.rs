@@ -5,7 +5,6 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
 use std::time::Duration;
 
 use reqwest::blocking::{Body, Response};
@@ -20,6 +19,7 @@ use super::http::{self, Tries};
 use super::push::{Item, Sent, json_body};
 use super::repo::Repo;
 use crate::error::{Error, Result};
+use crate::parallel::on_threads;
 
 /// Objects in one question to the server.
 const BATCH: usize = 256;
@@ -150,17 +150,13 @@ impl Job<'_> {
         let threads = if threads == 0 { THREADS } else { threads.min(MAX_THREADS) }.min(todo.len());
         let (next, first) = (AtomicUsize::new(0), Mutex::new(None));
         let failure = || first.lock().unwrap_or_else(PoisonError::into_inner);
-        thread::scope(|scope| {
-            for _ in 0..threads {
-                scope.spawn(|| {
-                    while failure().is_none()
-                        && let Some((item, actions)) = todo.get(next.fetch_add(1, Ordering::Relaxed))
-                    {
-                        if let Err(error) = self.send_one(item, actions) {
-                            failure().get_or_insert(error);
-                        }
-                    }
-                });
+        on_threads(threads, || {
+            while failure().is_none()
+                && let Some((item, actions)) = todo.get(next.fetch_add(1, Ordering::Relaxed))
+            {
+                if let Err(error) = self.send_one(item, actions) {
+                    failure().get_or_insert(error);
+                }
             }
         });
         failure().take().map_or(Ok(()), Err)

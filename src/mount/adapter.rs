@@ -40,8 +40,8 @@ const FACTS: &str = "user.bsfs.";
 /// Inode numbers are never used twice, so one generation is enough.
 const GENERATION: Generation = Generation(0);
 
-/// Makes the answer to the status attribute.
-pub(super) type Report = Box<dyn Fn() -> Vec<u8> + Send + Sync>;
+/// Makes the answer to the status attribute, with names of files or without.
+pub(super) type Report = Box<dyn Fn(bool) -> Vec<u8> + Send + Sync>;
 
 /// A tree as fuser sees it.
 pub(super) struct Adapter {
@@ -265,9 +265,9 @@ impl Filesystem for Adapter {
         }
     }
 
-    fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+    fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         let answer = if inode(ino) == Inode::ROOT && name == status::ATTRIBUTE {
-            self.run("status", |_| Ok(Some((self.report)())))
+            self.run("status", |_| Ok(Some((self.report)(is_owner(req)))))
         } else {
             match name.to_str().and_then(|name| name.strip_prefix(FACTS)) {
                 Some(fact) if Control::what(ino.0).is_none() => {
@@ -331,7 +331,7 @@ impl Filesystem for Adapter {
         if inode(ino) != Inode::ROOT || cmd != live::COMMAND {
             return reply.error(Errno::ENOTTY);
         }
-        if req.uid() != 0 && req.uid() != rustix::process::geteuid().as_raw() {
+        if !is_owner(req) {
             return reply.error(Errno::EPERM);
         }
         match self.run("ioctl", |_| Ok(self.live.answer(in_data))) {
@@ -466,6 +466,11 @@ impl Filesystem for Adapter {
     fn removexattr(&self, _req: &Request, _ino: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
         reply.error(Errno::EROFS);
     }
+}
+
+/// Whether a request is of the user who mounted, or root's.
+fn is_owner(req: &Request) -> bool {
+    req.uid() == 0 || req.uid() == rustix::process::geteuid().as_raw()
 }
 
 impl Adapter {

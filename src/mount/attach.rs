@@ -18,10 +18,13 @@ use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::net::{AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType};
 
+use super::options::MountOptions;
 use super::table::FS_TYPE;
 use crate::error::{Error, Result};
 
 const DEVICE: &str = "/dev/fuse";
+/// Is there where SELinux is in use.
+const SELINUX: &str = "/sys/fs/selinux/enforce";
 /// The helper, and its name in older packages.
 const HELPERS: [&str; 2] = ["fusermount3", "fusermount"];
 /// Names the descriptor over which the helper sends the connection.
@@ -31,17 +34,18 @@ fn fail(mount_point: &Path, message: impl Into<String>) -> Error {
     Error::Mount { mount_point: mount_point.to_path_buf(), message: message.into() }
 }
 
-/// Mounts on `mount_point` and returns the connection. `source` is the name in the mount table.
+/// Mounts on `mount_point` and returns the connection. `source` is the name in the mount table unless the options have one.
 ///
 /// # Errors
 /// [`Error::Mount`] saying what is missing.
-pub(super) fn attach(source: &Path, mount_point: &Path, allow_other: bool) -> Result<OwnedFd> {
+pub(super) fn attach(source: &Path, mount_point: &Path, options: &MountOptions) -> Result<OwnedFd> {
+    let source = options.generic.name.as_deref().unwrap_or(source.as_os_str());
     let opened = OpenOptions::new().read(true).write(true).open(DEVICE);
     let device = match opened {
         Ok(device) => OwnedFd::from(device),
         Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
             debug!("{DEVICE}: {e}; trying {}", HELPERS[0]);
-            return attach_by_helper(source, mount_point, allow_other);
+            return attach_by_helper(source, mount_point, options);
         }
         Err(e) => {
             let advice =
@@ -50,37 +54,49 @@ pub(super) fn attach(source: &Path, mount_point: &Path, allow_other: bool) -> Re
         }
     };
     let meta = std::fs::metadata(mount_point).map_err(Error::io("stat", mount_point))?;
-    let mut options = format!(
+    let mut data = OsString::from(format!(
         "fd={},rootmode={:o},user_id={},group_id={},default_permissions",
         device.as_raw_fd(),
         meta.mode(),
         rustix::process::getuid().as_raw(),
         rustix::process::getgid().as_raw(),
-    );
-    if allow_other {
-        options.push_str(",allow_other");
+    ));
+    if options.allow_other {
+        data.push(",allow_other");
     }
-    let options = CString::new(options).map_err(|e| fail(mount_point, e.to_string()))?;
-    let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
-    match rustix::mount::mount(source, mount_point, FS_TYPE, flags, options.as_c_str()) {
+    // mount(8) leaves them out as well where there is no SELinux, and the kernel does not know them there.
+    for context in options.generic.contexts.iter().filter(|_| Path::new(SELINUX).exists()) {
+        data.push(",");
+        data.push(context);
+    }
+    let data = CString::new(data.into_vec()).map_err(|e| fail(mount_point, e.to_string()))?;
+    let mut flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
+    flags.set(MountFlags::NOEXEC, options.generic.noexec);
+    flags.set(MountFlags::NOSYMFOLLOW, options.generic.nosymfollow);
+    match rustix::mount::mount(source, mount_point, FS_TYPE, flags, data.as_c_str()) {
         Ok(()) => Ok(device),
-        Err(Errno::PERM) => attach_by_helper(source, mount_point, allow_other),
+        Err(Errno::PERM) => attach_by_helper(source, mount_point, options),
         Err(errno) => Err(fail(mount_point, format!("cannot mount: {}", io::Error::from(errno)))),
     }
 }
 
-fn attach_by_helper(source: &Path, mount_point: &Path, allow_other: bool) -> Result<OwnedFd> {
+fn attach_by_helper(source: &OsStr, mount_point: &Path, options: &MountOptions) -> Result<OwnedFd> {
     let io = |what: &str, e: io::Error| fail(mount_point, format!("cannot {what}: {e}"));
+    if options.generic.nosymfollow {
+        return Err(fail(mount_point, "the mount helper does not know nosymfollow; only root can mount so"));
+    }
     let (ours, theirs) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
         .map_err(|e| io("make a socket", e.into()))?;
-    let mut options = OsString::from("ro,nosuid,nodev,default_permissions,subtype=bsfs,fsname=");
-    options.push(escape(source.as_os_str()));
-    if allow_other {
-        options.push(",allow_other");
+    let mut list = OsString::from("ro,nosuid,nodev,default_permissions,subtype=bsfs,fsname=");
+    list.push(escape(source));
+    for (option, set) in [(",allow_other", options.allow_other), (",noexec", options.generic.noexec)] {
+        if set {
+            list.push(option);
+        }
     }
     // The socket becomes the helper's standard input, so nothing has to change between fork and exec.
     let output = helper(mount_point, theirs.into(), |command| {
-        command.env(HELPER_SOCKET, "0").arg("-o").arg(&options).arg("--").arg(mount_point);
+        command.env(HELPER_SOCKET, "0").arg("-o").arg(&list).arg("--").arg(mount_point);
     })?;
     if !output.status.success() {
         let said = said(&output);

@@ -12,6 +12,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::exposition::metrics;
 use super::logfile::LogFile;
 use super::metrics::Ask;
+use crate::escape;
 use crate::vfs::{Attr, Inode, Kind};
 
 /// Its name in the root of the mount.
@@ -20,6 +21,9 @@ pub const CONTROL: &str = ".bsfs";
 const FIRST: u64 = 1 << 63;
 /// Its files, in the order of their inodes, which follow that of the directory.
 pub(super) const FILES: [&str; 3] = ["stats.json", "metrics.prom", "log"];
+/// The one that tells no names of files, so that all whom the mount lets in may read it. The others tell what is in directories that not all
+/// may list.
+const NAMELESS: &str = "metrics.prom";
 /// Bytes of the log that are shown.
 const TAIL: u64 = 64 << 10;
 
@@ -67,8 +71,11 @@ impl Control {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let time = (i64::try_from(now.as_secs()).unwrap_or(0), now.subsec_nanos());
         let (number, kind, size, mode, links) = match what {
-            What::Directory => (FIRST, Kind::Directory, 0, 0o555, 2),
-            What::File(at) => (FIRST + 1 + at as u64, Kind::File, self.content(at).len() as u64, 0o444, 1),
+            What::Directory => (FIRST, Kind::Directory, 0, 0o755, 2),
+            What::File(at) => {
+                let mode = if FILES.get(at) == Some(&NAMELESS) { 0o644 } else { 0o600 };
+                (FIRST + 1 + at as u64, Kind::File, self.content(at).len() as u64, mode, 1)
+            }
         };
         let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         Attr { inode: Inode(number), kind, size, mtime: time, ctime: time, mode, links, uid, gid }
@@ -95,11 +102,10 @@ impl Control {
     fn content(&self, at: usize) -> Vec<u8> {
         match FILES.get(at) {
             Some(&"stats.json") => {
-                let mut text = serde_json::to_vec_pretty(&(self.ask)()).unwrap_or_default();
-                text.push(b'\n');
-                text
+                let text = serde_json::to_string_pretty(&(self.ask)()).unwrap_or_default();
+                (escape::json(&text) + "\n").into_owned().into_bytes()
             }
-            Some(&"metrics.prom") => metrics(&[(self.ask)()]).into_bytes(),
+            Some(&"metrics.prom") => metrics(&(self.ask)()).into_bytes(),
             _ => self.log.as_ref().map(|log| log.with(tail)).unwrap_or_default(),
         }
     }

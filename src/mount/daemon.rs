@@ -15,6 +15,7 @@ use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use rustix::fs::Mode;
 use rustix::process::{Pid, Signal};
 
 use super::status::{Answer, ask};
@@ -63,6 +64,7 @@ where
     I: IntoIterator<Item = S>,
     S: AsRef<std::ffi::OsStr>,
 {
+    inherit_nothing();
     let mut child = Command::new(PROGRAM)
         .arg0("bsfs")
         .args(arguments)
@@ -73,9 +75,19 @@ where
         .stderr(Stdio::piped())
         .spawn()
         .map_err(Error::io("start", PROGRAM))?;
-    let messages = child.stderr.take().map(|pipe| thread::spawn(move || forward(pipe)));
+    let read = |child: &mut Child| -> io::Result<_> {
+        let forward = |pipe| thread::Builder::new().spawn(move || forward(pipe));
+        let messages = child.stderr.take().map(forward).transpose()?;
+        Ok((messages, child.stdout.take().map(lines).transpose()?))
+    };
+    let (messages, lines) = match read(&mut child) {
+        Ok(read) => read,
+        Err(error) => {
+            end(&mut child);
+            return Err(Error::io("start a thread", mount_point)(error));
+        }
+    };
     let all_said = || messages.map(JoinHandle::join);
-    let lines = child.stdout.take().map(lines);
     let deadline = Instant::now() + timeout;
     let line = lines.map(|lines| {
         loop {
@@ -107,17 +119,20 @@ where
                 Some(_) => _ = all_said(),
                 None => end(&mut child),
             }
+            if stop.load(Ordering::Relaxed) {
+                return Err(Error::Interrupted);
+            }
             Ok(Started::Failed(status.and_then(|status| status.code())))
         }
         Some(Err(mpsc::RecvTimeoutError::Timeout)) => {
             end(&mut child);
-            if stop.load(Ordering::Relaxed) {
-                return Err(Error::Interrupted);
-            }
             let left = || table::find(mount_point).is_ok_and(|line| line.is_some_and(|line| line.is_ours()));
             if left() && ask(mount_point) == Answer::Dead {
                 // What it left behind, or what it was about to clear away.
                 let _ = attach::detach(mount_point, true);
+            }
+            if stop.load(Ordering::Relaxed) {
+                return Err(Error::Interrupted);
             }
             let message = format!("no answer within {} s; the daemon was ended", timeout.as_secs());
             Err(Error::Mount { mount_point: mount_point.to_path_buf(), message })
@@ -125,15 +140,15 @@ where
     }
 }
 
-fn lines(output: ChildStdout) -> mpsc::Receiver<String> {
+fn lines(output: ChildStdout) -> io::Result<mpsc::Receiver<String>> {
     let (send, receive) = mpsc::channel();
-    thread::spawn(move || {
+    thread::Builder::new().spawn(move || {
         let mut output = BufReader::new(output);
         let mut line = String::new();
         // The receiver has given up when sending fails.
         while output.read_line(&mut line).is_ok_and(|len| len > 0) && send.send(std::mem::take(&mut line)).is_ok() {}
-    });
-    receive
+    })?;
+    Ok(receive)
 }
 
 /// Passes messages on as they come, until the other end is closed.
@@ -168,22 +183,82 @@ fn wait(child: &mut Child, patience: Duration) -> io::Result<Option<ExitStatus>>
     }
 }
 
-/// Makes this process a daemon: a session of its own, no working directory to keep busy, a name to be found by.
+/// Keeps the open files of this process from the programs that it starts. A daemon would hold the locks and pipes of
+/// its caller for as long as it lives.
+fn inherit_nothing() {
+    let numbers = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
+    for number in numbers.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok()).filter(|&n| n > 2) {
+        // SAFETY: plain numbers. A descriptor that was closed meanwhile is EBADF.
+        #[allow(unsafe_code, reason = "the descriptors have no owner in this process")]
+        unsafe {
+            libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC);
+        }
+    }
+}
+
+/// The process group in which a daemon was started, as long as it is not its own.
+///
+/// autofs lets the process group of its automounter pass a trigger, and makes all other processes wait until the mount
+/// command returns. So the daemon looks at its mount point in the group of that command. Elsewhere it is in a group of
+/// its own, because a source may lie behind another trigger of the same automounter (systemd owns all of a system), and
+/// to members of the automounter's group such a trigger is an empty directory.
+#[derive(Debug, Clone, Copy)]
+pub struct CallerGroup(Option<Pid>);
+
+impl CallerGroup {
+    /// Leaves the group of the caller.
+    fn leave() -> Self {
+        // SAFETY: getpgrp has no conditions.
+        #[allow(unsafe_code, reason = "rustix takes a group of another process name space, 0, for impossible")]
+        let group = Pid::from_raw(unsafe { libc::getpgrp() });
+        // There is no way back into a group without a number.
+        Self(group.filter(|_| rustix::process::setpgid(None, None).is_ok()))
+    }
+
+    /// Makes this process a member of the caller's group until the result is dropped.
+    pub(super) fn join(self) -> Joined {
+        if let Some(group) = self.0 {
+            // Refused when all its members have ended, and then no automounter waits for this process.
+            let _ = rustix::process::setpgid(None, Some(group));
+        }
+        Joined(self)
+    }
+}
+
+/// The time in which a daemon is a member of its caller's group.
+pub(super) struct Joined(CallerGroup);
+
+impl Drop for Joined {
+    fn drop(&mut self) {
+        if self.0.0.is_some() {
+            // Refused after `announce`: the leader of a session stays what it is.
+            let _ = rustix::process::setpgid(None, None);
+        }
+    }
+}
+
+/// Makes this process a daemon: no working directory to keep busy, a name to be found by, files with the permissions
+/// that it asks for. Its session becomes its own with [`announce`].
 ///
 /// # Errors
 /// [`Error::Io`] when the system refuses.
-pub fn become_daemon() -> Result<()> {
-    // Fails for a process that leads its group already; then there is nothing to leave.
-    let _ = rustix::process::setsid();
+pub fn become_daemon() -> Result<CallerGroup> {
+    let group = CallerGroup::leave();
     let _ = rustix::thread::set_name(c"bsfs");
-    std::env::set_current_dir("/").map_err(Error::io("enter", "/"))
+    // What others may not do stays as the caller wants it.
+    let mask = rustix::process::umask(Mode::RWXG | Mode::RWXO);
+    rustix::process::umask((mask | Mode::WGRP | Mode::WOTH) - Mode::RWXU);
+    std::env::set_current_dir("/").map_err(Error::io("enter", "/"))?;
+    Ok(group)
 }
 
-/// Tells the process that [`start`]ed this one that the mount answers, and lets go of its terminal.
+/// Tells the process that [`start`]ed this one that the mount answers, and lets go of its terminal and session.
 ///
 /// # Errors
 /// [`Error::Io`] when that process has ended: nobody waits for this mount any more.
 pub fn announce() -> Result<()> {
+    // Fails for a process that leads its group already; then there is nothing to leave.
+    let _ = rustix::process::setsid();
     let mut output = io::stdout().lock();
     writeln!(output, "{READY}").and_then(|()| output.flush()).map_err(Error::io("announce the mount", "stdout"))?;
     let null = || OpenOptions::new().read(true).write(true).open("/dev/null").map_err(Error::io("open", "/dev/null"));

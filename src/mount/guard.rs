@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use fuser::Errno;
 use log::{Level, error, log, warn};
@@ -25,6 +25,8 @@ pub(super) struct Guard {
     panics: AtomicU64,
     /// Missing bases that were logged: every read would say so again.
     said: Mutex<HashSet<String>>,
+    /// The last error, and when it was.
+    last: Mutex<Option<(Instant, String)>>,
     pub(super) meter: Meter,
     pub(super) slow: Slow,
     limit: Limit,
@@ -56,7 +58,9 @@ impl Guard {
                 self.errors.fetch_add(1, Ordering::Relaxed);
                 self.panics.fetch_add(1, Ordering::Relaxed);
                 self.meter.error(op, Errno::EIO.code());
-                error!("{op}: defect in bsfs, please report it: {}", text(&*payload));
+                let text = format!("{op}: defect in bsfs, please report it: {}", text(&*payload));
+                error!("{text}");
+                self.note(text);
                 Err(Errno::EIO)
             }
         }
@@ -66,12 +70,13 @@ impl Guard {
     pub(super) fn answer<T>(&self, op: &'static str, result: Result<T>) -> Result<T, Errno> {
         result.map_err(|error| {
             let level = errno::level(&error);
-            if level == Level::Error || matches!(error, Error::Remote { .. }) {
-                self.errors.fetch_add(1, Ordering::Relaxed);
-            }
             let errno = errno::of(&error);
             self.meter.error(op, errno.code());
             let text = format!("{op}: {error}");
+            if level == Level::Error || matches!(error, Error::Remote { .. }) {
+                self.errors.fetch_add(1, Ordering::Relaxed);
+                self.note(text.clone());
+            }
             let again = matches!(error, Error::NoBase { .. }) && !self.is_new(&text);
             let level = if again { Level::Debug } else { level };
             // When a disk dies every request says the same.
@@ -84,6 +89,16 @@ impl Guard {
             }
             errno
         })
+    }
+
+    fn note(&self, text: String) {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), text));
+    }
+
+    /// The last error, and how long ago it was.
+    pub(super) fn last(&self) -> Option<(Duration, String)> {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.as_ref().map(|(at, text)| (at.elapsed(), text.clone()))
     }
 
     fn is_new(&self, text: &str) -> bool {
@@ -99,6 +114,7 @@ impl Guard {
         self.meter.error(op, Errno::EIO.code());
         self.errors.fetch_add(1, Ordering::Relaxed);
         self.panics.fetch_add(1, Ordering::Relaxed);
+        self.note(format!("{op}: defect in bsfs, please report it; the log says more"));
     }
 }
 

@@ -20,6 +20,7 @@ mod holders;
 mod limit;
 mod live;
 mod logfile;
+mod look;
 mod memory;
 mod meter;
 mod metrics;
@@ -28,6 +29,7 @@ mod passthrough;
 mod place;
 mod readable;
 mod reporter;
+mod rights;
 mod serve;
 mod signals;
 mod slow;
@@ -36,17 +38,19 @@ mod table;
 mod unmount;
 mod warm;
 
+pub use check::is_below;
 pub use control::CONTROL;
 pub use daemon::{
-    SOURCE_VARIABLE, Started, announce, announce_download, become_daemon, default_log_file, open_log, start,
+    CallerGroup, SOURCE_VARIABLE, Started, announce, announce_download, become_daemon, default_log_file, open_log,
+    start,
 };
-pub use exposition::metrics;
 pub use live::{Changes, Settings, remount};
 pub use logfile::LogFile;
 pub use memory::default_memory;
 pub use meter::Requests;
-pub use options::{CacheMode, Event, MountOptions};
+pub use options::{CacheMode, Event, Generic, MountOptions};
 pub use readable::readable;
+pub use rights::Rights;
 pub use serve::serve;
 pub use slow::SlowRead;
 pub use status::{ATTRIBUTE, Answer, Status, ask};

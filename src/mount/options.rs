@@ -1,11 +1,12 @@
 //! How a mount is made, and what it tells on the way.
 
-use std::net::SocketAddr;
+use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::daemon::CallerGroup;
 use super::logfile::LogFile;
 
 /// Which decoded bytes are kept on disk across mounts.
@@ -18,6 +19,19 @@ pub enum CacheMode {
     Auto,
     /// All.
     All,
+}
+
+/// The generic options of mount(8) that have an effect on a mount that is read-only, nosuid and nodev in any case.
+#[derive(Debug, Clone, Default)]
+pub struct Generic {
+    /// Nothing below the mount point may be executed.
+    pub noexec: bool,
+    /// Links below the mount point are shown and not followed.
+    pub nosymfollow: bool,
+    /// What the mount table says that is mounted; `None` for the source.
+    pub name: Option<OsString>,
+    /// Security contexts for SELinux, each as `context="VALUE"`.
+    pub contexts: Vec<OsString>,
 }
 
 /// How a mount is made.
@@ -44,8 +58,10 @@ pub struct MountOptions {
     pub keep_packed: bool,
     /// Shows zeros of the right sizes, for measurements of everything but reading and decoding.
     pub null: bool,
-    /// Lets users other than the mounting one in.
+    /// Lets users other than the mounting one in. Links are then followed within the source only, and into [`follow`](Self::follow).
     pub allow_other: bool,
+    /// Directories and files outside of the source that links may lead into though other users read the mount.
+    pub follow: Vec<PathBuf>,
     /// How long the kernel may keep names and attributes without asking. Opening a file asks in any case.
     pub ttl: Duration,
     /// The kernel's readahead for this mount, bytes. Takes privilege; without it the kernel's own 128 KiB stay.
@@ -64,8 +80,10 @@ pub struct MountOptions {
     pub warm: bool,
     /// A file to write figures for Prometheus to, every 15 seconds.
     pub metrics_file: Option<PathBuf>,
-    /// An address of this machine only that answers with them by HTTP.
-    pub metrics_listen: Option<SocketAddr>,
+    /// Generic options of mount(8).
+    pub generic: Generic,
+    /// Of a process that [`start`](super::start) started: the process group of its caller.
+    pub caller: Option<CallerGroup>,
     /// Where this process logs to. Setting up the log is the program's business.
     pub log: Option<LogFile>,
 }

@@ -12,6 +12,8 @@ use fuser::{BackingId, FileHandle, FopenFlags, INodeNo, ReplyOpen};
 use log::{info, warn};
 use rustix::io::Errno;
 
+use super::rights::Rights;
+
 /// How an inode is open.
 struct Mode {
     opens: u64,
@@ -31,7 +33,7 @@ pub(super) struct Passthrough {
 impl Passthrough {
     /// The kernel offers it, to those who may.
     pub(super) fn offered(&self) {
-        self.able.store(may(), Ordering::Relaxed);
+        self.able.store(Rights::of_this_process().passthrough, Ordering::Relaxed);
     }
 
     /// Whether it works, as far as is known.
@@ -102,13 +104,4 @@ impl Passthrough {
         // Giving an id back to the kernel takes a system call.
         drop(closed);
     }
-}
-
-/// Whether this process has the privilege that passing files through takes, CAP_SYS_ADMIN. When that cannot be found out, the first
-/// try tells.
-fn may() -> bool {
-    const SYS_ADMIN: u64 = 1 << 21;
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).is_none_or(|set| set & SYS_ADMIN != 0)
 }

@@ -1,10 +1,10 @@
 //! What is mounted: a directory or file of this machine, or a remote place.
 
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::MountOptions;
+use super::check::Checked;
 use crate::cache::Store;
 use crate::engine::EngineConfig;
 use crate::error::{Error, Result};
@@ -22,8 +22,10 @@ pub(super) struct Place {
     pub(super) tree: Arc<dyn Tree>,
     /// What is shown of it: its root, or one file.
     pub(super) source: PathBuf,
-    /// How messages and the mount table call it.
+    /// How messages call it.
     pub(super) label: PathBuf,
+    /// How the mount table calls it. mount(8) compares that with /etc/fstab to see what is mounted already.
+    pub(super) name: PathBuf,
     #[cfg(feature = "remote")]
     remote: Option<Arc<crate::source::remote::RemoteTree>>,
 }
@@ -48,14 +50,23 @@ pub(super) fn share(options: &MountOptions, config: EngineConfig) -> EngineConfi
 }
 
 impl Place {
-    /// A path that was checked; `over`, the directory itself, when it is to be mounted over.
-    pub(super) fn local(label: PathBuf, over: Option<OwnedFd>) -> Self {
-        let (tree, source) = match over {
-            Some(directory) => LocalTree::holding(directory),
-            None => (LocalTree::default(), label.clone()),
+    /// A path that was checked; `over`, the directory itself, when it is to be mounted over. `follow` is where links may lead besides, if not
+    /// anywhere.
+    pub(super) fn local(checked: Checked, follow: Option<&[PathBuf]>) -> Self {
+        let label = checked.source;
+        let (tree, source) = match (checked.over, follow) {
+            (Some(directory), follow) => LocalTree::holding(directory, follow.is_some()),
+            (None, None) => (LocalTree::default(), label.clone()),
+            (None, Some(follow)) => {
+                // Of a file the directory is the source: what it is shown by may lie beside it.
+                let root = if label.is_dir() { Some(&*label) } else { label.parent() };
+                let places = root.into_iter().map(Path::to_path_buf).chain(follow.iter().cloned()).collect();
+                (LocalTree::confined(places, Some(checked.mount_point)), label.clone())
+            }
         };
         Self {
             tree: Arc::new(tree),
+            name: label.clone(),
             label,
             source,
             #[cfg(feature = "remote")]
@@ -89,13 +100,14 @@ impl Place {
         let uri = HubUri::parse(text)?;
         let repository = Arc::new(Pinned::new(uri.clone(), Settings::from_env()?)?);
         let (tree, source) = hub::tree(&uri, repository, config)?;
-        Ok(Self::of(tree, source))
+        Ok(Self { name: text.into(), ..Self::of(tree, source) })
     }
 
     #[cfg(feature = "remote")]
     fn of(tree: Arc<crate::source::remote::RemoteTree>, source: PathBuf) -> Self {
         let label = tree.label().to_path_buf();
-        Self { tree: Arc::clone(&tree) as Arc<dyn Tree>, source, label, remote: Some(tree) }
+        let name = label.clone();
+        Self { tree: Arc::clone(&tree) as Arc<dyn Tree>, source, label, name, remote: Some(tree) }
     }
 
     /// What there is without the feature.
@@ -109,6 +121,14 @@ impl Place {
     /// The way round the mount, when it is over the source itself.
     pub(super) fn way(&self) -> Option<&Path> {
         way::is_way(&self.source).then_some(&self.source)
+    }
+
+    /// What is wrong with a remote place as a whole, in words.
+    pub(super) fn notes(&self) -> Vec<String> {
+        #[cfg(feature = "remote")]
+        return self.remote.as_ref().map(|remote| remote.notes()).unwrap_or_default();
+        #[cfg(not(feature = "remote"))]
+        Vec::new()
     }
 
     /// What was asked of a server.

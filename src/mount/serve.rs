@@ -16,13 +16,15 @@ use signal_hook::iterator::Signals;
 
 use super::adapter::Adapter;
 use super::attach::attach;
-use super::check::{check, check_base, check_given};
+use super::check::{check, check_base, check_follow, check_given};
 use super::connection::{Mounted, confirm, connect, device_number, set_readahead};
 use super::control::Control;
-use super::disk::{leads_to, open_cache};
+use super::daemon::CallerGroup;
+use super::disk::open_cache;
 use super::end::{self, END};
 use super::guard::Guard;
 use super::live::Live;
+use super::look::look;
 use super::metrics::{self, Ask};
 use super::options::{Event, MountOptions};
 use super::passthrough::Passthrough;
@@ -33,10 +35,13 @@ use super::signals::{drain_on, unmount_on};
 use super::warm::{Progress, warm};
 use crate::engine::{Engine, EngineConfig, Keep};
 use crate::error::{Error, Result};
-use crate::vfs::{Inode, Vfs, VfsConfig};
+use crate::vfs::{Vfs, VfsConfig};
 
 /// Threads that take requests for a remote place, at least: each may wait for a listing.
 const REMOTE_THREADS: usize = 8;
+
+/// Problems that are told before the mount is made; "status" has them all.
+const TOLD: usize = 5;
 
 /// Each is a thread that lives as long as the mount; more than this only wait for the same queue.
 const MAX_SESSION_THREADS: usize = 256;
@@ -53,17 +58,21 @@ const MAX_SESSION_THREADS: usize = 256;
 pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) -> Result<()> {
     let remote = place::is_remote(options);
     let source = Some(options.source.as_path()).filter(|_| !remote);
-    let checked = match options.fuse {
-        None => check(source, &options.mount_point, options.allow_other)?,
+    let mut checked = match options.fuse {
+        None => check(source, options)?,
         Some(_) => check_given(source, &options.mount_point)?,
     };
-    for note in checked.notes {
+    for note in std::mem::take(&mut checked.notes) {
         warn!("{note}");
         tell(Event::Note(note))?;
     }
-    let mount_point = checked.mount_point;
+    let mount_point = checked.mount_point.clone();
+    // Who may come in was said by whoever mounted.
+    let all = options.allow_other || options.fuse.is_some();
+    let follow: Vec<PathBuf> =
+        options.follow.iter().map(|place| check_follow(place, &mount_point)).collect::<Result<_>>()?;
     let started = Instant::now();
-    let disk = open_cache(options, &mount_point, &mut tell)?;
+    let disk = open_cache(options, &mut tell)?;
     let cache = disk.as_ref().map_or_else(
         || "off".to_owned(),
         |disk| {
@@ -76,7 +85,7 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
     let place = if remote {
         Place::remote(options, disk.as_ref().map(|disk| &disk.store))?
     } else {
-        Place::local(checked.source, checked.over)
+        Place::local(checked, all.then_some(&*follow))
     };
     if options.download {
         place.download(&mut |done, total| tell(Event::Downloading { done, total }))?;
@@ -132,20 +141,16 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
     let ask: Ask = Arc::new(move || reporter.now());
     let report = {
         let ask = Arc::clone(&ask);
-        move || serde_json::to_vec(&ask()).unwrap_or_default()
+        move |names: bool| {
+            let status = ask();
+            serde_json::to_vec(&if names { status } else { status.without_names() }).unwrap_or_default()
+        }
     };
     let live =
         Arc::new(Live { engine: engine.clone(), ttl: AtomicU64::new(options.ttl.as_secs()), device: OnceLock::new() });
-    // Both before the mount: a file under it could not be written later, and what is wrong is said.
+    // Both before the mount: what is wrong is said.
     if let Some(path) = &options.metrics_file {
-        if leads_to(path).starts_with(&mount_point) {
-            let text = "the file for metrics lies under the mount point, which is read-only";
-            return Err(Error::invalid(format!("{}: {text}", path.display())));
-        }
         metrics::to_file(path, Arc::clone(&ask))?;
-    }
-    if let Some(address) = options.metrics_listen {
-        metrics::listen(address, Arc::clone(&ask))?;
     }
     let adapter = Adapter {
         vfs: vfs.clone(),
@@ -156,23 +161,36 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
             n => n,
         },
         report: Box::new(report),
-        control: Control::new(ask, options.log.clone()),
+        control: Control::new(Arc::clone(&ask), options.log.clone()),
         replying,
         passthrough,
         caching: disk.is_some(),
     };
 
+    // While nothing waits for the mount.
+    let looking = look(&vfs);
+    let problems = ask().problems;
+    // It holds what the end of the mount drops.
+    drop(ask);
+    for problem in problems.iter().take(TOLD) {
+        tell(Event::Note(problem.clone()))?;
+    }
+    if problems.len() > TOLD {
+        let text = format!("{} more problems; see 'bsfs status {}'", problems.len() - TOLD, mount_point.display());
+        tell(Event::Note(text))?;
+    }
+
     // Before the mount: a signal that comes in between waits instead of leaving a dead mount behind.
     let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(Error::io("wait for signals", &mount_point))?;
+    // Until the mount is announced: by then whoever waits for it at a trigger has not been let go on.
+    let joined = options.caller.map(CallerGroup::join);
     let (device, mounted) = match &options.fuse {
         None => {
-            let device = attach(&place.label, &mount_point, options.allow_other)?;
+            let device = attach(&place.name, &mount_point, options)?;
             (device, Some(Mounted { mount_point: &mount_point }))
         }
         Some(given) => (given.try_clone().map_err(Error::io("use the connection", &mount_point))?, None),
     };
-    // Who may come in was said by whoever mounted.
-    let all = options.allow_other || options.fuse.is_some();
     let acl = if all { SessionACL::All } else { SessionACL::Owner };
     let mut config = Config::default();
     config.acl = acl;
@@ -215,15 +233,11 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
         options.memory,
     );
     tell(Event::Ready { mount_point: mount_point.clone() })?;
+    drop(joined);
     // From here on somebody else may unmount at any time, and another mount may take the place.
     if let Some(mounted) = mounted {
         mounted.keep();
     }
-    // Names in the log what in the source cannot be shown as it should, before somebody needs it.
-    if let Ok(handle) = vfs.opendir(Inode::ROOT) {
-        vfs.release(handle);
-    }
-
     let (over, warmed) = mpsc::channel::<()>();
     if options.warm {
         let (vfs, progress) = (vfs.clone(), progress.clone());
@@ -241,6 +255,7 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
 
     let ended = serving.join();
     progress.stop.store(true, Ordering::Relaxed);
+    drop(looking);
     end::by_deadline(END, move |deadline| {
         // It looks at the flag between two chunks.
         let _ = warmed.recv_timeout(deadline.saturating_duration_since(Instant::now()) / 2);

@@ -36,6 +36,9 @@ pub struct Status {
     pub source: String,
     /// Where. Bytes that are not UTF-8 are replaced.
     pub mount_point: String,
+    /// What is wrong with it or its files now, in words, the worst first; empty when nothing is known to be.
+    #[serde(default)]
+    pub problems: Vec<String>,
     /// When it started, seconds since 1970.
     pub started: u64,
     /// How long ago, seconds.
@@ -82,6 +85,16 @@ pub struct Status {
     /// The files of which most was read, the first of them first; 16 at most.
     #[serde(default)]
     pub busy_files: Vec<FileTraffic>,
+}
+
+impl Status {
+    /// The same for users who may not list all directories of the source.
+    pub(super) fn without_names(self) -> Self {
+        let some = !self.problems.is_empty();
+        let problems =
+            some.then(|| "there are some, which the user who mounted can see".to_owned()).into_iter().collect();
+        Self { log_file: None, slow_reads: Vec::new(), busy_files: Vec::new(), problems, ..self }
+    }
 }
 
 /// What came back from a mount.

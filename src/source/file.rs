@@ -4,13 +4,25 @@
 //! would count against the memory that the user gave us.
 
 use std::fs::File;
+use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::fs::Advice;
 
-use super::{Access, ReadAt};
+use super::ReadAt;
+use crate::access::Attributes;
 use crate::error::{Error, Result};
+
+/// Most bytes that are read of what a file has beyond its length, to tell how many there are.
+const BEYOND: u64 = 64 << 20;
+/// How long a program that was asked to give up its lease on a file may take. The kernel takes the lease away after 45 s,
+/// unless /proc/sys/fs/lease-break-time says otherwise.
+const LEASE_BREAK: Duration = Duration::from_secs(50);
+/// How often it is looked whether it has.
+const LEASE_LOOK: Duration = Duration::from_millis(20);
 
 /// What tells one version of a file from another without reading it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -47,7 +59,6 @@ pub struct FileSource {
     file: File,
     path: PathBuf,
     identity: Identity,
-    access: Access,
 }
 
 impl FileSource {
@@ -59,13 +70,18 @@ impl FileSource {
         let path = path.as_ref();
         // A FIFO without a writer would block an ordinary open for ever.
         let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC | rustix::fs::OFlags::NONBLOCK;
-        let file = super::way::open(path, flags).map_err(Error::io("open", path))?;
+        let file = when_leased(|| super::way::open(path, flags));
+        Self::of(file.map_err(Error::io("open", path))?, path)
+    }
+
+    /// An open file, which errors call `path`.
+    pub(super) fn of(file: File, path: &Path) -> Result<Self> {
         let meta = file.metadata().map_err(Error::io("stat", path))?;
         if !meta.is_file() {
             let kind = if meta.is_dir() { "a directory" } else { "not a regular file" };
             return Err(Error::invalid(format!("{}: {kind}, expected a file", path.display())));
         }
-        Ok(Self { file, path: path.to_path_buf(), identity: Identity::of(&meta), access: Access::of(&meta) })
+        Ok(Self { file, path: path.to_path_buf(), identity: Identity::of(&meta) })
     }
 
     /// Which version of the file was opened.
@@ -108,6 +124,29 @@ impl FileSource {
         Ok(done)
     }
 
+    /// How many bytes can be read of a file that has fewer than the system tells.
+    fn read_len(&self) -> Result<u64> {
+        let (mut first, mut end) = (0, self.identity.len);
+        // Between the two the file ends.
+        while first < end {
+            let middle = first + (end - first) / 2;
+            if self.read_at(middle, &mut [0])? == 0 { end = middle } else { first = middle + 1 }
+        }
+        Ok(first)
+    }
+
+    /// How many bytes there are from the end on that the system tells, up to [`BEYOND`].
+    fn beyond(&self) -> Result<u64> {
+        let (mut piece, mut more) = (vec![0; 64 << 10], 0);
+        while more < BEYOND {
+            match self.read_at(self.identity.len + more, &mut piece)? {
+                0 => break,
+                got => more += got as u64,
+            }
+        }
+        Ok(more)
+    }
+
     /// Reads bytes at `offset` that the system has in memory, without waiting; `None` when it has none of them, or cannot
     /// tell. May read fewer than there are.
     #[must_use]
@@ -117,6 +156,17 @@ impl FileSource {
         }
         let mut into = [std::io::IoSliceMut::new(buf)];
         rustix::io::preadv2(&self.file, &mut into, offset, rustix::io::ReadWriteFlags::NOWAIT).ok()
+    }
+}
+
+/// Opens a file for reading without blocking. Waits for a program that holds a lease on it, as file servers do, to give it up.
+pub(super) fn when_leased(open: impl Fn() -> io::Result<File>) -> io::Result<File> {
+    let until = Instant::now() + LEASE_BREAK;
+    loop {
+        match open() {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock && Instant::now() < until => thread::sleep(LEASE_LOOK),
+            opened => return opened,
+        }
     }
 }
 
@@ -153,12 +203,33 @@ impl ReadAt for FileSource {
         Self::unchanged(self)
     }
 
+    fn check_end(&self) -> Result<()> {
+        let len = self.identity.len;
+        // The last byte that should be there, and one more.
+        let from = len.saturating_sub(1);
+        let got = from + self.read_at(from, &mut [0; 2])? as u64;
+        if got < len {
+            return Err(Error::Truncated { path: self.path.clone(), expected: len, got: self.read_len()? });
+        }
+        if got > len {
+            let more = self.beyond()?;
+            let most = if more < BEYOND { "" } else { "at least " };
+            let text = "the system tells another length than can be read; copy it, and use the copy";
+            return Err(Error::invalid(format!(
+                "{}: {len} bytes by stat, {most}{} by reading: {text}",
+                self.path.display(),
+                len + more
+            )));
+        }
+        Ok(())
+    }
+
     fn identity(&self) -> Option<Identity> {
         Some(self.identity)
     }
 
-    fn access(&self) -> Option<Access> {
-        Some(self.access)
+    fn attributes(&self) -> Result<Option<Attributes>> {
+        Attributes::of(&self.file).map(Some).map_err(Error::io("look at the permissions of", &self.path))
     }
 
     fn expect_streams(&self, streams: bool) {

@@ -3,22 +3,26 @@
 //! A source does not know what its bytes mean. All reads are positional, so one source serves many threads.
 
 mod ahead;
+mod confined;
 mod file;
 mod memory;
 #[cfg(feature = "remote")]
 pub mod remote;
 mod times;
 mod tree;
+mod walk;
 pub mod way;
 
 pub use ahead::Streams;
 pub use file::{FileSource, Identity};
 pub use memory::MemorySource;
 pub use times::{BOUNDS, TimeCounts, Times};
-pub use tree::{Access, LocalTree, Stat, Timestamp, Traffic, Tree};
+pub use tree::{LocalTree, Stat, Timestamp, Traffic, Tree};
+pub use walk::{Bounds, Found, Walk, walk};
 
 use std::path::Path;
 
+use crate::access::Attributes;
 use crate::error::Result;
 
 /// A sequence of bytes that can be read at any offset, by many threads at once.
@@ -66,14 +70,26 @@ pub trait ReadAt: Send + Sync {
         Ok(true)
     }
 
+    /// Looks whether reads end where [`len`](ReadAt::len) says: of some files the system tells another length than can be read.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`](crate::Error::Invalid) when there is more, [`Error::Truncated`](crate::Error::Truncated) when there is less;
+    /// both tell both lengths.
+    fn check_end(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// What tells this version of the source from others; `None` when there is nothing.
     fn identity(&self) -> Option<Identity> {
         None
     }
 
-    /// Who may read the source; `None` when nobody says.
-    fn access(&self) -> Option<Access> {
-        None
+    /// Who may read the source, and what else it has besides its bytes and times; `None` in a place that does not know users.
+    ///
+    /// # Errors
+    /// [`Error::Io`](crate::Error::Io) when the system does not say.
+    fn attributes(&self) -> Result<Option<Attributes>> {
+        Ok(None)
     }
 
     /// Says whether reads go on where others ended, so that reading ahead pays, or jump. Only a hint.

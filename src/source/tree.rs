@@ -11,31 +11,13 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{FileSource, Identity, ReadAt, TimeCounts, way};
+use super::confined::Confined;
+use super::{FileSource, Identity, ReadAt, TimeCounts, file, way};
+use crate::access::{Access, Acl};
 use crate::error::{Error, Result};
 
 /// Seconds since 1970 and nanoseconds.
 pub type Timestamp = (i64, i64);
-
-/// Who may read something.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Access {
-    /// Owner.
-    pub uid: u32,
-    /// Group.
-    pub gid: u32,
-    /// Permission bits, 0 to 0o777.
-    pub mode: u16,
-}
-
-impl Access {
-    /// What `stat` says.
-    #[must_use]
-    pub fn of(meta: &std::fs::Metadata) -> Self {
-        let mode = u16::try_from(meta.mode() & 0o777).unwrap_or(0);
-        Self { uid: meta.uid(), gid: meta.gid(), mode }
-    }
-}
 
 /// What a path is, links followed where they may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,23 +35,29 @@ pub enum Stat {
     },
     /// A regular file, in this version, and who may read it; `None` in a tree that does not know users.
     File(Identity, Option<Access>),
-    /// A link that was not followed, in this version.
+    /// A link that was not followed, because none are or because of where it leads, in this version.
     Link(Identity),
     /// Anything else.
     Other,
 }
 
 impl Stat {
-    fn of(meta: &std::fs::Metadata) -> Self {
+    /// `acl` reads the access control list of what `meta` is of, `directories` are those that it was reached through.
+    pub(super) fn of(
+        meta: &std::fs::Metadata,
+        acl: impl FnOnce() -> io::Result<Option<Acl>>,
+        directories: &[Access],
+    ) -> Self {
+        let access = || directories.iter().fold(Access::of(meta, acl), |access, directory| access.within(*directory));
         if meta.is_dir() {
             Self::Directory {
                 id: (meta.dev(), meta.ino()),
                 mtime: (meta.mtime(), meta.mtime_nsec()),
                 ctime: (meta.ctime(), meta.ctime_nsec()),
-                access: Some(Access::of(meta)),
+                access: Some(access()),
             }
         } else if meta.is_file() {
-            Self::File(Identity::of(meta), Some(Access::of(meta)))
+            Self::File(Identity::of(meta), Some(access()))
         } else if meta.is_symlink() {
             Self::Link(Identity::of(meta))
         } else {
@@ -144,6 +132,11 @@ pub trait Tree: Debug + Send + Sync {
     /// Whether paths are those of the system, so that links and the mount point may be met on the way.
     fn is_local(&self) -> bool;
 
+    /// Whether users read it who may not read all that this process may, so that links are followed in some places only.
+    fn is_confined(&self) -> bool {
+        false
+    }
+
     /// What was asked of servers for it; `None` without any.
     fn traffic(&self) -> Option<Traffic> {
         None
@@ -155,40 +148,80 @@ pub trait Tree: Debug + Send + Sync {
 pub struct LocalTree {
     /// Open for what is below it, and not used otherwise.
     _held: Option<Arc<OwnedFd>>,
+    /// Where links may lead, if not anywhere.
+    confined: Option<Arc<Confined>>,
 }
 
 impl LocalTree {
     /// The tree that keeps a directory [open](way::keep_open) for as long as it lives, because it is mounted over, and the way to
-    /// that directory.
+    /// that directory; `confined` when users read it who may not read all that this process may.
     #[must_use]
-    pub fn holding(directory: OwnedFd) -> (Self, PathBuf) {
+    pub fn holding(directory: OwnedFd, confined: bool) -> (Self, PathBuf) {
         let path = way::way(&directory);
-        (Self { _held: Some(Arc::new(directory)) }, path)
+        let confined = confined.then(|| Arc::new(Confined::new(Vec::new(), None)));
+        (Self { _held: Some(Arc::new(directory)), confined }, path)
+    }
+
+    /// The tree for readers who may not read all that this process may: links are followed only where they lead into one of `places`,
+    /// which are paths without links, and what they lead to is accessible only to users who could go there
+    /// themselves. It does not look at `exclude`.
+    #[must_use]
+    pub fn confined(places: Vec<PathBuf>, exclude: Option<PathBuf>) -> Self {
+        Self { _held: None, confined: Some(Arc::new(Confined::new(places, exclude))) }
+    }
+
+    /// Where links of this path may lead, if not anywhere.
+    fn confines(&self, path: &Path) -> Option<&Confined> {
+        self.confined.as_deref().filter(|_| !way::is_way(path))
     }
 }
 
 impl Tree for LocalTree {
     fn stat(&self, path: &Path) -> io::Result<Stat> {
-        way::metadata(path).map(|meta| Stat::of(&meta))
+        match self.confines(path) {
+            Some(confined) => confined.stat(path),
+            None => way::metadata(path).map(|meta| Stat::of(&meta, || Acl::of_path(path), &[])),
+        }
     }
 
     fn stat_link(&self, path: &Path) -> io::Result<Stat> {
-        way::symlink_metadata(path).map(|meta| Stat::of(&meta))
+        match self.confines(path) {
+            Some(confined) => confined.stat_link(path),
+            None => way::symlink_metadata(path).map(|meta| Stat::of(&meta, || Acl::of_path(path), &[])),
+        }
     }
 
     fn read_link(&self, path: &Path) -> io::Result<PathBuf> {
-        way::read_link(path)
+        match self.confines(path) {
+            Some(confined) => confined.read_link(path),
+            None => way::read_link(path),
+        }
     }
 
     fn names(&self, path: &Path) -> Result<Vec<OsString>> {
-        way::names(path).map_err(Error::io("list", path))
+        match self.confines(path) {
+            Some(confined) => confined.names(path),
+            None => way::names(path),
+        }
+        .map_err(Error::io("list", path))
     }
 
     fn open(&self, path: &Path) -> Result<Arc<dyn ReadAt>> {
-        Ok(Arc::new(FileSource::open(path)?))
+        match self.confines(path) {
+            Some(confined) => {
+                let file = file::when_leased(|| confined.open(path)).map_err(Error::io("open", path))?;
+                FileSource::of(file, path)
+            }
+            None => FileSource::open(path),
+        }
+        .map(|file| Arc::new(file) as Arc<dyn ReadAt>)
     }
 
     fn is_local(&self) -> bool {
         true
+    }
+
+    fn is_confined(&self) -> bool {
+        self.confined.is_some()
     }
 }

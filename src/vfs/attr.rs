@@ -1,9 +1,10 @@
 //! What `stat` says of a presented file or directory.
 //!
-//! Owner, group and mode are those of the source, without the permission to write: of the container for a file that is
+//! Owner, group and mode are those of the source ([`Access`](crate::access::Access)): of the container for a file that is
 //! decoded, of what a link leads to for one that is followed. The kernel's own check (`default_permissions`) then lets those read whom
 //! the source lets read, also where the daemon, which reads as the mounting user, could read more and the mount is open
-//! to all. Where the source knows no users, all belongs to the mounting user and everyone whom the mount lets in may read.
+//! to all. Permission to write is shown as well, so that copies can be changed and removed; the mount itself is read-only.
+//! Where the source knows no users, all belongs to the mounting user and everyone whom the mount lets in may read.
 
 use std::ffi::OsStr;
 
@@ -45,7 +46,7 @@ pub struct Attr {
     pub mtime: Time,
     /// Change time of the source.
     pub ctime: Time,
-    /// Permission bits, none of them for writing; 0o777 for links.
+    /// Permission bits; 0o777 for links.
     pub mode: u16,
     /// Number of hard links: 1 for files, 2 for directories.
     pub links: u32,

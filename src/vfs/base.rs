@@ -15,11 +15,12 @@ use log::{info, warn};
 
 use super::lock;
 use super::packed::Packed;
-use crate::engine::{Base, Engine, FileBase};
+use crate::access::Access;
+use crate::engine::{Base, Engine, FileBase, Finder};
 use crate::error::{Error, Result};
 use crate::format::bigsmall::{Container, Content};
 use crate::format::{SNIFF_LEN, Sniff, sniff};
-use crate::source::{FileSource, Identity, way};
+use crate::source::{Identity, ReadAt, Stat, Tree, way};
 
 /// What a base's name ends in, and what a name that lacks it may gain.
 const ENDINGS: [&str; 3] = [".safetensors", ".bs", ".safetensors.bs"];
@@ -57,15 +58,25 @@ impl Bases {
     /// The base of `delta`, of which this version is open: the first file that has all tensors it refers to; if none has, the
     /// first that could be opened, so that reading says what is missing there. `None` without any, and for a container that is
     /// no delta.
-    pub(super) fn find(&self, delta: &Container, version: Identity, engine: &Arc<Engine>) -> Option<Arc<dyn Base>> {
+    pub(super) fn find(
+        &self,
+        (tree, delta): (&Arc<dyn Tree>, &Container),
+        version: Identity,
+        engine: &Arc<Engine>,
+        finder: &Finder,
+    ) -> Option<Arc<dyn Base>> {
         if !delta.is_delta() {
             return None;
         }
         let mut other: Option<Arc<dyn Base>> = None;
         for candidate in self.candidates(delta.path(), delta.base_model(), version) {
-            match self.open(&candidate, version, engine) {
+            let within = if candidate.link { finder.local() } else { tree };
+            match self.open((within, &candidate), version, engine, |access| {
+                finder.is_open_to_readers((tree, delta.path()), (within, &candidate.path), access)
+            }) {
                 Ok(None) => {}
                 Ok(Some(base)) if fits(delta, &base) => {
+                    engine.troubles().base(delta.path(), None);
                     info!("{}: its base is {}", delta.path().display(), candidate.path.display());
                     return Some(Arc::new(base));
                 }
@@ -73,19 +84,34 @@ impl Bases {
                 Err(error) => warn!("{error}; not taken as the base of {}", delta.path().display()),
             }
         }
+        let text = "its base was not found; name the file, or a directory that holds it, with --base";
+        let text = format!("{}: {text}", delta.path().display());
+        engine.troubles().base(delta.path(), Some(text));
         other
     }
 
-    /// Opens a candidate; `None` when there is no file, or it is the delta itself.
-    fn open(&self, candidate: &Candidate, delta: Identity, engine: &Arc<Engine>) -> Result<Option<FileBase>> {
+    /// Opens a candidate; `None` when there is no file, or it is the delta itself. `may_be_read` says whether a file with this access is
+    /// open to all readers of the delta.
+    fn open(
+        &self,
+        (tree, candidate): (&Arc<dyn Tree>, &Candidate),
+        delta: Identity,
+        engine: &Arc<Engine>,
+        may_be_read: impl FnOnce(Option<Access>) -> bool,
+    ) -> Result<Option<FileBase>> {
         let path = &candidate.path;
-        let stat = if candidate.link { way::metadata(path) } else { way::symlink_metadata(path) };
-        let Some(meta) = stat.ok().filter(|meta| meta.is_file() && !is_same(meta, delta)) else {
+        let stat = if candidate.link { tree.stat(path) } else { tree.stat_link(path) };
+        let Ok(Stat::File(found, access)) = stat else { return Ok(None) };
+        if (found.dev, found.ino) == (delta.dev, delta.ino) {
             return Ok(None);
-        };
-        let source = FileSource::open(path)?;
+        }
+        if !may_be_read(access) {
+            let text = "may not be read by all who may read the delta";
+            return Err(Error::invalid(format!("{}: {text}", path.display())));
+        }
+        let source = tree.open(path)?;
         // A link may have taken its place since it was looked at.
-        if !is_same(&meta, source.identity()) {
+        if source.identity() != Some(found) {
             return Err(Error::Changed { path: path.clone() });
         }
         let mut first = [0; SNIFF_LEN];
@@ -93,18 +119,17 @@ impl Bases {
         if sniff(first.get(..len).unwrap_or_default()) == Sniff::Other {
             return FileBase::plain(source).map(Some);
         }
-        let image = match self.packed(&source)? {
-            Packed::Native(container) => engine.image(container, Arc::new(source)),
+        let image = match self.packed(&*source, found)? {
+            Packed::Native(container) => engine.image(container, source),
             Packed::BigSmall(presented) if presented.container().is_delta() => {
                 return Err(Error::invalid(format!("{}: a delta itself", path.display())));
             }
-            Packed::BigSmall(presented) => engine.presented(presented, Arc::new(source), None),
+            Packed::BigSmall(presented) => engine.presented(presented, source, None),
         };
         FileBase::image(image, path).map(Some)
     }
 
-    fn packed(&self, source: &FileSource) -> Result<Packed> {
-        let version = source.identity();
+    fn packed(&self, source: &dyn ReadAt, version: Identity) -> Result<Packed> {
         if let Some(packed) = lock(&self.known).get(&version) {
             return Ok(packed.clone());
         }

@@ -16,6 +16,7 @@ mod base;
 mod busy;
 mod facts;
 mod link;
+mod look;
 mod name;
 mod open;
 mod packed;
@@ -37,9 +38,10 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
+use crate::access::Access;
 use crate::engine::{Engine, Finder, Places};
 use crate::error::{Error, Result};
-use crate::source::{Access, LocalTree, Stat, Timestamp, Tree};
+use crate::source::{LocalTree, Stat, Timestamp, Tree};
 use base::Bases;
 use busy::{Busy, Reading};
 use open::OpenFile;
@@ -147,6 +149,14 @@ fn refuse(op: &'static str, path: impl AsRef<Path>, errno: Errno) -> Error {
     Error::io(op, path)(errno.into())
 }
 
+/// The files of this machine in which bases are looked for, where other users read what is shown: links lead from the places that were named
+/// into each other only.
+fn confined(config: &VfsConfig) -> Arc<dyn Tree> {
+    let named = config.bases.iter().chain(&config.hubs).filter_map(|place| place.canonicalize().ok());
+    let places = named.chain([config.source.clone()]).collect();
+    Arc::new(LocalTree::confined(places, config.exclude.clone()))
+}
+
 impl Vfs {
     /// A tree over `config.source`. Looks at the source itself and at nothing in it.
     ///
@@ -192,6 +202,7 @@ impl Vfs {
                 trees: vec![(Arc::clone(&tree), root)],
                 hubs: config.hubs.clone(),
                 exclude: config.exclude.clone(),
+                confined: tree.is_confined().then(|| confined(&config)),
             })),
             tree,
             config,
@@ -493,6 +504,7 @@ impl Vfs {
                 self.finder.remember(opened.identity, container);
             }
         }
+        look::note(self.engine.troubles(), &directory.place.path, &scan);
         Ok(lock(&self.table).publish(node, directory, scan))
     }
 
@@ -501,11 +513,11 @@ impl Vfs {
         let common = |kind, size, mtime, ctime, access: Option<Access>, links| {
             let (uid, gid, mode) = match access {
                 // Who may read is not for the daemon to widen.
-                Some(access) => (access.uid, access.gid, access.mode & 0o555),
+                Some(access) => (access.uid, access.gid, access.mode),
                 None => {
                     let mode = match kind {
-                        Kind::Directory => 0o555,
-                        Kind::File => 0o444,
+                        Kind::Directory => 0o755,
+                        Kind::File => 0o644,
                         Kind::Symlink => 0o777,
                     };
                     (self.config.uid, self.config.gid, mode)

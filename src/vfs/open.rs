@@ -58,7 +58,7 @@ impl OpenFile {
                 Self::Image(match &opened.packed {
                     Packed::Native(container) => finder.image(engine, Arc::clone(container), (&file.tree, source)),
                     Packed::BigSmall(presented) => {
-                        let base = bases.find(presented.container(), opened.identity, engine);
+                        let base = bases.find((&file.tree, presented.container()), opened.identity, engine, finder);
                         engine.presented(Arc::clone(presented), source, base)
                     }
                 })
@@ -135,9 +135,9 @@ fn is_current(file: &File) -> bool {
     let Some(dir) = file.path.parent() else { return false };
     let tree = &*file.tree;
     match &file.contents {
-        Contents::AsItIs(identity) => has_version(tree, &file.path, Some(*identity)),
+        Contents::AsItIs(identity) => has_version(tree, &file.path, Some(*identity), file.access),
         Contents::Original(opened) => {
-            has_version(tree, &file.path, Some(opened.identity)) && opened.index_unchanged(tree, dir)
+            has_version(tree, &file.path, Some(opened.identity), file.access) && opened.index_unchanged(tree, dir)
         }
         Contents::Generated(generated) => generated.unchanged(tree, dir),
     }

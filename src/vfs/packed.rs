@@ -99,7 +99,7 @@ pub(super) struct Opened {
 impl Opened {
     /// Whether the shard index by which it is shown still is that of its directory.
     pub(super) fn index_unchanged(&self, tree: &dyn Tree, dir: &Path) -> bool {
-        !self.packed.is_bigsmall() || has_version(tree, &dir.join(SHARD_INDEX), self.index)
+        !self.packed.is_bigsmall() || has_version(tree, &dir.join(SHARD_INDEX), self.index, None)
     }
 }
 
@@ -119,12 +119,17 @@ pub(super) fn open_all(tree: &dyn Tree, dir: &Path, files: &[(OsString, Identity
     std::thread::scope(|scope| {
         let workers: Vec<_> = files
             .chunks(files.len().div_ceil(threads))
-            .map(|part| scope.spawn(move || part.iter().map(open).collect::<Vec<_>>()))
+            .map(|part| {
+                let work = move || part.iter().map(open).collect::<Vec<_>>();
+                std::thread::Builder::new().spawn_scoped(scope, work).map_err(|_| part)
+            })
             .collect();
-        workers
-            .into_iter()
-            .flat_map(|worker| worker.join().unwrap_or_else(|payload| std::panic::resume_unwind(payload)))
-            .collect()
+        let done = workers.into_iter().flat_map(|worker| match worker {
+            Ok(worker) => worker.join().unwrap_or_else(|payload| std::panic::resume_unwind(payload)),
+            // No thread could be made for these.
+            Err(part) => part.iter().map(open).collect(),
+        });
+        done.collect()
     })
 }
 

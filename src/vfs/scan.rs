@@ -2,7 +2,7 @@
 //!
 //! No inode numbers here, and no locks: opening containers takes as long as the disk does.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -16,8 +16,10 @@ use super::link::Link;
 use super::name::{self, Candidate, Shown};
 use super::packed::{self, Opened};
 use super::shards::{self, Generated, Index, SHOWN_INDEX, has_version};
+use crate::access::Access;
 use crate::error::{Error, Result};
-use crate::source::{Access, Identity, Stat, Timestamp, Tree, way};
+use crate::format::bigsmall::SHARD_INDEX;
+use crate::source::{Identity, Stat, Timestamp, Tree, way};
 
 /// A directory's modification time proves nothing about changes within the clock's granularity before the scan.
 const CLOCK_STEP: Duration = Duration::from_millis(50);
@@ -73,15 +75,15 @@ pub(super) enum Class {
 }
 
 impl Class {
-    /// Whether `name` in `dir` still is what was found, as far as `stat` can say.
-    pub(super) fn unchanged(&self, tree: &dyn Tree, dir: &Path, name: &OsStr) -> bool {
+    /// Whether `name` in `dir`, a file with `access` if it is one, still is what was found, as far as `stat` can say.
+    pub(super) fn unchanged(&self, tree: &dyn Tree, dir: &Path, (name, access): (&OsStr, Option<Access>)) -> bool {
         match self {
             Self::Directory(id) => {
                 matches!(tree.stat(&dir.join(name)), Ok(Stat::Directory { id: now, .. }) if now == *id)
             }
-            Self::Plain(identity) => has_version(tree, &dir.join(name), Some(*identity)),
+            Self::Plain(identity) => has_version(tree, &dir.join(name), Some(*identity), access),
             Self::Container(opened) => {
-                has_version(tree, &dir.join(name), Some(opened.identity)) && opened.index_unchanged(tree, dir)
+                has_version(tree, &dir.join(name), Some(opened.identity), access) && opened.index_unchanged(tree, dir)
             }
             Self::Generated(generated) => generated.unchanged(tree, dir),
             Self::Link(link) => link.unchanged(tree, &dir.join(name)),
@@ -126,6 +128,8 @@ pub(super) struct Notes {
     pub(super) index: Option<Arc<Index>>,
     /// What was made of it for readers of plain files, if it could be.
     pub(super) generated: Option<Arc<Generated>>,
+    /// What is wrong with files that may be containers and cannot be opened as such, by name.
+    pub(super) unopened: BTreeMap<OsString, String>,
     /// Names of which the system could not tell what they are, this time.
     pub(super) failed: HashSet<OsString>,
 }
@@ -159,6 +163,7 @@ pub(super) fn scan(
     let mut unopened: Vec<(OsString, Identity)> = Vec::new();
     let mut accesses: HashMap<OsString, Access> = HashMap::new();
     let mut failed: HashSet<OsString> = HashSet::new();
+    let mut wrong: BTreeMap<OsString, String> = BTreeMap::new();
     let failed_before = |name: &OsString| last.is_some_and(|last| last.failed.contains(name));
     for source in names(place)? {
         let path = place.path.join(&source);
@@ -171,7 +176,12 @@ pub(super) fn scan(
         let stat = match tree.stat(&path) {
             Ok(Stat::Link(identity)) => {
                 match Link::read(tree, &path, identity, bounds.root) {
-                    Ok(link) => classes.push((source, Class::Link(link))),
+                    Ok(link) => {
+                        if tree.is_confined() && !way::is_way(&path) {
+                            remarks.insert(outside(&path, &link));
+                        }
+                        classes.push((source, Class::Link(link)));
+                    }
                     Err(e) => drop(remarks.insert(format!("{}: cannot be read ({e}); not listed", path.display()))),
                 }
                 continue;
@@ -206,6 +216,8 @@ pub(super) fn scan(
                 Some(class @ (Class::Plain(old) | Class::Container(Opened { identity: old, .. })))
                     if *old == identity && !failed_before(&source) =>
                 {
+                    let said = last.and_then(|last| last.unopened.get(&source));
+                    wrong.extend(said.map(|said| (source.clone(), said.clone())));
                     classes.push((source, (*class).clone()));
                 }
                 _ if name::may_be_container(&source) => unopened.push((source, identity)),
@@ -223,12 +235,14 @@ pub(super) fn scan(
             // The disk or the server below failed, and not the container: the next scan tries again.
             Err(Error::Io { op, path, source: e }) if may_pass(&e) => {
                 failed.insert(source.clone());
-                remarks.insert(format!("{}; shown as it is", Error::Io { op, path, source: e }));
+                let error = Error::Io { op, path, source: e };
+                remarks.insert(format!("{error}; shown as it is"));
                 Class::Plain(*identity)
             }
             Err(error) => {
                 // Once for each version of the file: the next scan knows the class.
                 warn!("{error}; shown as it is");
+                wrong.insert(source.clone(), error.to_string());
                 Class::Plain(*identity)
             }
         };
@@ -241,6 +255,7 @@ pub(super) fn scan(
         }
     }
     let mut found = settle(place, classes, &mut remarks);
+    let of_index = accesses.get(OsStr::new(SHARD_INDEX)).copied();
     for found in &mut found {
         found.access = accesses.remove(&found.source);
     }
@@ -256,7 +271,8 @@ pub(super) fn scan(
             shown: SHOWN_INDEX.into(),
             class,
             decoded: false,
-            access: None,
+            // It tells what that file tells.
+            access: of_index,
         });
     }
     found.sort_unstable_by(|a, b| a.shown.as_bytes().cmp(b.shown.as_bytes()));
@@ -265,8 +281,18 @@ pub(super) fn scan(
     }
     debug!("{}: {} names in {:?}", place.path.display(), found.len(), taken.elapsed());
     let settled = failed.is_empty() && (!tree.is_local() || settled(&stamp, now));
-    let notes = Notes { remarks, index, generated, failed };
+    let notes = Notes { remarks, index, generated, unopened: wrong, failed };
     Ok(Scan { stamp, taken, settled, found, notes })
+}
+
+/// What to say of a link that is shown as one because of where it leads.
+fn outside(path: &Path, link: &Link) -> String {
+    format!(
+        "{}: leads out of the source, to {}, and other users may read this mount: shown as a link; \
+         --follow DIR shows what links into DIR lead to",
+        path.display(),
+        link.shown(false).shown().display()
+    )
 }
 
 /// Whether the system may answer otherwise the next time, though nothing has changed.

@@ -15,6 +15,7 @@ use serde::de::IgnoredAny;
 
 use super::packed::{Opened, Packed};
 use super::scan::{Class, Found, Notes, Place};
+use crate::access::Access;
 use crate::engine::Presented;
 use crate::error::{Error, Result};
 use crate::format::bigsmall::{Duplicate, MAX_HEADER, SHARD_INDEX, ShardIndex};
@@ -166,16 +167,19 @@ impl Generated {
 
     /// Whether all that it was made from is what it was, and its place is free.
     pub(super) fn unchanged(&self, tree: &dyn Tree, dir: &Path) -> bool {
-        self.rests_on.iter().all(|(name, identity)| has_version(tree, &dir.join(name), Some(*identity)))
-            && has_version(tree, &dir.join(SHOWN_INDEX), None)
+        self.rests_on.iter().all(|(name, identity)| has_version(tree, &dir.join(name), Some(*identity), None))
+            && has_version(tree, &dir.join(SHOWN_INDEX), None, None)
     }
 }
 
 /// Whether `path` leads to this version of a file; `None` is no file. A link that leads nowhere, or somewhere where nobody may
 /// look, was no file when it was found and is none as long as it is there.
-pub(super) fn has_version(tree: &dyn Tree, path: &Path, version: Option<Identity>) -> bool {
+pub(super) fn has_version(tree: &dyn Tree, path: &Path, version: Option<Identity>, access: Option<Access>) -> bool {
     match version {
-        Some(version) => tree.stat(path).is_ok_and(|found| matches!(found, Stat::File(now, _) if now == version)),
+        Some(version) => match tree.stat(path) {
+            Ok(Stat::File(now, may)) => now == version && (access.is_none() || may == access),
+            _ => false,
+        },
         None => !matches!(tree.stat_link(path), Ok(Stat::File(..))),
     }
 }
@@ -199,7 +203,7 @@ pub(super) fn generate(
             remarks.insert(format!(
                 "{}: its shard {} is not shown as it says, so there is no {SHOWN_INDEX}",
                 path.display(),
-                name.escape_default()
+                name
             ));
             return None;
         };
@@ -251,14 +255,14 @@ fn check(index: &ShardIndex, shards: &HashMap<&str, &Presented>, text: &[u8]) ->
         let duplicates = index.duplicates(shard);
         // It may hold other bytes there, and then nobody knows which are meant.
         if let Some(both) = duplicates.iter().find(|duplicate| stored.contains(duplicate.name.as_str())) {
-            return Err(format!("tensor '{}' is said to be stored in none, and is stored", both.name.escape_default()));
+            return Err(format!("tensor '{}' is said to be stored in none, and is stored", both.name));
         }
         there.extend(duplicates.iter().map(|duplicate| (*shard, duplicate.name.as_str())));
     }
     for tensor in made.weight_map.keys() {
         let shard = index.shard_of(tensor).unwrap_or_default();
         if !there.contains(&(shard, tensor.as_str())) {
-            return Err(format!("tensor '{}' is not in {}", tensor.escape_default(), shard.escape_default()));
+            return Err(format!("tensor '{}' is not in {}", tensor, shard));
         }
     }
     Ok(())

@@ -21,7 +21,8 @@ use super::open::OpenFile;
 use super::packed::Opened;
 use super::scan::{Class, Found, Notes, Place, Scan, Stamp};
 use super::shards::Generated;
-use crate::source::{Access, Identity, Tree};
+use crate::access::Access;
+use crate::source::{Identity, Tree};
 
 /// What an inode number stands for. Immutable but for the caches inside.
 #[derive(Debug)]
@@ -138,11 +139,20 @@ impl Listing {
 impl Entry {
     /// Whether the source still holds what the inode stands for.
     pub(super) fn unchanged(&self, directory: &Directory) -> bool {
-        self.class.unchanged(&*directory.place.tree, &directory.place.path, &self.source)
+        let access = match &self.node.body {
+            Body::File(file) => file.access,
+            Body::Directory(_) | Body::Link(_) => None,
+        };
+        self.class.unchanged(&*directory.place.tree, &directory.place.path, (&self.source, access))
     }
 
     /// Whether `found` is what this entry's inode stands for.
     fn is(&self, found: &Found) -> bool {
+        if let Body::File(file) = &self.node.body
+            && file.access != found.access
+        {
+            return false;
+        }
         match (&self.class, &found.class, &self.node.body) {
             (Class::Directory(old), Class::Directory(new), Body::Directory(_)) => old == new,
             (Class::Plain(old), Class::Plain(new), Body::File(_)) => old == new,

@@ -48,7 +48,7 @@ fn what_a_pytorch_file_repeats_is_stored_once() {
     let once = bench.dir.join("once");
     run(&bench, &["compress", text(&dir.join("model.safetensors")), "-o", text(&once)]);
     let out = bench.source();
-    let report = json(&bench, &["compress", text(&dir), "-o", text(&out), "-f"]);
+    let report = json(&bench, &["compress", "--dedup", text(&dir), "-o", text(&out), "-f"]);
     let packed: Vec<_> = report["files"].as_array().unwrap().iter().map(|f| f["output"].as_str().unwrap()).collect();
     assert_eq!(packed.len(), 3, "{packed:?}");
     assert!(packed[0].ends_with("model.safetensors.bs"), "the file that others need is first: {packed:?}");
@@ -71,7 +71,7 @@ fn what_a_pytorch_file_repeats_is_stored_once() {
     drop(mount);
     run(&bench, &["verify", text(&out), "--source", text(&dir)]);
     let separate = bench.dir.join("separate");
-    run(&bench, &["compress", text(&dir), "-o", text(&separate), "--no-dedup"]);
+    run(&bench, &["compress", text(&dir), "-o", text(&separate)]);
     assert!(fs::read(separate.join("pytorch_model.bin")).unwrap() == fs::read(dir.join("pytorch_model.bin")).unwrap());
 }
 

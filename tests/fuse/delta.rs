@@ -6,7 +6,7 @@ use crate::common::tuned;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::common::mounted::Mount;
+use crate::common::mounted::{Mount, bsfs, stderr};
 use crate::common::tuned::{
     Model, fails, file, json, len, merged, model, moved, pack_against, put, renamed, run, text, unpacked, with_rows,
 };
@@ -157,9 +157,10 @@ fn what_occurs_twice_is_stored_once() {
     put(&bench.dir.join("in/tied/model.safetensors"), &file(&tied));
     for (dir, files) in [("twice", 2), ("shards", 3), ("tied", 1)] {
         let (from, to) = (bench.dir.join("in").join(dir), bench.source().join(dir));
-        let dry = json(&bench, &["compress", "-n", text(&from), "-o", text(&to)]);
+        let dry = json(&bench, &["compress", "--dedup", "-n", text(&from), "-o", text(&to)]);
         assert!(!to.exists());
-        let report = json(&bench, &["compress", text(&from), "-o", text(&to)]);
+        let apart = json(&bench, &["compress", "-n", text(&from), "-o", text(&to)]);
+        let report = json(&bench, &["compress", "--dedup", text(&from), "-o", text(&to)]);
         assert_eq!(dry["packed_bytes"], report["packed_bytes"], "{dir}");
         assert_eq!(report["files"].as_array().unwrap().len(), files);
         let packed = report["packed_bytes"].as_u64().unwrap();
@@ -167,8 +168,14 @@ fn what_occurs_twice_is_stored_once() {
         let standalone = report["standalone_bytes"].as_u64().unwrap();
         let least = if dir == "tied" { 1.4 } else { 1.9 };
         assert!(standalone as f64 > len(&alone) as f64 * least, "{dir}: {standalone}");
-        let apart = json(&bench, &["compress", "--no-dedup", "-n", text(&from), "-o", text(&to)]);
-        assert!(apart["packed_bytes"].as_u64().unwrap() as f64 > len(&alone) as f64 * least, "{dir}: --no-dedup");
+        let (apart, saves) = (apart["packed_bytes"].as_u64().unwrap(), &apart["dedup_would_save_bytes"]);
+        if dir == "tied" {
+            assert!(apart == packed && saves.is_null(), "what a file repeats of itself is stored once in any case");
+        } else {
+            assert!(apart as f64 > len(&alone) as f64 * least, "{dir}: {apart} without --dedup");
+            let off = saves.as_u64().unwrap().abs_diff(apart - packed);
+            assert!(off * 20 < apart - packed, "{dir}: {saves} of {}", apart - packed);
+        }
     }
     common::age(&bench.source());
     let mount = Mount::new(&bench, &[]);
@@ -192,6 +199,61 @@ fn what_occurs_twice_is_stored_once() {
     assert!(of("shards/model-00002-of-00002.safetensors.bs") == file(&one[3..]));
     let verified = json(&bench, &["verify", text(&bench.source())]);
     assert!(verified.as_array().unwrap().iter().all(|v| v["state"] == "sound"), "{verified}");
+}
+
+#[test]
+fn a_container_needs_no_other_file_unless_the_user_asks_for_it() {
+    let bench = Bench::new();
+    let first = model(80, "BF16");
+    let mut second = first.clone();
+    second[3] = model(81, "BF16")[3].clone();
+    for (step, model) in [("1", &first), ("2", &second)] {
+        put(&bench.dir.join(format!("run/step-{step}/model.safetensors")), &file(model));
+    }
+    let (from, to) = (bench.dir.join("run"), bench.source());
+    let packed = |step: &str| to.join(format!("step-{step}/model.safetensors.bs"));
+    let said = run(&bench, &["compress", text(&from), "-o", text(&to)]);
+    assert!(said.contains("--dedup would save about ") && !said.contains("needed to read"), "{said}");
+    fs::remove_dir_all(to.join("step-1")).unwrap();
+    assert!(unpacked(&bench, &packed("2"), None) == file(&second), "the first checkpoint is gone");
+    let info = json(&bench, &["info", text(&packed("2"))]);
+    assert!(info[0].get("bases").is_none(), "{info}");
+    // In one file's place there is no other to share with.
+    fs::create_dir(bench.dir.join("replaced")).unwrap();
+    fs::copy(from.join("step-2/model.safetensors"), bench.dir.join("replaced/m.safetensors")).unwrap();
+    run(&bench, &["compress", text(&bench.dir.join("replaced")), "--replace", "--yes"]);
+    assert!(unpacked(&bench, &bench.dir.join("replaced/m.safetensors.bs"), None) == file(&second));
+
+    fs::remove_dir_all(&to).unwrap();
+    let said = run(&bench, &["compress", "--dedup", text(&from), "-o", text(&to)]);
+    let needs = format!("shares tensors with {}, which is needed to read it", packed("1").display());
+    assert!(said.contains(&needs) && !said.contains("base") && !said.contains("would save"), "{said}");
+    assert!(unpacked(&bench, &packed("2"), Some(&to)) == file(&second));
+    let said = run(&bench, &["info", text(&packed("2"))]);
+    assert!(said.contains("needs     step-1/model.safetensors"), "{said}");
+    let said = run(&bench, &["info", text(&to)]);
+    assert!(said.contains(&format!("→ {}", packed("1").display())), "{said}");
+    fs::remove_dir_all(to.join("step-1")).unwrap();
+    let said = fails(&bench, &["decompress", text(&packed("2")), "-o", text(&bench.dir.join("no"))], 2);
+    assert!(said.contains("cannot be read without 'step-1/model.safetensors'"), "{said}");
+    // A base is still one, beside what files have in common.
+    let base = put(&bench.dir.join("base.safetensors"), &file(&moved(&first, 6)));
+    let report = json(&bench, &["compress", "--dedup", text(&from), "-f", "-o", text(&to), "--base", text(&base)]);
+    let needs: Vec<_> = report["files"][1]["needs"].as_array().unwrap().iter().map(|n| n.as_str().unwrap()).collect();
+    assert!(needs.contains(&text(&base)) && needs.contains(&text(&packed("1"))), "{needs:?}");
+    assert!(unpacked(&bench, &packed("2"), Some(&bench.dir)) == file(&second));
+}
+
+#[test]
+fn a_base_that_is_of_no_use_is_said() {
+    let bench = Bench::new();
+    let ours = put(&bench.dir.join("ours.safetensors"), &file(&model(85, "BF16")));
+    let theirs = put(&bench.dir.join("theirs.safetensors"), &file(&model(86, "F32")));
+    let said = |base: &Path| stderr(&bsfs(&bench, &["compress", "-n", text(&ours), "--base", text(base)]));
+    assert!(said(&theirs).contains("ours.safetensors: no tensor is like one of what is named with --base"));
+    assert!(said(&ours).contains("ours.safetensors: is the file that is named with --base"));
+    let near = put(&bench.dir.join("near.safetensors"), &file(&moved(&model(85, "BF16"), 3)));
+    assert_eq!(said(&near), "");
 }
 
 /// `count` containers, each the base of the next, and the last one's original. The first base is plain.
@@ -260,7 +322,7 @@ fn many_files_that_share_something_with_the_one_before_make_no_chain_that_nobody
         for n in 0..14 {
             put(&from.join(format!("f{n:02}.safetensors")), &file(&[part(n), part(n + 1)]));
         }
-        let report = json(&bench, &["compress", text(&from), "-o", text(&bench.source())]);
+        let report = json(&bench, &["compress", "--dedup", text(&from), "-o", text(&bench.source())]);
         let (packed, alone) = (report["packed_bytes"].as_u64().unwrap(), report["standalone_bytes"].as_u64().unwrap());
         assert!(packed * 10 < alone * if rows == 400 { 7 } else { 9 }, "{packed} of {alone}");
         common::age(&bench.source());

@@ -109,6 +109,9 @@ fn a_repository_is_shown_at_one_commit_and_only_what_is_read_is_fetched() {
     let model = Model::new();
     let mount = model.mount("hf://org/name", &[], &[]);
     assert_eq!(mount.status().source, "hf://org/name@main");
+    // As it was named: so mount(8) finds a line of fstab again.
+    let line = format!("hf://org/name {} fuse.bsfs ", mount.point.display());
+    assert!(fs::read_to_string("/proc/self/mounts").unwrap().contains(&line));
     let at = 3_000_000;
     assert!(read_at(&mount.path("plain.safetensors"), at, 5000) == model.plain[at as usize..][..5000]);
     let seen = model.hub.seen();
@@ -126,6 +129,46 @@ fn a_repository_is_shown_at_one_commit_and_only_what_is_read_is_fetched() {
         let resolved = heads.filter(|seen| seen.path.starts_with("/org/name/resolve/")).count();
         assert!(resolved == 1, "{path} resolved {resolved} times");
     }
+}
+
+#[test]
+fn a_mirror_with_entity_tags_of_its_own_is_shown_as_the_hub_is() {
+    // Its own, and such as look like a digest of git's.
+    for tag in ["mirror-", &"0".repeat(32)] {
+        let model = Model::with(Config { mirror: Some(tag.into()), token: Some(TOKEN.into()), ..Config::default() });
+        let mount = model.mount("hf://org/name", &[], &["--cache", "off", "--patience", "1"]);
+        model.compare(&mount);
+        assert_eq!(mount.status().problems, [""; 0]);
+        model.unmount(mount);
+        // Another tag than the first is another content.
+        let mount = model.mount("hf://org/name", &[], &["--cache", "off", "--patience", "1"]);
+        let path = mount.path("plain.safetensors");
+        assert!(read_at(&path, 1_000_000, 4096) == model.plain[1_000_000..][..4096]);
+        model.hub.fail(Side::Hub, "GET", "plain", u32::MAX, Fault::WrongEtag);
+        assert_eq!(fs::read(&path).unwrap_err().raw_os_error(), Some(libc::EIO));
+        let status = mount.status();
+        assert!(status.problems.iter().any(|text| text.contains("changed on the server")), "{:?}", status.problems);
+    }
+    let model = Model::new();
+    model.hub.fail(Side::Hub, "HEAD", "model", u32::MAX, Fault::WrongEtag);
+    let output = model.start("hf://org/name", &[], &["--cache", "off", "--patience", "1"]);
+    let _mount = Mount { point: model.bench.mount_point(), pid: status_of(&model.bench.mount_point()).unwrap().pid };
+    assert!(stderr(&output).contains("model.safetensors.bs: the file changed on the server"), "{}", stderr(&output));
+}
+
+#[test]
+fn names_that_no_file_can_have_are_left_out_of_a_repository_and_told() {
+    let model = Model::new();
+    let long = "n".repeat(300);
+    let odd = ["x/../up", "a//b", "./c", long.as_str(), "d\\e"];
+    let files: Vec<(&str, &[u8])> = odd.iter().map(|name| (*name, &b"odd"[..])).collect();
+    model.hub.commit("org/name", &files);
+    let output = model.start("hf://org/name", &[], &["--cache", "off"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let mount = Mount { point: model.bench.mount_point(), pid: status_of(&model.bench.mount_point()).unwrap().pid };
+    assert!(stderr(&output).contains("4 names that no file here can have are left out"), "{}", stderr(&output));
+    assert_eq!(fs::read(mount.path("d\\e")).unwrap(), b"odd");
+    assert!(!mount.path("up").exists() && !mount.path("x").exists());
 }
 
 #[test]

@@ -250,6 +250,56 @@ fn keys_of_a_bucket_are_names_whatever_signs_are_in_them_and_marks_of_directorie
     }
 }
 
+/// A prefix is not given up for what is odd in it.
+#[test]
+fn keys_that_no_file_can_have_are_left_out_and_told() {
+    let (bench, server) = (Bench::new(), Server::new());
+    let entry = |key: &str| {
+        format!(
+            "<Contents><Key>{key}</Key><Size>4</Size><LastModified>1994-11-06T08:49:37.000Z</LastModified></Contents>"
+        )
+    };
+    let long = format!("m/{}", "n".repeat(300));
+    let odd = ["m/../up", "m/.", "m/a&#10;b", long.as_str()];
+    let all: String = odd.iter().copied().chain(["m/good", "m/also&amp;good"]).map(entry).collect();
+    let prefixes = ["m//", "m/sub/"].map(|key| format!("<CommonPrefixes><Prefix>{key}</Prefix></CommonPrefixes>"));
+    let list = format!("<ListBucketResult>{all}{}</ListBucketResult>", prefixes.concat());
+    server.put("/bucket", list.as_bytes());
+    server.put("/bucket/m/good", b"good");
+    let url = server.url("");
+    let mut command = command(&bench);
+    command.env("AWS_ENDPOINT_URL", url).env("AWS_ACCESS_KEY_ID", "a").env("AWS_SECRET_ACCESS_KEY", "b");
+    command.env("AWS_REGION", "us-east-1").args(["mount", "--cache", "off", "s3://bucket/m"]);
+    let output = command.arg(bench.mount_point()).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let mount = Mount { point: bench.mount_point(), pid: mounted::status_of(&bench.mount_point()).unwrap().pid };
+    assert_eq!(names(&mount, ""), ["also&good", "good", "sub"]);
+    assert_eq!(fs::read(mount.path("good")).unwrap(), b"good");
+    let said = stderr(&output);
+    assert!(said.contains("5 names that no file here can have are left out") && said.lines().count() == 1, "{said}");
+    assert_eq!(mount.status().problems.len(), 1);
+}
+
+#[test]
+fn a_server_without_ranges_is_told_at_the_mount() {
+    let (bench, server) = (Bench::new(), Server::new());
+    let long = noise(5, 300_000);
+    server.put("/m/long.bin", &long);
+    server.put("/m/short.bin", b"short");
+    server.put("/m/", b"<a href='long.bin'>a</a> <a href='short.bin'>b</a>");
+    server.plan(|seen, _| (seen.path == "/m/long.bin").then_some(Fault::NoRanges));
+    for address in ["/m/", "/m/long.bin"] {
+        let mut command = command(&bench);
+        command.args(["mount", "--cache", "off", &server.url(address)]).arg(bench.mount_point());
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        let mount = Mount { point: bench.mount_point(), pid: mounted::status_of(&bench.mount_point()).unwrap().pid };
+        assert!(stderr(&output).contains("does not serve ranges"), "{address}: {}", stderr(&output));
+        let status = mount.status();
+        assert!(status.problems.iter().any(|text| text.contains("does not serve ranges")), "{:?}", status.problems);
+    }
+}
+
 #[test]
 fn etags_of_azure_are_the_same_with_quotes_and_without() {
     let (bench, server) = (Bench::new(), Server::new());

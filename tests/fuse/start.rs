@@ -32,10 +32,60 @@ fn the_helper_of_mount_mounts() {
     assert_eq!((status.engine.memory_limit, &*status.cache), (64 << 20, "off"));
     assert!(fs::read(mount.path("model.safetensors")).unwrap() == original);
     drop(mount);
-    let output = helper(&bench, &["source", "mount", "-o", "rw,noexec"]);
-    assert_eq!(output.status.code(), Some(2));
-    assert!(stderr(&output).contains("unknown mount option 'noexec'"), "{}", stderr(&output));
+    let output = helper(&bench, &["source", "mount", "-o", "rw,nonsense"]);
+    assert_eq!(output.status.code(), Some(32));
+    assert!(stderr(&output).contains("unknown mount option 'nonsense'"), "{}", stderr(&output));
     assert!(!is_mounted(&bench.mount_point()));
+}
+
+/// The line of the mount table for a mount point.
+fn line_of(point: &Path) -> String {
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    table.lines().rfind(|line| line.split(' ').nth(4) == point.to_str()).unwrap_or_default().to_owned()
+}
+
+/// mount(8) adds noexec, nosuid and nodev to "user" and "users", and always "rw" or "ro".
+#[test]
+fn generic_options_of_fstab_mount_and_have_their_effect() {
+    let bench = Bench::new();
+    model(&bench);
+    let is_root = rustix::process::geteuid().is_root();
+    let cases = [
+        ("rw,noexec,nosuid,nodev,users,cache=off", "noexec"),
+        ("rw,noexec,nosuid,nodev,user=me,cache=off", "noexec"),
+        ("ro,nosymfollow,nonempty,subtype=x,lazytime,mand,silent,cache=off", "nosymfollow"),
+        (
+            r#"rw,fsname=my models\,x,context="a:b:c:s0:c1,c2",auto_unmount,X-mount.mkdir,cache=off"#,
+            r" my\040models,x ",
+        ),
+    ];
+    for (options, shown) in cases.into_iter().filter(|(_, shown)| is_root || *shown != "nosymfollow") {
+        let output = helper(&bench, &["source", "mount", "-o", options]);
+        assert!(output.status.success(), "{options}: {}", stderr(&output));
+        let mount = Mount { pid: status_of(&bench.mount_point()).unwrap().pid, point: bench.mount_point() };
+        let line = line_of(&mount.point);
+        assert!(line.contains(shown) && line.contains(" ro,nosuid,nodev"), "{options}: {line}");
+        assert_eq!(fs::read(mount.path("config.json")).unwrap(), b"{\"a\": 1}");
+    }
+}
+
+#[test]
+fn the_command_takes_options_of_fstab() {
+    let bench = Bench::new();
+    model(&bench);
+    let mount = Mount::new(&bench, &["-o", "noexec,memory=64M,cache=off", "-oallow_other"]);
+    let status = mount.status();
+    assert_eq!((status.engine.memory_limit, &*status.cache), (64 << 20, "off"));
+    assert!(line_of(&mount.point).contains("noexec") && line_of(&mount.point).contains("allow_other"));
+    let output = helper(&bench, &["source", "mount", "-o", "rw"]);
+    assert_eq!(output.status.code(), Some(32));
+    assert!(stderr(&output).contains("already mounted"), "{}", stderr(&output));
+    drop(mount);
+    let output =
+        command(&bench).args(["mount", "-o", "rw,nonsense", "source", "mount"]).current_dir(&bench.dir).output();
+    let output = output.unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("unknown mount option 'nonsense'"), "{}", stderr(&output));
 }
 
 /// In a mount name space of its own, where the helper is at its place and the table is the test's.
@@ -58,6 +108,8 @@ fn a_line_of_fstab_and_the_type_mount() {
          ln -s {BSFS} /sbin/mount.bsfs && mount --bind fstab /etc/fstab || {{ echo cannot prepare; exit 0; }}
          set -ex
          mount {point}
+         mount -a
+         test $(grep -c \" {point} fuse.bsfs \" /proc/mounts) = 1
          ls {point}
          {BSFS} status {point} --json | grep memory_limit
          umount {point}

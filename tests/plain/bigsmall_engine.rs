@@ -63,7 +63,8 @@ fn open(path: &Path, base: Option<&Path>) -> Opened {
     let index = index.map(|json| ShardIndex::parse(path, &json).unwrap());
     let duplicates = index.as_ref().map_or(&[][..], |i| i.duplicates(path.file_name().unwrap().to_str().unwrap()));
     let presented = Presented::new(&container, duplicates.iter().map(|d| (&*d.name, &*d.master))).unwrap();
-    let base = base.map(|path| Arc::new(FileBase::plain(FileSource::open(path).unwrap()).unwrap()) as Arc<dyn Base>);
+    let base =
+        base.map(|path| Arc::new(FileBase::plain(Arc::new(FileSource::open(path).unwrap())).unwrap()) as Arc<dyn Base>);
     Opened { presented: Arc::new(presented), source, base }
 }
 

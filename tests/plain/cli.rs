@@ -51,6 +51,82 @@ fn names(dir: &Path) -> Vec<String> {
     names
 }
 
+/// An access control list as its extended attribute has it: the owner reads and writes, user 7 reads, the group and others nothing.
+const LIST: [(u16, u16, u32); 5] =
+    [(1, 6, u32::MAX), (2, 4, 7), (4, 0, u32::MAX), (16, 4, u32::MAX), (32, 0, u32::MAX)];
+
+fn list() -> Vec<u8> {
+    let entries =
+        LIST.iter().flat_map(|(tag, may, id)| [&tag.to_le_bytes()[..], &may.to_le_bytes(), &id.to_le_bytes()].concat());
+    2_u32.to_le_bytes().into_iter().chain(entries).collect()
+}
+
+const ACL: &str = "system.posix_acl_access";
+
+#[test]
+fn access_lists_and_attributes_are_carried() {
+    use rustix::fs::{XattrFlags, getxattr, setxattr};
+    let bench = Bench::new();
+    let dir = &bench.dir;
+    fs::create_dir(dir.join("model")).unwrap();
+    for (name, bytes) in [("m.safetensors", safetensors(1, 100_000)), ("config.json", b"{}".to_vec())] {
+        let path = dir.join("model").join(name);
+        fs::write(&path, bytes).unwrap();
+        let set = |name, value: &[u8]| setxattr(&path, name, value, XattrFlags::empty());
+        if let Err(error) = set(ACL, &list()).and_then(|()| set("user.origin", b"there")) {
+            return crate::common::skip(&format!("no access lists or attributes in {}: {error}", path.display()));
+        }
+    }
+    let of = |path: &str, name: &str| {
+        let mut value = vec![0; 1000];
+        let len = getxattr(dir.join(path), name, &mut value[..]).unwrap_or(0);
+        value.truncate(len);
+        value
+    };
+    ok(dir, 0, &["compress", "model", "-o", "packed"]);
+    ok(dir, 0, &["decompress", "packed/m.safetensors.bs", "-o", "back"]);
+    ok(dir, 0, &["flatten", "packed/m.safetensors.bs", "-o", "flat.bs"]);
+    ok(dir, 0, &["export", "--format", "bigsmall", "packed/m.safetensors.bs", "-o", "theirs.bs"]);
+    ok(dir, 0, &["migrate", "theirs.bs", "-o", "migrated.bs"]);
+    ok(dir, 0, &["decompress", "theirs.bs", "-o", "again"]);
+    for made in
+        ["packed/m.safetensors.bs", "packed/config.json", "back", "flat.bs", "theirs.bs", "migrated.bs", "again"]
+    {
+        assert!(of(made, ACL) == list(), "{made}: {:?}", of(made, ACL));
+        assert_eq!(of(made, "user.origin"), b"there", "{made}");
+    }
+    let bytes = fs::read(dir.join("model/m.safetensors")).unwrap();
+    ok(dir, 0, &["compress", "model", "--replace", "--yes"]);
+    assert!(of("model/m.safetensors.bs", ACL) == list() && of("model/m.safetensors.bs", "user.origin") == b"there");
+    ok(dir, 0, &["decompress", "model", "--replace", "--yes"]);
+    assert!(of("model/m.safetensors", ACL) == list() && of("model/m.safetensors", "user.origin") == b"there");
+    assert!(fs::read(dir.join("model/m.safetensors")).unwrap() == bytes);
+}
+
+#[test]
+fn a_directorys_default_list_opens_no_output_to_users_whom_the_input_keeps_out() {
+    use rustix::fs::{XattrFlags, getxattr, setxattr};
+    use std::os::unix::fs::PermissionsExt;
+    let bench = Bench::new();
+    let dir = &bench.dir;
+    fs::write(dir.join("m.safetensors"), safetensors(1, 100_000)).unwrap();
+    fs::set_permissions(dir.join("m.safetensors"), fs::Permissions::from_mode(0o640)).unwrap();
+    fs::create_dir(dir.join("out")).unwrap();
+    if let Err(error) = setxattr(dir.join("out"), "system.posix_acl_default", &list(), XattrFlags::empty()) {
+        return crate::common::skip(&format!("no access lists in {}: {error}", dir.display()));
+    }
+    for (arguments, output) in [
+        (&["compress", "m.safetensors", "-o", "out/m.bs"][..], "out/m.bs"),
+        (&["decompress", "out/m.bs", "-o", "out/back"], "out/back"),
+    ] {
+        ok(dir, 0, arguments);
+        let mut value = vec![0; 1000];
+        let len = getxattr(dir.join(output), ACL, &mut value[..]).unwrap_or(4);
+        let may = value[4..len].chunks(8).find(|entry| entry[0] == 2 && entry[4] == 7).map(|entry| entry[2]);
+        assert!(matches!(may, None | Some(0)), "{output}: user 7 has {may:?}");
+    }
+}
+
 #[test]
 fn what_only_its_owner_may_read_stays_so() {
     use std::os::unix::fs::PermissionsExt;
@@ -88,7 +164,7 @@ fn shares_of_a_directory_together_are_all_of_it() {
     }
     fs::write(model.join("sub/config.json"), b"{}").unwrap();
     symlink("m0.safetensors", model.join("link.safetensors")).unwrap();
-    ok(dir, 0, &["compress", "model", "-o", "whole", "--no-dedup"]);
+    ok(dir, 0, &["compress", "model", "-o", "whole"]);
     for index in ["2/3", "0/3", "1/3", "0/3"] {
         ok(dir, 0, &["compress", "model", "-o", "shared", "--shard", index]);
     }
@@ -184,9 +260,10 @@ fn a_directory_becomes_a_mirror_and_comes_back() {
     ok(dir, 0, &["verify", "packed", "--source", "hub/snapshots/c0ffee"]);
     fails(dir, &["compress", "hub/snapshots/c0ffee", "-o", "packed"], &["exists already"]);
 
-    // The whole cache: blobs that links lead to are there once, under the links' names.
+    // The whole cache: blobs are there once, and links lead to them.
     ok(dir, 0, &["compress", "hub", "-o", "whole"]);
-    assert_eq!(names(&dir.join("whole/blobs")), [""; 0]);
+    assert_eq!(names(&dir.join("whole/blobs")), ["aaaa.bs", "bbbb"]);
+    assert_eq!(names(&dir.join("whole/snapshots/c0ffee")), ["config.json", "model.safetensors.bs", "sub"]);
     // Into a directory inside the input: it is not packed into itself.
     ok(dir, 0, &["compress", "hub", "-o", "hub/packed"]);
     assert_eq!(names(&dir.join("hub/packed")), ["blobs", "snapshots"]);
@@ -213,12 +290,10 @@ fn mistakes_are_named_in_one_line() {
     fails(dir, &["compress", "nosuch"], &["nosuch: cannot open: No such file"]);
     fails(dir, &["compress", "ours.bs"], &["ours.bs", "container already"]);
     fails(dir, &["compress", "python.bs"], &["bigsmall"]);
-    fails(dir, &["compress", "plain", "--chunk-size", "3"], &["--chunk-size 3", "64K to 4M"]);
     fails(dir, &["compress", "plain", "-o", "nosuch/out"], &["nosuch/out", "No such file"]);
     fails(dir, &["compress", "plain", "-o", "plain", "--force"], &["plain", "same file"]);
-    fails(dir, &["decompress", "plain"], &["does not end in .bs"]);
-    fails_with(DAMAGED, dir, &["decompress", "plain", "-o", "x"], &["plain: not a bsfs container: it starts with"]);
-    fails_with(DAMAGED, dir, &["info", "empty"], &["empty: not a bsfs container: the file is empty"]);
+    fails(dir, &["decompress", "plain", "-o", "x"], &["plain: not a bsfs container: it starts with"]);
+    fails(dir, &["info", "empty"], &["empty: not a bsfs container: the file is empty"]);
     fails_with(DAMAGED, dir, &["info", "python.bs"], &["python.bs: damaged header: missing field `tensors`"]);
     fails(dir, &["info", "source"], &["source: no .bs file"]);
     fails(dir, &["verify", "nosuch"], &["nosuch"]);
@@ -229,6 +304,72 @@ fn mistakes_are_named_in_one_line() {
     assert_eq!(bsfs(dir, &["compress", "plain", "--storage", "--inference"]).status.code(), Some(2));
     assert_eq!(fs::read(dir.join("plain")).unwrap(), noise(1, 100));
     assert_eq!(names(dir), ["empty", "mount", "ours", "ours.bs", "plain", "python.bs", "source"]);
+}
+
+#[test]
+fn a_healthy_file_of_another_kind_is_not_called_damaged() {
+    let bench = Bench::new();
+    let dir = &bench.dir;
+    let kinds: [(&str, &[u8], &[&str]); 7] = [
+        (
+            "m.safetensors",
+            &safetensors(1, 1000),
+            &["plain safetensors, not compressed", "bsfs compress", "bsfs estimate"],
+        ),
+        ("m.gguf", b"GGUF\x03\0\0\0\0\0\0\0\0\0\0\0 and so on", &["plain GGUF, not compressed"]),
+        ("m.pt", b"PK\x03\x04\0\0\0\0\0\0\0\0\0\0\0\0 and so on", &["zip archive"]),
+        (
+            "pointer.bs",
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+            &["Git LFS pointer", "git lfs pull"],
+        ),
+        ("page.bs", b"<!DOCTYPE html><html>Please log in</html>", &["page of HTML", "download the file again"]),
+        ("odd", b"something that is not known", &["it starts with \"somethin\""]),
+        ("named.safetensors.bs", &safetensors(2, 1000), &["plain safetensors, not compressed"]),
+    ];
+    for (name, bytes, words) in kinds {
+        fs::write(dir.join(name), bytes).unwrap();
+        let words = [&[name, "not a bsfs container"], words].concat();
+        for verb in ["info", "verify", "migrate", "decompress", "flatten"] {
+            let more: &[&str] = if verb == "flatten" { &["--in-place"] } else { &[] };
+            fails(dir, &[&[verb, name], more].concat(), &words);
+        }
+        assert_eq!(fs::read(dir.join(name)).unwrap(), bytes);
+    }
+    // What has the name of a container and is nothing else either was one.
+    fs::write(dir.join("zeros.bs"), [0; 4096]).unwrap();
+    fails_with(DAMAGED, dir, &["info", "zeros.bs"], &["zeros.bs: not a bsfs container"]);
+}
+
+#[test]
+fn what_a_verb_did_and_what_it_needs_is_said() {
+    let bench = Bench::new();
+    let dir = &bench.dir;
+    fs::create_dir(dir.join("plain")).unwrap();
+    fs::write(dir.join("plain/m.safetensors"), safetensors(1, 50_000)).unwrap();
+    ok(dir, 0, &["compress", "plain", "-o", "packed"]);
+    let alone = ok(dir, 0, &["verify", "packed"]);
+    assert!(alone.contains("sound") && !alone.contains("same bytes"), "{alone}");
+    for (what, source) in [("packed", "plain"), ("packed/m.safetensors.bs", "plain/m.safetensors")] {
+        let said = ok(dir, 0, &["verify", what, "--source", source]);
+        assert!(said.contains("the same bytes as plain/m.safetensors"), "{said}");
+        let json = ok(dir, 0, &["verify", what, "--source", source, "--json"]);
+        assert!(json.contains("\"source\": \"plain/m.safetensors\""), "{json}");
+    }
+    fails(dir, &["flatten", "packed/m.safetensors.bs"], &["-o OUT", "--in-place"]);
+    for (arguments, words) in [
+        (&["compress", "plain/m.safetensors", "--chunk-size", "3"][..], &["--chunk-size", "64.0 KiB to 4.0 MiB"][..]),
+        (&["compress", "plain/m.safetensors", "--chunk-size", "lots"], &["'lots' is not a size; try 512M or 10G"]),
+        (&["verify", "packed", "-j", "18446744073709551615"], &["--threads", "0..=1024"]),
+        (&["compress", "plain", "-o", "x", "--shard", "0/18446744073709551615"], &["--shard", "65536"]),
+        (&["mount", "packed", "mount", "--timeout", "18446744073709551615"], &["--timeout", "1..=31536000"]),
+        (&["mount", "packed", "mount", "--memory", "1"], &["--memory", "64.0 KiB to"]),
+    ] {
+        let output = bsfs(dir, arguments);
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {said}");
+        assert!(words.iter().all(|word| said.contains(word)), "{arguments:?}: {said}");
+    }
 }
 
 #[test]

@@ -249,6 +249,14 @@ fn an_expired_address_is_asked_for_again() {
 }
 
 #[test]
+fn a_mirror_with_entity_tags_of_its_own_is_pulled_from() {
+    for tag in ["mirror-", &"0".repeat(32)] {
+        let bench = Bench::with(Config { mirror: Some(tag.into()), ..Config::default() });
+        bench.pull_right();
+    }
+}
+
+#[test]
 fn another_etag_is_no_file_of_this_commit() {
     let bench = Bench::new();
     bench.hub.fail(Side::Hub, "HEAD", "model.safetensors", 1, Fault::WrongEtag);

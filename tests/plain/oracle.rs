@@ -183,7 +183,7 @@ fn ways(container: &Container, bytes: &[u8]) -> BTreeSet<(Codec, u8, u8, u8)> {
 }
 
 #[test]
-#[ignore = "needs a Python with scripts/readers/requirements-container.txt: python3, or what BSFS_PYTHON names"]
+#[ignore = "needs a Python with scripts/readers/requirements-light.txt: python3, or what BSFS_PYTHON names"]
 fn a_container_and_its_base_are_read_by_another_implementation() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
@@ -238,7 +238,7 @@ fn a_container_and_its_base_are_read_by_another_implementation() {
 }
 
 #[test]
-#[ignore = "needs a Python with scripts/readers/requirements-container.txt: python3, or what BSFS_PYTHON names"]
+#[ignore = "needs a Python with scripts/readers/requirements-light.txt: python3, or what BSFS_PYTHON names"]
 fn chunks_with_bytes_behind_the_last_number_are_read_by_another_implementation() {
     const READ: &str = "
 import sys, bsfs_container

@@ -411,7 +411,7 @@ impl Site for Shown {
         Ok(vec![SiteEntry { name: "f".into(), file: Some((self.0.len, version)), modified: 0 }])
     }
 
-    fn resolve(&self, file: &str) -> Arc<dyn Resolve> {
+    fn resolve(&self, file: &str, _version: &str) -> Arc<dyn Resolve> {
         Arc::new(File(self.0.clone(), file.to_owned()))
     }
 }
@@ -429,7 +429,7 @@ impl Resolve for File {
             url: Secret::new(url),
             headers: vec![("authorization".into(), Secret::new("Bearer verysecret"))],
             version: self.0.version.lock().unwrap().clone(),
-            len: self.0.len,
+            len: Some(self.0.len),
             expires: (!expires.is_zero()).then(|| Instant::now() + expires),
         })
     }

@@ -110,20 +110,20 @@ fn attributes_are_those_of_the_original() {
     allow(&bench.source(), 0o710);
     let vfs = tree(&bench);
     let model = look(&vfs, Inode::ROOT, "m.safetensors").unwrap();
-    assert_eq!((model.size, model.blocks(), model.mode, model.links), (1000, 2, 0o440, 1));
+    assert_eq!((model.size, model.blocks(), model.mode, model.links), (1000, 2, 0o640, 1));
     let owner = fs::metadata(&packed).unwrap();
     assert_eq!((model.mtime, model.uid, model.gid), ((ORIGINAL_MTIME, 0), owner.uid(), owner.gid()));
     assert_eq!(vfs.getattr(model.inode).unwrap(), model);
     let plain = look(&vfs, Inode::ROOT, "c").unwrap();
     let modified = fs::metadata(path).unwrap().modified().unwrap().duration_since(std::time::UNIX_EPOCH).unwrap();
     assert_eq!((plain.size, plain.mtime), (5, (modified.as_secs() as i64, modified.subsec_nanos())));
-    assert_eq!(plain.mode, 0o551);
+    assert_eq!(plain.mode, 0o751);
     let root = vfs.getattr(Inode::ROOT).unwrap();
-    assert_eq!((root.kind, root.mode, root.links), (Kind::Directory, 0o510, 2));
+    assert_eq!((root.kind, root.mode, root.links), (Kind::Directory, 0o710, 2));
     // Another mode is another version: who has the file open keeps it.
     allow(&packed, 0o600);
     let again = look(&vfs, Inode::ROOT, "m.safetensors").unwrap();
-    assert_eq!(again.mode, 0o400);
+    assert_eq!(again.mode, 0o600);
     assert_ne!(again.inode, model.inode);
 }
 

@@ -439,7 +439,7 @@ mod shuttled {
         md5[0] ^= u8::from(!right);
         let plan = Plan {
             source: Arc::new(MemorySource::new("m.bs", raw.clone())),
-            packed_read: Arc::default(),
+            reads: Arc::default(),
             parts: vec![Part { coding: Coding::Raw, offset: 0, len, raw_len: len }],
             width: 0,
             skip: 0,

@@ -9,6 +9,7 @@ use log::info;
 
 use super::search::{Lacking, Search, Way};
 use super::{BaseFile, Later, References};
+use crate::access::Access;
 use crate::engine::{Engine, Image};
 use crate::error::Result;
 use crate::format::Container;
@@ -29,7 +30,13 @@ pub struct Places {
     pub hubs: Vec<PathBuf>,
     /// Where nobody may look: a mount point of this process.
     pub exclude: Option<PathBuf>,
+    /// Where users read who may not read all that this process may: the tree that files of this machine are then opened in. A base must be
+    /// open to all readers of what refers to it.
+    pub confined: Option<Arc<dyn Tree>>,
 }
+
+/// A path, and what it is in.
+pub(crate) type Spot<'a> = (&'a Arc<dyn Tree>, &'a Path);
 
 /// Finds bases, and knows the files that were found.
 #[derive(Debug)]
@@ -56,7 +63,42 @@ impl Finder {
     /// A finder that knows nothing yet.
     #[must_use]
     pub fn new(places: Places) -> Self {
-        Self { places, local: Arc::new(LocalTree::default()), known: Mutex::default() }
+        let local = places.confined.clone().unwrap_or_else(|| Arc::new(LocalTree::default()));
+        Self { places, local, known: Mutex::default() }
+    }
+
+    /// The files of this machine, as far as bases are looked for in them.
+    pub(crate) fn local(&self) -> &Arc<dyn Tree> {
+        &self.local
+    }
+
+    /// Whether all who may read the file `home` may read `base`, which has this access: otherwise it is no base, as its bytes would be
+    /// theirs. Always so where nobody else reads.
+    pub(crate) fn is_open_to_readers(&self, home: Spot<'_>, base: Spot<'_>, access: Option<Access>) -> bool {
+        let Some(mut access) = access.filter(|_| self.places.confined.is_some()) else { return true };
+        let mut readers = match home.0.stat(home.1) {
+            Ok(Stat::File(_, Some(readers))) => readers,
+            // A place that knows no users.
+            Ok(Stat::File(_, None)) => Access { uid: u32::MAX, gid: u32::MAX, mode: 0o444 },
+            _ => return false,
+        };
+        // Of directories that both lie in, and of those that the user named, nothing is to be said.
+        for (of, (tree, path), other) in [(&mut access, base, home.1), (&mut readers, home, base.1)] {
+            let directories = path.ancestors().skip(1);
+            for directory in directories.take_while(|dir| !other.starts_with(dir) && !self.is_place(dir)) {
+                match tree.stat(directory) {
+                    Ok(Stat::Directory { access: Some(directory), .. }) => *of = of.within(directory),
+                    Ok(_) => {}
+                    Err(_) => return false,
+                }
+            }
+        }
+        access.covers(readers)
+    }
+
+    fn is_place(&self, path: &Path) -> bool {
+        let Places { named, trees, hubs, .. } = &self.places;
+        named.iter().chain(hubs).chain(trees.iter().map(|(_, root)| root)).any(|place| place == path)
     }
 
     pub(super) fn known(&self) -> MutexGuard<'_, Known> {
@@ -86,7 +128,11 @@ impl Finder {
         let later = version.map(|version| {
             let (finder, container, tree) = (Arc::clone(self), Arc::clone(&container), Arc::clone(tree));
             Later::new(move |engine| {
-                finder.resolve(engine, &container, (&tree, version), (&[], &Lacking::default(), LOOK))
+                let looked = (&[][..], &Lacking::default(), LOOK);
+                let references = finder.resolve(engine, &container, (&tree, version), looked)?;
+                let lacking = references.complete(&container).err();
+                engine.troubles().base(container.path(), lacking.map(|error| error.to_string()));
+                Some(references)
             })
         });
         engine.image_of(container, source, later)

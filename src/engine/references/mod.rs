@@ -11,6 +11,7 @@ mod search;
 pub use file::BaseFile;
 pub use find::{Finder, Places};
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -102,16 +103,16 @@ impl References {
     /// The files in which bases were found, each once.
     #[must_use]
     pub fn files(&self) -> Vec<&Path> {
-        let mut files: Vec<&Path> = Vec::new();
-        for bound in &self.bound {
-            if let Bound::In(candidates) = bound
-                && let Some((file, _)) = candidates.first()
-                && !files.contains(&file.path())
-            {
-                files.push(file.path());
-            }
-        }
-        files
+        let mut seen = HashSet::new();
+        self.bound_files().map(|file| file.path()).filter(|path| seen.insert(*path)).collect()
+    }
+
+    /// The first candidate for each base that was found.
+    fn bound_files(&self) -> impl Iterator<Item = &Arc<BaseFile>> {
+        self.bound.iter().filter_map(|bound| match bound {
+            Bound::In(candidates) => candidates.first().map(|(file, _)| file),
+            Bound::Itself | Bound::Missing(_) => None,
+        })
     }
 
     /// Whether a file turned out to be another one since.
@@ -155,11 +156,9 @@ impl References {
 
     /// Whether a file that was read changed since, and which: then damage is not the container's.
     pub(super) fn changed(&self) -> Option<PathBuf> {
-        let files = self.bound.iter().filter_map(|bound| match bound {
-            Bound::In(candidates) => candidates.first(),
-            _ => None,
-        });
-        files.map(|(file, _)| file).find(|file| !file.unchanged()).map(|file| file.path().to_path_buf())
+        let mut seen = HashSet::new();
+        let mut files = self.bound_files().filter(|file| seen.insert(Arc::as_ptr(file)));
+        files.find(|file| !file.unchanged()).map(|file| file.path().to_path_buf())
     }
 }
 

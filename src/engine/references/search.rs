@@ -5,7 +5,6 @@
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
-use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -13,7 +12,7 @@ use std::sync::{Arc, Weak};
 
 use log::{debug, warn};
 
-use super::find::MAX_KNOWN;
+use super::find::{MAX_KNOWN, Spot};
 use super::{BaseFile, Bound, Finder, MAX_DEPTH, References};
 use crate::engine::{Engine, Presented};
 use crate::error::{Error, Result};
@@ -40,9 +39,6 @@ pub(super) type Lacking = RefCell<HashMap<Identity, (usize, Option<Arc<BaseFile>
 /// The containers on the way from the one that is opened to the one whose bases are looked for, by digest.
 pub(super) type Way<'a> = &'a [([u8; 32], PathBuf)];
 
-/// A path, and what it is in.
-type Spot<'a> = (&'a Arc<dyn Tree>, &'a Path);
-
 /// A base that is wanted.
 struct Want<'a> {
     at: usize,
@@ -64,6 +60,8 @@ pub(super) struct Search<'a> {
     look: u64,
     way: Vec<([u8; 32], PathBuf)>,
     bound: Vec<Bound>,
+    /// How many of them are missing.
+    missing: usize,
     /// Versions that were looked at.
     seen: HashSet<Identity>,
     /// Why a file that has what is wanted could not be taken; the first.
@@ -99,10 +97,12 @@ impl<'a> Search<'a> {
                     BaseId::Tensor(_) | BaseId::Unknown(_) => Bound::Missing(String::new()),
                 })
                 .collect(),
+            missing: 0,
             seen: HashSet::new(),
             why: String::new(),
             depth: 1,
         };
+        search.missing = search.wants(container).len();
         search.all(container);
         let Self { mut bound, why, depth, .. } = search;
         for bound in &mut bound {
@@ -197,8 +197,8 @@ impl<'a> Search<'a> {
             return;
         };
         let snapshots = hub.join(repo).join("snapshots");
-        let Ok(dirs) = fs::read_dir(&snapshots) else { return };
-        let mut dirs: Vec<_> = dirs.filter_map(|entry| Some(entry.ok()?.path())).collect();
+        let Ok(names_there) = self.finder.local.names(&snapshots) else { return };
+        let mut dirs: Vec<_> = names_there.into_iter().map(|name| snapshots.join(name)).collect();
         dirs.sort();
         for dir in dirs {
             for name in names(last) {
@@ -209,7 +209,7 @@ impl<'a> Search<'a> {
 
     /// All files of a directory, and below it down to some depth.
     fn tree(&mut self, (tree, at): Spot<'_>, links: bool, depth: usize, left: &mut usize, container: &Container) {
-        if self.wants(container).is_empty() || *left == 0 || !self.finder.is_reachable(&**tree, at) {
+        if self.missing == 0 || *left == 0 || !self.finder.is_reachable(&**tree, at) {
             return;
         }
         if !tree.is_local() {
@@ -220,7 +220,7 @@ impl<'a> Search<'a> {
         *left -= paths.len();
         paths.sort();
         for path in &paths {
-            if self.wants(container).is_empty() {
+            if self.missing == 0 {
                 return;
             }
             let name = path.file_name().unwrap_or_default().as_bytes();
@@ -241,12 +241,17 @@ impl<'a> Search<'a> {
 
     /// Takes what is wanted from a file, if it is there and has some of it.
     fn file(&mut self, (tree, path): Spot<'_>, links: bool, container: &Container) {
-        let wants = self.wants(container);
-        if wants.is_empty() || !self.finder.is_reachable(&**tree, path) {
+        if self.missing == 0 || !self.finder.is_reachable(&**tree, path) {
             return;
         }
         let version = match if links { tree.stat(path) } else { tree.stat_link(path) } {
-            Ok(Stat::File(version, _)) => version,
+            Ok(Stat::File(version, access)) => {
+                if !self.finder.is_open_to_readers((self.home, self.path), (tree, path), access) {
+                    let text = format!("{} may not be read by all who may read what refers to it", path.display());
+                    return self.note(text);
+                }
+                version
+            }
             Err(error) if !tree.is_local() && error.kind() != std::io::ErrorKind::NotFound => {
                 return self.note(format!("{}: {error}", path.display()));
             }
@@ -255,6 +260,7 @@ impl<'a> Search<'a> {
         if same_file(version, self.version) || !self.seen.insert(version) {
             return;
         }
+        let wants = self.wants(container);
         let bound = self.open((tree, path), version, &wants).and_then(|file| match file {
             Some(file) => self.bind(&file, &wants),
             None => Ok(()),
@@ -306,7 +312,10 @@ impl<'a> Search<'a> {
                     candidates.push((Arc::clone(file), tensor));
                 }
                 Bound::In(_) => {}
-                Bound::Missing(_) | Bound::Itself => *bound = Bound::In(vec![(Arc::clone(file), tensor)]),
+                Bound::Missing(_) | Bound::Itself => {
+                    self.missing = self.missing.saturating_sub(1);
+                    *bound = Bound::In(vec![(Arc::clone(file), tensor)]);
+                }
             }
         }
         Ok(())

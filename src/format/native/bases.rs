@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::container::Span;
 use super::index::section;
 use super::parse::{Broken, short};
-use super::wire::{Cursor, Put};
+use super::wire::{Cursor, Put, numbered};
 
 /// Longest name and hint, bytes.
 const MAX_TEXT: usize = 4096;
@@ -93,18 +93,7 @@ impl Bases {
     /// The bodies of the two sections, by id.
     pub(super) fn to_sections(&self) -> [(u16, Vec<u8>); 2] {
         let (mut refs, mut ranges) = (Vec::new(), Vec::new());
-        let mut hints: Vec<&str> = Vec::new();
-        let hint_of: Vec<u32> = self
-            .refs
-            .iter()
-            .map(|r| {
-                let at = hints.iter().position(|hint| *hint == cut(&r.hint)).unwrap_or_else(|| {
-                    hints.push(cut(&r.hint));
-                    hints.len() - 1
-                });
-                at as u32
-            })
-            .collect();
+        let (hints, hint_of) = numbered(self.refs.iter().map(|r| cut(&r.hint)));
         refs.put_u64(self.standalone_bytes);
         refs.put_u32(self.refs.len() as u32);
         refs.extend(self.refs.iter().map(|r| match r.id {

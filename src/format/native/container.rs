@@ -149,7 +149,8 @@ impl Container {
     /// # Errors
     /// [`Error::NotAContainer`] for another file, [`Error::Unsupported`] for another version or a required section
     /// that this release does not know, [`Error::Truncated`], [`Error::Corrupt`] or [`Error::TooLarge`] for damage,
-    /// [`Error::Io`] from the source. At most twice the source's length plus 48 MiB is allocated.
+    /// [`Error::Io`] from the source. At most the source's length and three times [`max_index_len`](super::max_index_len) is
+    /// allocated.
     pub fn open(source: &dyn ReadAt) -> Result<Self> {
         let path = source.path();
         let mut head = [0; HEADER_LEN];
@@ -162,7 +163,7 @@ impl Container {
                 return Err(Error::Unsupported { path: path.into(), what });
             }
             crate::format::Sniff::Other => {
-                let found = head.get(..first.min(8)).unwrap_or_default().to_vec();
+                let found = head.get(..first.min(16)).unwrap_or_default().to_vec();
                 return Err(Error::NotAContainer { path: path.into(), found });
             }
         }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::wire::{Cursor, Put};
-use super::{MAX_INDEX_SURPLUS, MAX_RAW_LEN};
+use super::{MAX_RAW_LEN, max_index_len};
 use crate::error::{Error, Result};
 use crate::format::checksum::checksum;
 
@@ -17,6 +17,8 @@ pub const MAJOR: u16 = 1;
 pub const MINOR: u16 = 0;
 /// The minor version of what is written with bases.
 pub const MINOR_WITH_BASES: u16 = 1;
+/// The minor version of what has an index longer than readers of versions 1.0 and 1.1 accept.
+pub const MINOR_WITH_LONG_INDEX: u16 = 2;
 
 const CHECKED_LEN: usize = HEADER_LEN - 8;
 const FLAGS_REQUIRED: u32 = 0xffff;
@@ -110,7 +112,7 @@ impl Header {
                 "an index of {index_packed_len} bytes at {index_offset} in a container of {container_len}"
             )));
         }
-        let limit = container_len.saturating_add(MAX_INDEX_SURPLUS);
+        let limit = max_index_len(container_len, u64::from(index_packed_len));
         if u64::from(index_raw_len) > limit {
             let what = "the length of the inflated index";
             return Err(Error::TooLarge { path: path.into(), what, limit, got: u64::from(index_raw_len) });

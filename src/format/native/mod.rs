@@ -17,9 +17,23 @@ pub use writer::{Finish, SpanSpec, TensorSpec, Writer};
 /// Largest raw length of a chunk, bytes. Bounds what one read can cost a reader.
 pub const MAX_CHUNK: u32 = 16 << 20;
 
-/// Bytes by which an inflated index may exceed the container: bounds what a small hostile file can make a reader
-/// allocate (the parsed index takes at most twice as much again).
+/// Bytes by which any inflated index may exceed the container. [`max_index_len`] bounds what a small hostile file can make a
+/// reader allocate; the parsed index takes at most twice as much again.
 pub const MAX_INDEX_SURPLUS: u64 = 16 << 20;
+
+/// Inflated bytes that each stored byte of the index allows beyond [`MAX_INDEX_SURPLUS`], and the most of these. Names and
+/// offsets of many short tensors inflate to some 20 times what they take; a header of safetensors' own limit needs less than the
+/// most.
+pub const MAX_INDEX_RATIO: u64 = 48;
+/// See [`MAX_INDEX_RATIO`].
+pub const MAX_INDEX_INFLATION: u64 = 512 << 20;
+
+/// Longest inflated index that is read from a container of `container_len` bytes whose stored index has `packed_len`.
+#[must_use]
+pub fn max_index_len(container_len: u64, packed_len: u64) -> u64 {
+    let inflation = packed_len.saturating_mul(MAX_INDEX_RATIO).min(MAX_INDEX_INFLATION);
+    container_len.saturating_add(MAX_INDEX_SURPLUS).saturating_add(inflation)
+}
 
 /// Most bytes kept in the index itself; longer prologues are ordinary chunks, so that opening stays cheap.
 pub const MAX_LITERALS: u64 = 1 << 20;

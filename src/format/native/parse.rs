@@ -35,7 +35,11 @@ pub fn container(id: u64, path: &Path, header: Header, packed: &[u8]) -> Result<
         let detail = format!("checksum {:#018x} expected, {found:#018x} found", header.index_checksum);
         return Err(Error::corrupt(path, "index", detail));
     }
-    let raw = inflate(packed, header.index_raw_len as usize).map_err(|got| {
+    let mut raw = Vec::new();
+    // One byte more than stated, so that a longer index shows.
+    let no = |_| Error::io("get memory for the index of", path)(std::io::ErrorKind::OutOfMemory.into());
+    raw.try_reserve_exact(header.index_raw_len as usize + 1).map_err(no)?;
+    inflate(packed, header.index_raw_len as usize, &mut raw).map_err(|got| {
         Error::corrupt(path, "index", format!("{} inflated bytes expected, {got} found", header.index_raw_len))
     })?;
     let sections = sections(&raw, path)?;
@@ -67,17 +71,14 @@ fn required<'a>(body: Option<&'a [u8]>, name: &str, path: &Path) -> Result<Curso
     body.map(Cursor::new).ok_or_else(|| Error::corrupt(path, "index", format!("section {name} is missing")))
 }
 
-/// Inflates to exactly `len` bytes, or says how many there were (0 for a broken frame).
-fn inflate(packed: &[u8], len: usize) -> Result<Vec<u8>, usize> {
+/// Inflates to exactly `len` bytes into `raw`, which has room for one more, or says how many there were (0 for a broken frame).
+fn inflate(packed: &[u8], len: usize, raw: &mut Vec<u8>) -> Result<(), usize> {
     if !crate::codec::is_one_frame(packed) {
         return Err(0);
     }
-    // One byte more than stated, so that a longer index shows.
-    let mut raw = Vec::with_capacity(len + 1);
-    let got = zstd::bulk::Decompressor::new()
-        .and_then(|mut d| d.decompress_to_buffer(packed, &mut raw))
-        .map_err(|_| 0_usize)?;
-    if got == len { Ok(raw) } else { Err(got) }
+    let got =
+        zstd::bulk::Decompressor::new().and_then(|mut d| d.decompress_to_buffer(packed, raw)).map_err(|_| 0_usize)?;
+    if got == len { Ok(()) } else { Err(got) }
 }
 
 #[derive(Default)]

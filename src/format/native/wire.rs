@@ -1,5 +1,7 @@
 //! Little-endian fields: appending them, and taking them with every length checked.
 
+use std::collections::HashMap;
+
 /// Takes fields from the front of a byte slice. `None` means that the bytes ran out.
 #[derive(Debug, Clone, Copy)]
 pub struct Cursor<'a> {
@@ -70,4 +72,17 @@ impl Put for Vec<u8> {
     fn put_u64(&mut self, x: u64) {
         self.extend_from_slice(&x.to_le_bytes());
     }
+}
+
+/// The texts, each once, in order of their first use, and the number of each item's text among them.
+pub fn numbered<'a>(texts: impl Iterator<Item = &'a str>) -> (Vec<&'a str>, Vec<u32>) {
+    let (mut once, mut numbers) = (Vec::new(), HashMap::new());
+    let number_of = texts.map(|text| {
+        *numbers.entry(text).or_insert_with(|| {
+            once.push(text);
+            once.len() as u32 - 1
+        })
+    });
+    let number_of = number_of.collect();
+    (once, number_of)
 }

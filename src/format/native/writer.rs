@@ -3,10 +3,10 @@
 use std::io::{self, Seek, SeekFrom, Write};
 
 use super::bases::Bases;
-use super::header::{HEADER_LEN, Header, MINOR, MINOR_WITH_BASES};
+use super::header::{HEADER_LEN, Header, MINOR, MINOR_WITH_BASES, MINOR_WITH_LONG_INDEX};
 use super::index::{FileInfo, section};
-use super::wire::Put;
-use super::{MAX_INDEX_SURPLUS, MAX_LITERALS};
+use super::wire::{Put, numbered};
+use super::{MAX_INDEX_SURPLUS, MAX_LITERALS, max_index_len};
 use crate::codec::Codec;
 use crate::format::checksum::checksum;
 use crate::tensor::ElemType;
@@ -113,24 +113,45 @@ impl<W: Write + Seek> Writer<W> {
         if f.literals.len() as u64 > MAX_LITERALS {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "too many literal bytes for an index"));
         }
-        let index = self.index(f);
-        let packed = zstd::bulk::compress(&index, INDEX_LEVEL)?;
-        let container_len = self.at + packed.len() as u64;
-        let len = |n: usize| {
-            let limit = container_len.saturating_add(MAX_INDEX_SURPLUS);
-            u32::try_from(n).ok().filter(|&n| u64::from(n) <= limit).ok_or_else(|| {
-                let text = format!("an index of {n} bytes is too long; choose a larger --chunk-size");
-                io::Error::new(io::ErrorKind::InvalidInput, text)
-            })
+        let pack = |index: &[u8], level| -> io::Result<_> {
+            let packed = zstd::bulk::compress(index, level)?;
+            let (len, packed_len) = (index.len() as u64, packed.len() as u64);
+            let container_len = self.at + packed_len;
+            let limit = max_index_len(container_len, packed_len);
+            Ok((packed, len, container_len, len <= limit && u32::try_from(len.max(packed_len)).is_ok()))
         };
+        let index = self.index(f);
+        let (mut packed, mut index_len, mut container_len, mut fits) = pack(&index, INDEX_LEVEL)?;
+        // An index that compresses too well for readers to trust it: less well, then.
+        for level in [1, -1, -4, -20] {
+            if !fits {
+                (packed, index_len, container_len, fits) = pack(&index, level)?;
+            }
+        }
+        if !fits {
+            // The list of tensors is the one long part that no reader needs.
+            let index = self.index(&Finish { tensors: &[], ..f.clone() });
+            (packed, index_len, container_len, fits) = pack(&index, INDEX_LEVEL)?;
+        }
+        if !fits {
+            let (chunks, spans) = (self.check.len(), f.spans.len());
+            let text = format!("an index of {index_len} bytes, of {spans} spans and {chunks} chunks, is too long");
+            let advice = if chunks > 2 * spans { "; choose a larger --chunk-size" } else { "" };
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text + advice));
+        }
+        let long = index_len > container_len.saturating_add(MAX_INDEX_SURPLUS);
         let header = Header {
-            minor: if f.bases.is_empty() { MINOR } else { MINOR_WITH_BASES },
+            minor: match (long, f.bases.is_empty()) {
+                (true, _) => MINOR_WITH_LONG_INDEX,
+                (false, false) => MINOR_WITH_BASES,
+                (false, true) => MINOR,
+            },
             flags: 0,
             container_len,
             raw_len: f.spans.iter().map(|span| span.raw_len).sum(),
             index_offset: self.at,
-            index_packed_len: len(packed.len())?,
-            index_raw_len: len(index.len())?,
+            index_packed_len: packed.len() as u32,
+            index_raw_len: index_len as u32,
             index_checksum: checksum(&packed),
         };
         self.out.write_all(&packed)?;
@@ -208,24 +229,15 @@ fn spans(spans: &[SpanSpec]) -> Vec<u8> {
 }
 
 fn tensors(tensors: &[TensorSpec]) -> Vec<u8> {
-    let mut dtypes: Vec<&str> = Vec::new();
-    let mut dtype_of = Vec::with_capacity(tensors.len());
-    for t in tensors {
-        let name = short_name(&t.dtype);
-        let at = dtypes.iter().position(|&have| have == name).unwrap_or_else(|| {
-            // More names than a u16 counts are not dtypes; the last one then stands for the rest.
-            if dtypes.len() < usize::from(u16::MAX) {
-                dtypes.push(name);
-            }
-            dtypes.len() - 1
-        });
-        dtype_of.push(at as u16);
-    }
+    let (mut dtypes, dtype_of) = numbered(tensors.iter().map(|t| short_name(&t.dtype)));
+    // More names than a u16 counts are not dtypes; the last one then stands for the rest.
+    dtypes.truncate(usize::from(u16::MAX));
+    let last = dtypes.len().saturating_sub(1) as u32;
     let mut out = Vec::new();
     out.put_u32(tensors.len() as u32);
     tensors.iter().for_each(|t| out.put_u64(t.raw_offset));
     tensors.iter().for_each(|t| out.put_u64(t.raw_len));
-    dtype_of.iter().for_each(|&at| out.put_u16(at));
+    dtype_of.iter().for_each(|&at| out.put_u16(at.min(last) as u16));
     let dims = |t: &'_ TensorSpec| t.shape.len().min(255);
     tensors.iter().for_each(|t| out.push(dims(t) as u8));
     tensors.iter().for_each(|t| t.shape.iter().take(dims(t)).for_each(|&d| out.put_u64(d)));

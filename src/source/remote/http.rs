@@ -245,7 +245,7 @@ impl ResolvedFile {
         let resolve = Arc::clone(&self.0.resolve);
         let resolved = tokio::task::spawn_blocking(move || resolve.resolve()).await;
         let location = resolved.map_err(|_| Failure::Refused("finding out where the file is panicked".into()))??;
-        if location.version != self.0.version || location.len != self.0.len {
+        if location.version != self.0.version || location.len.is_some_and(|len| len != self.0.len) {
             return Err(Failure::Changed);
         }
         let located = Arc::new(Located { location, pinned: Mutex::default() });

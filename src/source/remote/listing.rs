@@ -53,6 +53,24 @@ impl Item {
     }
 }
 
+/// What a server has in a directory.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    pub(super) items: Vec<Item>,
+    /// Names that cannot be shown.
+    pub(super) odd: Vec<String>,
+}
+
+impl Found {
+    /// Adds what has a name that can be shown, and takes note of what has another.
+    pub(super) fn add(&mut self, name: &str, item: Option<Item>) {
+        match item {
+            Some(item) => self.items.push(item),
+            None => self.odd.push(name.to_owned()),
+        }
+    }
+}
+
 fn is_name(name: &str) -> bool {
     !matches!(name, "" | "." | "..") && name.len() <= MAX_NAME && !name.contains(['/', '\0'])
 }

@@ -41,6 +41,8 @@ use crate::error::Error;
 /// Unit of what is asked for, kept and counted, bytes.
 const BLOCK: u64 = 64 << 10;
 
+/// Lines on what is wrong with a place that are remembered, at most.
+const MOST_NOTES: usize = 10;
 /// A file that was read so lately shares the memory.
 const READING: Duration = Duration::from_secs(3);
 /// How long a request ahead of readers waits for the disk, for each piece of its body.
@@ -85,6 +87,8 @@ struct Shared {
     began: Instant,
     held: AtomicU64,
     files: Mutex<Vec<Weak<file::Inner>>>,
+    /// What is wrong with the place, in words.
+    notes: Mutex<Vec<String>>,
 }
 
 impl std::fmt::Debug for file::Inner {
@@ -94,6 +98,15 @@ impl std::fmt::Debug for file::Inner {
 }
 
 impl Shared {
+    /// Logs what is wrong with the place, and has it told at the mount and in the status.
+    fn note(&self, text: String) {
+        log::warn!("{text}");
+        let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
+        if notes.len() < MOST_NOTES && !notes.contains(&text) {
+            notes.push(text);
+        }
+    }
+
     /// Counts bytes in memory or on their way there.
     fn hold(&self, bytes: u64) {
         self.held.fetch_add(bytes, Ordering::Relaxed);

@@ -4,7 +4,7 @@ use std::fmt;
 use std::future::Future;
 use std::ops::Range;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -17,7 +17,7 @@ use reqwest::header::RANGE;
 
 use super::fetch::{Answer, Answering, Fetch, Version, again};
 use super::http::{certificate, retry_after};
-use super::listing::{Facts, Item};
+use super::listing::{Facts, Found, Item};
 use super::resolve::Failure;
 
 /// The longest page of a listing, and what is looked at of a refusal, bytes.
@@ -41,9 +41,13 @@ impl fmt::Display for Later {
 
 impl std::error::Error for Later {}
 
-/// The client for the crate's requests, which tells us of `Retry-After`.
+/// The client for the crate's requests, which tells us of `Retry-After`, and leaves out of listings what the crate cannot take.
 #[derive(Debug, Clone)]
-struct Client(reqwest::Client);
+struct Client {
+    client: reqwest::Client,
+    /// Keys that were left out.
+    odd: Arc<Mutex<Vec<String>>>,
+}
 
 impl HttpConnector for Client {
     fn connect(&self, _options: &ClientOptions) -> object_store::Result<HttpClient> {
@@ -62,11 +66,12 @@ impl HttpService for Client {
     {
         Box::pin(async move {
             let of_a_file = request.headers().contains_key(RANGE);
-            let response = self.0.call(request).await?;
+            let response = self.client.call(request).await?;
             let status = response.status().as_u16();
             // The crate takes all other bodies whole.
             let most = if status >= 400 { MAX_REFUSAL } else { MAX_PAGE };
-            let response = if status < 400 && of_a_file { response } else { bounded(response, most).await? };
+            let response =
+                if status < 400 && of_a_file { response } else { bounded(response, most, &self.odd).await? };
             match Failure::of_status(status, retry_after(response.headers())) {
                 Failure::Again { after, .. } if status >= 400 => {
                     Err(HttpError::new(HttpErrorKind::Request, Later { status, after }))
@@ -78,7 +83,7 @@ impl HttpService for Client {
 }
 
 /// An answer with its body, if that is no longer than `most` bytes; a refusal is cut to so many.
-async fn bounded(response: HttpResponse, most: usize) -> Result<HttpResponse, HttpError> {
+async fn bounded(response: HttpResponse, most: usize, odd: &Mutex<Vec<String>>) -> Result<HttpResponse, HttpError> {
     let refusal = response.status().as_u16() >= 400;
     let (parts, body) = response.into_parts();
     let (mut whole, mut body) = (Vec::new(), body.bytes_stream());
@@ -94,12 +99,85 @@ async fn bounded(response: HttpResponse, most: usize) -> Result<HttpResponse, Ht
             return Err(HttpError::new(HttpErrorKind::Decode, std::io::Error::other(text)));
         }
     }
+    let whole = match std::str::from_utf8(&whole) {
+        Ok(page) if !refusal => listable(page, &mut odd.lock().unwrap_or_else(PoisonError::into_inner)).into_bytes(),
+        _ => whole,
+    };
     Ok(HttpResponse::from_parts(parts, bytes::Bytes::from(whole).into()))
 }
 
-/// A bucket, opened as the environment says, and what to say of the environment when the bucket refuses.
+/// Entries of listings of all three kinds of buckets, and what holds their keys.
+const ENTRIES: [(&str, &str); 4] =
+    [("Contents", "Key"), ("CommonPrefixes", "Prefix"), ("Blob", "Name"), ("BlobPrefix", "Name")];
+
+/// A page of a listing without the entries whose keys are no paths, for one of which the crate refuses the whole page.
+fn listable(page: &str, odd: &mut Vec<String>) -> String {
+    let (mut kept, mut rest) = (String::with_capacity(page.len()), page);
+    while let Some((before, from)) = rest.find('<').and_then(|at| rest.split_at_checked(at)) {
+        kept.push_str(before);
+        let entry = ENTRIES.iter().find_map(|(entry, key)| {
+            let inside = from.strip_prefix('<')?.strip_prefix(entry)?.strip_prefix('>')?;
+            let end = format!("</{entry}>");
+            let (inside, after) = inside.split_once(&end)?;
+            Some((inside, after, key))
+        });
+        let Some((inside, after, key)) = entry else {
+            kept.push('<');
+            rest = from.get(1..).unwrap_or_default();
+            continue;
+        };
+        let text = inside.split_once(&format!("<{key}>")).and_then(|(_, text)| text.split_once(&format!("</{key}>")));
+        match text.map(|(text, _)| (text, unescape(text))) {
+            Some((text, key))
+                if !key.as_deref().is_some_and(|key| !key.starts_with('/') && Key::parse(key).is_ok()) =>
+            {
+                odd.push(key.unwrap_or_else(|| text.to_owned()));
+            }
+            // What is no entry as we know them is the crate's to judge.
+            _ => kept.push_str(from.get(..from.len() - after.len()).unwrap_or_default()),
+        }
+        rest = after;
+    }
+    kept.push_str(rest);
+    kept
+}
+
+/// Text of XML as what it stands for.
+fn unescape(text: &str) -> Option<String> {
+    let (mut plain, mut rest) = (String::with_capacity(text.len()), text);
+    while let Some((before, from)) = rest.split_once('&') {
+        plain.push_str(before);
+        let (name, after) = from.split_once(';')?;
+        plain.push(match name {
+            "amp" => '&',
+            "lt" => '<',
+            "gt" => '>',
+            "quot" => '"',
+            "apos" => '\'',
+            _ => {
+                let number = name.strip_prefix('#')?;
+                let code = match number.strip_prefix(['x', 'X']) {
+                    Some(digits) => u32::from_str_radix(digits, 16),
+                    None => number.parse(),
+                };
+                char::from_u32(code.ok()?)?
+            }
+        });
+        rest = after;
+    }
+    plain.push_str(rest);
+    Some(plain)
+}
+
+/// A bucket, opened as the environment says.
 #[derive(Debug, Clone)]
-pub(super) struct Bucket(Arc<dyn ObjectStore>, Option<&'static str>);
+pub(super) struct Bucket {
+    store: Arc<dyn ObjectStore>,
+    /// What to say of the environment when the bucket refuses.
+    advice: Option<&'static str>,
+    /// Keys that were left out of listings, of which nobody was told yet.
+    odd: Arc<Mutex<Vec<String>>>,
+}
 
 /// Where credentials may be told in the environment, and what to do where none are. The crate then asks the machine for a role of its own, and
 /// of a machine without one the error is that of this question.
@@ -191,7 +269,8 @@ impl Bucket {
     /// # Errors
     /// What is missing or wrong in them, in words.
     pub(super) fn open(scheme: &str, url: &str, client: reqwest::Client) -> Result<Self, String> {
-        let client = Client(client);
+        let odd = Arc::<Mutex<_>>::default();
+        let client = Client { client, odd: Arc::clone(&odd) };
         // Trying again is our own business: it knows of ranges, patience and Retry-After.
         let retry = RetryConfig { max_retries: 0, retry_timeout: Duration::from_secs(60), ..RetryConfig::default() };
         let plain = |name: &str| std::env::var(name).is_ok_and(|endpoint| endpoint.starts_with("http://"));
@@ -216,13 +295,13 @@ impl Bucket {
                 Arc::new(builder.with_http_connector(client).with_retry(retry).build().map_err(words)?)
             }
         };
-        Ok(Self(store, lacking.map(|(.., advice)| *advice)))
+        Ok(Self { store, advice: lacking.map(|(.., advice)| *advice), odd })
     }
 
     /// What to make of an error of the bucket itself.
     fn failure(&self, error: &object_store::Error) -> Failure {
         let failure = failure(error);
-        let Some(advice) = self.1 else { return failure };
+        let Some(advice) = self.advice else { return failure };
         match failure {
             Failure::Refused(why) => Failure::Refused(format!("{why}; {advice}")),
             Failure::Denied => Failure::Refused(format!("it may not be read; {advice}")),
@@ -232,26 +311,31 @@ impl Bucket {
     }
 
     /// What is in a directory, which is a prefix of keys.
-    pub(super) async fn list(&self, prefix: &str) -> Result<Vec<Item>, Failure> {
+    pub(super) async fn list(&self, prefix: &str) -> Result<Found, Failure> {
         let prefix = Key::parse(prefix).map_err(|e| Failure::Refused(e.to_string()))?;
-        let found = self.0.list_with_delimiter(Some(&prefix)).await;
-        let found = found.map_err(|e| match (self.failure(&e), self.1) {
+        let found = self.store.list_with_delimiter(Some(&prefix)).await;
+        let found = found.map_err(|e| match (self.failure(&e), self.advice) {
             // Perhaps the role is what is not there.
             (Failure::Missing, Some(advice)) => Failure::Refused(format!("nothing is there; {advice}")),
             (other, _) => other,
         })?;
         // A directory may be marked by an empty object of its own name and a slash, which the crate takes away.
         let below = |key: &Key| key.prefix_match(&prefix).is_some_and(|mut parts| parts.next().is_some());
-        let prefixes = found.common_prefixes.iter().filter(|key| below(key));
-        let directories = prefixes.filter_map(|key| Item::directory(key.filename()?, key.as_ref()));
-        let files = found.objects.iter().filter(|meta| below(&meta.location)).filter_map(item);
-        Ok(directories.chain(files).collect())
+        let mut listed = Found::default();
+        for key in found.common_prefixes.iter().filter(|key| below(key)) {
+            listed.add(key.as_ref(), key.filename().and_then(|name| Item::directory(name, key.as_ref())));
+        }
+        for meta in found.objects.iter().filter(|meta| below(&meta.location)) {
+            listed.add(meta.location.as_ref(), item(meta));
+        }
+        listed.odd.append(&mut self.odd.lock().unwrap_or_else(PoisonError::into_inner));
+        Ok(listed)
     }
 
     /// One object; [`Failure::Missing`] when there is none.
     pub(super) async fn find(&self, key: &str) -> Result<Item, Failure> {
         let key = Key::parse(key).map_err(|e| Failure::Refused(e.to_string()))?;
-        let meta = self.0.head(&key).await.map_err(|e| self.failure(&e))?;
+        let meta = self.store.head(&key).await.map_err(|e| self.failure(&e))?;
         item(&meta).ok_or(Failure::Missing)
     }
 
@@ -290,7 +374,7 @@ impl Fetch for Object {
             if_match: self.version.pin().map(str::to_owned),
             ..GetOptions::default()
         };
-        let (store, key, seen) = (Arc::clone(&self.bucket.0), self.key.clone(), self.version.clone());
+        let (store, key, seen) = (Arc::clone(&self.bucket.store), self.key.clone(), self.version.clone());
         Box::pin(async move {
             let result = store.get_opts(&key, options).await.map_err(|e| failure(&e))?;
             let meta = &result.meta;
@@ -309,6 +393,38 @@ impl Fetch for Object {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn keys_that_are_no_paths_are_left_out_of_a_page_and_no_others() {
+        let contents = |key: &str| format!("<Contents><Key>{key}</Key><Size>1</Size></Contents>");
+        let prefix = |key: &str| format!("<CommonPrefixes><Prefix>{key}</Prefix></CommonPrefixes>");
+        let blob = |key: &str| {
+            format!("<Blobs><Blob><Name>{key}</Name></Blob><BlobPrefix><Name>{key}</Name></BlobPrefix></Blobs>")
+        };
+        let long = "n".repeat(900);
+        for key in ["m/a", "m/a&amp;b", "m/&#x66;", "m/..a", "m/a/", &long] {
+            for page in [contents(key), prefix(key), blob(key)] {
+                let (page, mut odd) = (format!("<List><Prefix>m//</Prefix>{page}<IsTruncated/></List>"), Vec::new());
+                assert_eq!((listable(&page, &mut odd), odd), (page.clone(), Vec::new()));
+            }
+        }
+        for (key, told) in
+            [("m//", "m//"), ("m/../b", "m/../b"), ("m/./b", "m/./b"), ("m/&#1;", "m/\u{1}"), ("/m", "/m")]
+        {
+            for page in [contents(key), prefix(key)] {
+                let mut odd = Vec::new();
+                assert_eq!(
+                    listable(&format!("<L>{page}{}</L>", contents("m/a")), &mut odd),
+                    format!("<L>{}</L>", contents("m/a"))
+                );
+                assert_eq!(odd, [told]);
+            }
+            assert_eq!(listable(&blob(key), &mut Vec::new()), "<Blobs></Blobs>");
+        }
+        for cut in ["<Contents><Key>m//</Key>", "<Contents>", "<", "a<b", ""] {
+            assert_eq!(listable(cut, &mut Vec::new()), cut);
+        }
+    }
 
     #[test]
     fn words_of_errors_lose_what_may_be_secret() {

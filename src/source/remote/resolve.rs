@@ -38,8 +38,8 @@ pub struct Location {
     /// What tells this version of the file from others: an ETag, a digest, a commit with a path. The same after each resolving, or
     /// the file counts as changed. What the host of `url` gives as an ETag may be another text; it is pinned apart.
     pub version: String,
-    /// Length in bytes; the same after each resolving.
-    pub len: u64,
+    /// Length in bytes, if it is said; the same after each resolving.
+    pub len: Option<u64>,
     /// When `url` stops to work; `None` when that is not known. It is resolved again before that, and when the host says 401 or 403.
     pub expires: Option<Instant>,
 }
@@ -110,7 +110,7 @@ mod tests {
             url: Secret::new("https://h/x?sig=abc"),
             headers: vec![("authorization".into(), Secret::new("Bearer abc"))],
             version: "v".into(),
-            len: 1,
+            len: Some(1),
             expires: None,
         };
         assert!(!format!("{location:?}").contains("abc"));

@@ -19,8 +19,6 @@ pub(super) const PROBE: u64 = super::BLOCK;
 const MAX_PAGE: usize = 16 << 20;
 /// Most names of a page, each of which is a request.
 const MAX_NAMES: usize = 100_000;
-/// The longest name that a file can be shown under, bytes.
-const NAME_MAX: usize = 255;
 /// The longest link that is looked at, bytes: that of a name of 255 bytes, all of them encoded, and of the path before it.
 const MAX_LINK: usize = 8 << 10;
 
@@ -31,6 +29,8 @@ pub(super) struct Probed {
     pub(super) head: Bytes,
     /// It is a directory: redirects led to a URL that ends in a slash.
     pub(super) directory: bool,
+    /// The server sends all of a longer file in place of its first bytes.
+    pub(super) whole: bool,
 }
 
 /// Asks for the first bytes of a file.
@@ -65,8 +65,9 @@ pub(super) async fn probe(client: &Client, url: &Secret) -> Result<Probed, Failu
         }
     }
     let modified = answer.version.modified.as_deref().and_then(http_date).unwrap_or(0);
+    let whole = answer.whole && len > PROBE && !directory;
     let facts = Facts { len, version: answer.version, modified };
-    Ok(Probed { facts, head: head.into(), directory })
+    Ok(Probed { facts, head: head.into(), directory, whole })
 }
 
 /// A file without a first byte: asked for whole, since not all servers know HEAD.
@@ -84,12 +85,20 @@ async fn empty(client: &Client, url: &Secret) -> Result<Probed, Failure> {
         }
     }
     let modified = version.modified.as_deref().and_then(http_date).unwrap_or(0);
-    Ok(Probed { facts: Facts { len: 0, version, modified }, head: Bytes::new(), directory: false })
+    Ok(Probed { facts: Facts { len: 0, version, modified }, head: Bytes::new(), directory: false, whole: false })
 }
 
-/// The names below `url`, which ends in a slash: those of files with how they are written in URLs, and whether they are
-/// directories.
-pub(super) async fn index(client: &Client, url: &Secret) -> Result<BTreeMap<String, (String, bool)>, Failure> {
+/// The links of an index page.
+#[derive(Debug, Default)]
+pub(super) struct Links {
+    /// Names, how they are written in URLs, and whether they are directories.
+    pub(super) names: BTreeMap<String, (String, bool)>,
+    /// What stands in the page in place of a name and is none.
+    pub(super) odd: Vec<String>,
+}
+
+/// The names below `url`, which ends in a slash.
+pub(super) async fn index(client: &Client, url: &Secret) -> Result<Links, Failure> {
     let response =
         client.get(url.reveal()).header(ACCEPT_ENCODING, "identity").send().await.map_err(|e| failure(&e))?;
     let status = response.status().as_u16();
@@ -109,7 +118,7 @@ pub(super) async fn index(client: &Client, url: &Secret) -> Result<BTreeMap<Stri
         }
     }
     let found = links(&String::from_utf8_lossy(&page), &base);
-    if found.len() > MAX_NAMES {
+    if found.names.len() + found.odd.len() > MAX_NAMES {
         return Err(Failure::Refused(format!("the index page has more than {MAX_NAMES} names")));
     }
     Ok(found)
@@ -124,8 +133,8 @@ pub(super) fn below(directory: &Url, rest: &str) -> Url {
 }
 
 /// The links of a page that lead to its own directory's files and directories.
-fn links(page: &str, base: &Url) -> BTreeMap<String, (String, bool)> {
-    let mut found = BTreeMap::new();
+fn links(page: &str, base: &Url) -> Links {
+    let mut found = Links::default();
     let lower = page.to_ascii_lowercase();
     // What is in a link is no other: a page is gone through once.
     let mut next = 0;
@@ -159,8 +168,12 @@ fn links(page: &str, base: &Url) -> BTreeMap<String, (String, bool)> {
         if segment.contains('/') {
             continue;
         }
-        let Some(name) = decode(segment).filter(|name| name.len() <= NAME_MAX) else { continue };
-        found.insert(name, (segment.to_owned(), directory));
+        match decode(segment) {
+            Some(name) => _ = found.names.insert(name, (segment.to_owned(), directory)),
+            // A link to the directory itself.
+            None if segment.is_empty() => {}
+            None => found.odd.push(segment.to_owned()),
+        }
     }
     found
 }
@@ -209,19 +222,20 @@ mod tests {
             <a href="?C=N;O=D">sort</a> <a href="/models/x/abs.bin">e</a> <a href="https://other/models/x/no">f</a>
             <a href="sub/deep">g</a> <a href="/else">h</a> <a href="%2e%2e/up">i</a> <a href="x&amp;y">j</a> <a href="k#l">k</a>"#;
         let found = links(page, &base);
-        let names: Vec<_> = found.iter().map(|(name, (_, directory))| (name.as_str(), *directory)).collect();
+        let names: Vec<_> = found.names.iter().map(|(name, (_, directory))| (name.as_str(), *directory)).collect();
         let expected =
             [("a b.bs", false), ("abs.bin", false), ("c.json", false), ("k", false), ("sub", true), ("x&y", false)];
         assert_eq!(names, expected);
-        assert_eq!(found["a b.bs"].0, "a%20b.bs");
+        assert_eq!(found.names["a b.bs"].0, "a%20b.bs");
+        assert_eq!(links("<a href='%ff'>x</a> <a href='./'>y</a>", &base).odd, ["%ff"]);
     }
 
     #[test]
     fn a_page_of_links_that_do_not_end_is_gone_through_in_no_time() {
         // Twenty million million steps, if each were followed to the end of the page.
         let base = Url::parse("https://host/").unwrap();
-        assert!(links(&"href=".repeat(2 << 20), &base).len() <= 1, "what is left at the end may be a name");
-        assert!(links(&format!("{}é", "href='".repeat(1000)), &base).len() <= 1);
+        assert!(links(&"href=".repeat(2 << 20), &base).names.len() <= 1, "what is left at the end may be a name");
+        assert!(links(&format!("{}é", "href='".repeat(1000)), &base).names.len() <= 1);
     }
 
     #[test]

@@ -140,6 +140,10 @@ fn resolve(
         Ok(found) => found,
         Err(refusal) => return refusal,
     };
+    if let Some(mirror) = &shared.config.mirror {
+        let etag = format!("\"{mirror}{}\"", &oid[..8]);
+        return ranged(request, content, &etag, fault).with("X-Repo-Commit", &commit);
+    }
     let size = content.len().to_string();
     let linked = |status: u16, to: &str, etag: &str| {
         let reply = Reply::new(status, "moved")

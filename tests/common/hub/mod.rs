@@ -100,11 +100,13 @@ pub struct Config {
     pub multipart: u64,
     /// Entries on a page of a listing.
     pub page: usize,
+    /// Serves all files itself, with this before the entity tags of its own, and without the Hub's.
+    pub mirror: Option<String>,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { token: None, delay: Duration::ZERO, expiry: 3600, multipart: 5 << 30, page: 1000 }
+        Self { token: None, delay: Duration::ZERO, expiry: 3600, multipart: 5 << 30, page: 1000, mirror: None }
     }
 }
 

@@ -60,6 +60,26 @@ fn unpack(
     codec::decode_against(codec, packed, base, &mut out, scratch).map(|()| out)
 }
 
+/// A target: its name, which is that of its seeds, and what it does with its input.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// Every target of `fuzz_targets`.
+pub const TARGETS: [Target; 13] = [
+    ("constant", |data| decode(Codec::Constant, data)),
+    ("zstd", |data| decode(Codec::Zstd, data)),
+    ("planes", |data| decode(Codec::Planes, data)),
+    ("classes", |data| decode(Codec::Classes, data)),
+    ("exponents", |data| decode(Codec::Exponents, data)),
+    ("grid", |data| decode(Codec::Grid, data)),
+    ("delta", |data| decode_against(Codec::Delta, data)),
+    ("difference", |data| decode_against(Codec::Difference, data)),
+    ("round_trip", round_trip),
+    ("against", against),
+    ("container", container),
+    ("bigsmall_file", bigsmall_file),
+    ("bigsmall_blob", bigsmall_blob),
+];
+
 /// Raw length less one (u16), then packed bytes: every kernel must give the same bytes or the same error.
 pub fn decode(codec: Codec, data: &[u8]) {
     decode_with(codec, data, |_| Box::default());

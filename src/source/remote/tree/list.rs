@@ -1,5 +1,6 @@
 //! Listing directories: from the server, or as they were kept.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,16 +9,18 @@ use futures_util::StreamExt;
 use reqwest::Url;
 
 use super::super::fetch::{Backoff, Version, again};
-use super::super::listing::{Facts, Item, Listing};
+use super::super::listing::{Facts, Found, Item, Listing};
 use super::super::pace::Ask;
 use super::super::resolve::{Failure, Secret};
 use super::super::{Shared, web};
-use super::{Directory, Origin, RemoteTree, join, lock};
+use super::{Directory, Origin, RemoteTree, SiteEntry, join, lock};
 
 /// How long a listing is waited for: when an older one is at hand, and otherwise.
 pub(super) const LIST: (Duration, Duration) = (Duration::from_secs(4), Duration::from_secs(20));
 /// Directories in each other that are shown: what leads in a circle on the server has no end here.
 const DEEPEST: usize = 64;
+/// Names that cannot be shown and are told, of each directory.
+const ODD: usize = 3;
 /// Files of a web directory that are looked at at once.
 const PROBES: usize = 16;
 /// First bytes of files that are held until the file is opened, in all.
@@ -25,7 +28,8 @@ const HEADS: usize = 8 << 20;
 
 impl RemoteTree {
     pub(super) fn say_old(&self, why: &str) {
-        log::warn!("{}: the server does not answer ({why}); showing what it had when it last did", self.root.display());
+        let what = "the server does not answer";
+        self.shared.note(format!("{}: {what} ({why}); showing what it had when it last did", self.root.display()));
     }
 
     /// Lists a directory: from the server, or if that does not answer as it was kept.
@@ -33,7 +37,7 @@ impl RemoteTree {
         let of = join(&self.id, rel);
         let known = self.kept.as_ref().and_then(|kept| kept.read(&of));
         let patience = if known.is_some() { LIST.0 } else { LIST.1 };
-        let (single, items) = match (self.ask(rel, address, patience), known) {
+        let (single, found) = match (self.ask(rel, address, patience), known) {
             (Ok(found), _) => found,
             (Err(Failure::Again { why, .. }), Some(listing)) => {
                 self.say_old(&why);
@@ -41,9 +45,16 @@ impl RemoteTree {
             }
             (Err(failure), _) => return Err(failure),
         };
-        let mut items = items;
+        let Found { mut items, odd } = found;
+        if !odd.is_empty() {
+            let names: Vec<String> = odd.iter().take(ODD).map(|name| format!("'{}'", name.escape_debug())).collect();
+            let more = if odd.len() > names.len() { " …" } else { "" };
+            let what = "names that no file here can have are left out";
+            self.shared.note(format!("{of}: {} {what}: {}{more}", odd.len(), names.join(", ")));
+        }
         if rel.split('/').count() >= DEEPEST && items.iter().any(|item| item.facts.is_none()) {
-            log::warn!("{of}: too deep below the root; directories in it are not shown. Is it a circle?");
+            self.shared
+                .note(format!("{of}: too deep below the root; directories in it are not shown. Is it a circle?"));
             items.retain(|item| item.facts.is_some());
         }
         let listing = Listing::new(of, single, items);
@@ -54,54 +65,55 @@ impl RemoteTree {
     }
 
     /// Asks the server for a directory; `true` when it is one file.
-    fn ask(&self, rel: &str, address: &str, patience: Duration) -> Result<(bool, Vec<Item>), Failure> {
+    fn ask(&self, rel: &str, address: &str, patience: Duration) -> Result<(bool, Found), Failure> {
         let shared = Arc::clone(&self.shared);
         let broken = || Failure::Refused("the network has ended".into());
         match &self.origin {
             Origin::Bucket(bucket) => {
                 let (bucket, prefix, root) = (bucket.clone(), address.to_owned(), rel.is_empty());
                 let work = async move {
-                    let items = persist(&shared, patience, || bucket.list(&prefix)).await?;
-                    if !items.is_empty() || !root {
-                        return Ok((false, items));
-                    }
-                    if prefix.is_empty() {
-                        return Ok((false, items));
+                    let found = persist(&shared, patience, || bucket.list(&prefix)).await?;
+                    if !found.items.is_empty() || !found.odd.is_empty() || !root || prefix.is_empty() {
+                        return Ok((false, found));
                     }
                     let item = persist(&shared, patience, || bucket.find(&prefix)).await?;
-                    Ok((true, vec![item]))
+                    Ok((true, Found { items: vec![item], ..found }))
                 };
                 self.shared.runtime.wait(work).ok_or_else(broken)?
             }
             Origin::Web(base, _) => {
                 let base = web::below(base, address);
-                let found = self.shared.runtime.wait(list_web(shared, base, patience)).ok_or_else(broken)??;
+                let listed = self.shared.runtime.wait(list_web(shared, base, patience)).ok_or_else(broken)??;
                 let mut heads = lock(&self.heads);
                 let mut held: usize = heads.values().map(Bytes::len).sum();
-                let mut items = Vec::new();
-                for (item, head) in found {
-                    if held + head.len() <= HEADS && !head.is_empty() {
+                let mut found = Found { odd: listed.odd, ..Found::default() };
+                for (name, item, head) in listed.files {
+                    if item.is_some() && held + head.len() <= HEADS && !head.is_empty() {
                         held += head.len();
-                        heads.insert(join(rel, &item.name), head);
+                        heads.insert(join(rel, &name), head);
                     }
-                    items.push(item);
+                    found.add(&name, item);
                 }
-                Ok((false, items))
+                Ok((false, found))
             }
             Origin::Site(site) => {
                 let mut backoff = Backoff::new(patience);
                 loop {
                     match site.list(rel) {
                         Ok(entries) => {
-                            let items = entries.into_iter().filter_map(|entry| {
-                                let address = join(rel, &entry.name);
-                                let Some((len, version)) = entry.file else {
-                                    return Item::directory(&entry.name, &address);
+                            let mut found = Found::default();
+                            for SiteEntry { name, file, modified } in entries {
+                                let address = join(rel, &name);
+                                let item = match file {
+                                    None => Item::directory(&name, &address),
+                                    Some((len, version)) => {
+                                        let version = Version { etag: Some(version), modified: None };
+                                        Item::file(&name, &address, Facts { len, version, modified })
+                                    }
                                 };
-                                let version = Version { etag: Some(version), modified: None };
-                                Item::file(&entry.name, &address, Facts { len, version, modified: entry.modified })
-                            });
-                            return Ok((false, items.collect()));
+                                found.add(&name, item);
+                            }
+                            return Ok((false, found));
                         }
                         Err(failure) => std::thread::sleep(backoff.next(&self.shared, failure)?),
                     }
@@ -133,21 +145,31 @@ pub(super) async fn persist<T, F: Future<Output = Result<T, Failure>>>(
     }
 }
 
+/// What the index page of a web directory leads to.
+struct Web {
+    /// Names, what they are if they can be shown, and the first bytes of files.
+    files: Vec<(String, Option<Item>, Bytes)>,
+    odd: Vec<String>,
+}
+
 /// The files of a web directory with their first bytes.
-async fn list_web(shared: Arc<Shared>, base: Url, patience: Duration) -> Result<Vec<(Item, Bytes)>, Failure> {
+async fn list_web(shared: Arc<Shared>, base: Url, patience: Duration) -> Result<Web, Failure> {
     let secret = Secret::new(base.as_str());
-    let names = persist(&shared, patience, || web::index(&shared.client, &secret)).await?;
+    let web::Links { names, odd } = persist(&shared, patience, || web::index(&shared.client, &secret)).await?;
     let (shared, base) = (&shared, &base);
     let looking = futures_util::stream::iter(names).map(|(name, (segment, directory))| async move {
-        if directory {
-            return Ok(Item::directory(&name, &segment).map(|item| (item, Bytes::new())));
+        let as_directory = Item::directory(&name, &segment);
+        // A name that no file can have is not asked for.
+        if directory || as_directory.is_none() {
+            return Ok(Some((name, as_directory, Bytes::new(), false)));
         }
         let url = Secret::new(web::below(base, &segment).as_str());
         match persist(shared, patience, || web::probe(&shared.client, &url)).await {
-            Ok(probed) if probed.directory => Ok(Item::directory(&name, &segment).map(|item| (item, Bytes::new()))),
+            Ok(probed) if probed.directory => Ok(Some((name, as_directory, Bytes::new(), false))),
             Ok(probed) => {
                 shared.pace.came(probed.head.len() as u64);
-                Ok(Item::file(&name, &segment, probed.facts).map(|item| (item, probed.head)))
+                let item = Item::file(&name, &segment, probed.facts);
+                Ok(Some((name, item, probed.head, probed.whole)))
             }
             Err(failure @ Failure::Again { .. }) => Err(failure),
             // A link that leads nowhere says nothing about the others.
@@ -157,10 +179,27 @@ async fn list_web(shared: Arc<Shared>, base: Url, patience: Duration) -> Result<
             }
         }
     });
-    let mut found = Vec::new();
+    let (mut files, mut whole) = (Vec::new(), Vec::new());
     let mut looking = looking.buffer_unordered(PROBES);
-    while let Some(item) = looking.next().await {
-        found.extend(item?);
+    while let Some(found) = looking.next().await {
+        let Some((name, item, head, is_whole)) = found? else { continue };
+        if is_whole {
+            whole.push(name.clone());
+        }
+        files.push((name, item, head));
     }
-    Ok(found)
+    drop(looking);
+    if !whole.is_empty() {
+        whole.sort_unstable();
+        shared.note(without_ranges(&shared.label, &whole.iter().map(String::as_str).collect::<Vec<_>>()));
+    }
+    Ok(Web { files, odd })
+}
+
+/// What to say of a server that does not serve ranges of these files.
+pub(super) fn without_ranges(label: &Path, names: &[&str]) -> String {
+    let first = names.first().copied().unwrap_or_default();
+    let more = if names.len() > 1 { format!(" and {} more", names.len() - 1) } else { String::new() };
+    let text = "the server does not serve ranges, without which files of more than 64 KiB cannot be read from it";
+    format!("{}: {text} ('{}'{more})", label.display(), first.escape_debug())
 }

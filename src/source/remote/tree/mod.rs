@@ -48,8 +48,8 @@ pub trait Site: Send + Sync {
     /// What went wrong, in words without secrets. Called again after [`Failure::Again`].
     fn list(&self, directory: &str) -> Result<Vec<SiteEntry>, Failure>;
 
-    /// Finds out where a file is, named by its path below the root.
-    fn resolve(&self, file: &str) -> Arc<dyn Resolve>;
+    /// Finds out where a file is, named by its path below the root and by the version that was listed.
+    fn resolve(&self, file: &str, version: &str) -> Arc<dyn Resolve>;
 }
 
 enum Origin {
@@ -120,6 +120,12 @@ impl RemoteTree {
     #[must_use]
     pub fn label(&self) -> &Path {
         &self.shared.label
+    }
+
+    /// What is wrong with the place, in words: names that cannot be shown, a server without ranges.
+    #[must_use]
+    pub fn notes(&self) -> Vec<String> {
+        lock(&self.shared.notes).clone()
     }
 
     /// Fetches all files into the cache on disk. Takes as long as the network does.
@@ -224,7 +230,8 @@ impl RemoteTree {
             }
             Origin::Site(site) => {
                 let version = facts.version.etag.clone().unwrap_or_default();
-                let new = || ResolvedFile::new(client, site.resolve(&item.address), version, facts.len);
+                let new =
+                    || ResolvedFile::new(client, site.resolve(&item.address, &version), version.clone(), facts.len);
                 Box::new(lock(&self.resolved).entry(item.address.clone()).or_insert_with(new).clone())
             }
         })

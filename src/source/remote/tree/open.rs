@@ -14,7 +14,7 @@ use super::super::pace::Pace;
 use super::super::resolve::{Failure, Secret};
 use super::super::runtime::Runtime;
 use super::super::{RemoteConfig, Shared, error, http, web};
-use super::list::{LIST, persist};
+use super::list::{self, LIST, persist};
 use super::{Directory, Origin, RemoteTree, Site, lock};
 use crate::error::{Error, Result};
 
@@ -62,7 +62,8 @@ impl RemoteTree {
         let client = http::client(true).map_err(|why| error(label, Failure::Refused(why)))?;
         let (runtime, pace) = (Runtime::new(label)?, Pace::new());
         let (held, files, label) = (AtomicU64::new(0), Mutex::default(), label.to_path_buf());
-        Ok(Arc::new(Shared { label, config, runtime, client, pace, began: Instant::now(), held, files }))
+        let notes = Mutex::default();
+        Ok(Arc::new(Shared { label, config, runtime, client, pace, began: Instant::now(), held, files, notes }))
     }
 
     fn new(shared: Arc<Shared>, origin: Origin, root: PathBuf) -> Self {
@@ -120,10 +121,13 @@ impl RemoteTree {
         let above = directory.path().strip_suffix(&segment).unwrap_or("/").to_owned();
         directory.set_path(&above);
         let root = label.parent().unwrap_or(&label).to_path_buf();
-        let mut tree = Self::new(shared, Origin::Web(directory, Some(url)), root);
+        let mut tree = Self::new(Arc::clone(&shared), Origin::Web(directory, Some(url)), root);
         tree.id = id;
         let listing = match (probed, known) {
             (Ok(probed), _) => {
+                if probed.whole {
+                    shared.note(list::without_ranges(&shared.label, &[&name]));
+                }
                 let item = Item::file(&name, &segment, probed.facts)
                     .ok_or_else(|| Error::invalid("the address ends in no name of a file"))?;
                 lock(&tree.heads).insert(name.clone(), probed.head);
