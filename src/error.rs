@@ -8,6 +8,8 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::escape::Escape;
+
 /// `Result` with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -241,8 +243,16 @@ impl Error {
     }
 }
 
+/// One line, in which nothing that a file or a server chose can be more than text.
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.describe(&mut Escape(f))
+    }
+}
+
+impl Error {
+    /// Writes the message as it is, with whatever files and servers put into it.
+    fn describe(&self, f: &mut dyn fmt::Write) -> fmt::Result {
         match self {
             Self::Io { op, path, source } => {
                 write!(f, "{}: cannot {op}: {source}", path.display())?;

@@ -45,9 +45,11 @@ pub mod codec;
 pub mod compress;
 pub mod engine;
 pub mod error;
+pub mod escape;
 pub mod format;
 #[cfg(feature = "hub")]
 pub mod hub;
+pub mod longpath;
 #[cfg(feature = "mount")]
 pub mod mount;
 pub mod parallel;

@@ -244,7 +244,7 @@ impl Needs {
 /// Names of files, the first few if there are many.
 fn list(files: &[PathBuf]) -> String {
     const SHOWN: usize = 4;
-    let mut names: Vec<String> = files.iter().take(SHOWN).map(|file| file.display().to_string()).collect();
+    let mut names: Vec<String> = files.iter().take(SHOWN).map(|file| super::out::shown(file).to_string()).collect();
     if files.len() > SHOWN {
         names.push(format!("{} more", files.len() - SHOWN));
     }

@@ -228,7 +228,7 @@ fn describe(r: &Report) -> String {
     let mut text = String::new();
     let threads = if r.threads == 1 { "1 thread".to_owned() } else { format!("{} threads", r.threads) };
     let memcpy = speed(r.all.memcpy_bytes_per_second);
-    let _ = writeln!(text, "{}: mode {}, kernel {}, {threads}, memcpy {memcpy}", r.file.display(), r.mode, r.kernel);
+    let _ = writeln!(text, "{}: mode {}, kernel {}, {threads}, memcpy {memcpy}", out::shown(&r.file), r.mode, r.kernel);
     text += &row("dtype", 12, &["raw", "packed", "ratio", "encode", "decode", "of memcpy"].map(String::from));
     for dtype in &r.dtypes {
         text += &line(dtype.dtype, &dtype.figures);

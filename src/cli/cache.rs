@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bsfs::cache::{Config, Listed, Removed, Store, Usage, Verdict, default_dir};
+use bsfs::escape::Escaped;
 use bsfs::{Error, Result};
 use clap::{Args, Subcommand};
 
@@ -133,7 +134,7 @@ fn verify(place: &Place, store: &Store) -> Result<Verdict> {
 
 fn usage(usage: &Usage) -> String {
     let Usage { entries, complete, sealed, in_use, .. } = usage;
-    let mut text = format!("{}{}\n", usage.directory.display(), if usage.read_only { "  (only read)" } else { "" });
+    let mut text = format!("{}{}\n", out::shown(&usage.directory), if usage.read_only { "  (only read)" } else { "" });
     let mut line = |name: &str, value: String| {
         // Writing to a string does not fail.
         let _ = writeln!(text, "  {name:<6} {value}");
@@ -164,16 +165,11 @@ fn list(listed: &[Listed]) -> String {
         };
         let used = if entry.in_use { "now".to_owned() } else { ago(now.saturating_sub(entry.last_used.max(0) as u64)) };
         let sizes = [entry.raw_len, entry.present_bytes, entry.disk_bytes].map(show_size);
-        let name = if entry.readable { printable(&entry.label) } else { entry.key.to_string() };
+        let name = if entry.readable { entry.label.clone() } else { entry.key.to_string() };
         let cells = [sizes.as_slice(), &[state.to_owned(), used]].concat();
         text += &row(&shorten(&name, LABEL), LABEL, &cells);
     }
     text
-}
-
-/// A label without what a terminal would obey.
-fn printable(label: &str) -> String {
-    label.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
 fn ago(seconds: u64) -> String {
@@ -200,13 +196,18 @@ fn verdict(verdict: &Verdict) -> String {
     let mut text = String::new();
     for damaged in &verdict.damaged {
         let at = damaged.offset.map(|offset| format!(" at offset {offset}")).unwrap_or_default();
-        text += &format!("damaged: {} ({}){at}: {}\n", damaged.file, printable(&damaged.label), damaged.what);
+        text += &format!(
+            "damaged: {} ({}){at}: {}\n",
+            Escaped(&damaged.file),
+            Escaped(&damaged.label),
+            Escaped(&damaged.what)
+        );
     }
     for name in &verdict.leftovers {
-        text += &format!("left by a killed process: {}\n", printable(name));
+        text += &format!("left by a killed process: {}\n", Escaped(name));
     }
     for name in &verdict.foreign {
-        text += &format!("not ours: {}\n", printable(name));
+        text += &format!("not ours: {}\n", Escaped(name));
     }
     let (files, chunks, bytes) = (verdict.entries, verdict.chunks, show_size(verdict.bytes));
     text + &format!("{files} files, {chunks} chunks, {bytes} right, {} damaged\n", verdict.damaged.len())

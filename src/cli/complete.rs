@@ -31,7 +31,7 @@ pub struct ManArgs {
 pub fn completions(args: &CompletionsArgs, mut command: Command) -> Result<ExitCode> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut command, "bsfs", &mut script);
-    out::print(&String::from_utf8_lossy(&script))?;
+    out::print_exactly(&String::from_utf8_lossy(&script))?;
     Ok(ExitCode::SUCCESS)
 }
 

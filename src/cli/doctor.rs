@@ -9,6 +9,7 @@ use std::sync::atomic::AtomicBool;
 
 use bsfs::codec::{Kernel, Mode, PAD};
 use bsfs::compress::{self, Options};
+use bsfs::escape::Escaped;
 use bsfs::format::Container;
 use bsfs::mount::Rights;
 use bsfs::source::MemorySource;
@@ -73,7 +74,7 @@ pub fn run(args: &DoctorArgs) -> Result<ExitCode> {
         let line = |f: &Finding| {
             let advice = if f.advice.is_empty() { String::new() } else { format!("\n{:14}→ {}", "", f.advice) };
             let mark = if f.state == "good" { "" } else { f.state };
-            format!("{:<12}  {mark}{}{}{advice}\n", f.what, if mark.is_empty() { "" } else { ": " }, f.found)
+            format!("{:<12}  {mark}{}{}{advice}\n", f.what, if mark.is_empty() { "" } else { ": " }, Escaped(&f.found))
         };
         print(&findings.iter().map(line).collect::<String>())?;
     }

@@ -59,16 +59,18 @@ struct Summary {
 /// Estimates and prints.
 pub fn run(args: &EstimateArgs) -> Result<ExitCode> {
     let stop = out::stop_flag();
-    let mut files: Vec<(PathBuf, u64)> = Vec::new();
+    let (mut files, mut exit): (Vec<(PathBuf, u64)>, _) = (Vec::new(), Exit::Done);
     for path in &args.paths {
         let meta = std::fs::metadata(path).map_err(Error::io("open", path))?;
         if !meta.is_dir() {
             files.push((path.clone(), meta.len()));
             continue;
         }
-        files.extend(compress::walk(path, None)?.entries.into_iter().filter_map(|entry| match entry {
+        let tree = compress::walk(path, None)?;
+        exit = exit.and(out::left_out(&tree.errors));
+        files.extend(tree.entries.into_iter().filter_map(|entry| match entry {
             Entry::Compress { path: below, len } => Some((path.join(below), len)),
-            Entry::Copy { .. } | Entry::Same { .. } => None,
+            Entry::Copy { .. } | Entry::Link { .. } => None,
         }));
     }
     if files.is_empty() {
@@ -92,7 +94,7 @@ pub fn run(args: &EstimateArgs) -> Result<ExitCode> {
     } else {
         print(&describe(&summary))?;
     }
-    Ok(errors.iter().map(Exit::of).fold(Exit::Done, Exit::and).into())
+    Ok(errors.iter().map(Exit::of).fold(exit, Exit::and).into())
 }
 
 /// What each of `files`, paths and lengths, would become; those that cannot be read are errors.

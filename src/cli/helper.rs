@@ -64,7 +64,6 @@ const OURS: &[(&str, bool)] = &[
     ("log-file", true),
     ("log-format", true),
     ("metrics-file", true),
-    ("metrics-listen", true),
     ("timeout", true),
     ("patience", true),
     ("base", true),

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use bsfs::Result;
 use bsfs::codec::{Codec, Mode};
 use bsfs::compress::{DtypeReport, Sums, ratio};
+use bsfs::escape::Escaped;
 use bsfs::format::checksum::hex;
 use bsfs::format::{ChunkId, Container, Piece};
 use bsfs::source::ReadAt;
@@ -94,8 +95,7 @@ struct CodecRow {
 
 /// Prints what is known.
 pub fn run(args: &InfoArgs) -> Result<ExitCode> {
-    let files = out::containers(&args.path)?;
-    let mut exit = Exit::Done;
+    let (files, mut exit) = out::containers(&args.path)?;
     let mut infos = Vec::new();
     let opened: Vec<_> = files.iter().map(|file| (file, open(file))).collect();
     let natives: Vec<(&PathBuf, Arc<Container>)> = opened
@@ -245,9 +245,9 @@ fn tensors(c: &Container) -> Vec<TensorRow> {
 
 fn describe(text: &mut String, i: &Info, listed: bool) {
     let (raw, packed) = (show_size(i.raw_bytes), show_size(i.packed_bytes));
-    let _ = writeln!(text, "{}: {raw} → {packed}, ratio {:.4}", i.file.display(), i.ratio);
+    let _ = writeln!(text, "{}: {raw} → {packed}, ratio {:.4}", out::shown(&i.file), i.ratio);
     let mut line = |name: &str, value: String| {
-        let _ = writeln!(text, "  {name:<9} {value}");
+        let _ = writeln!(text, "  {name:<9} {}", Escaped(value));
     };
     line("original", format!("{} ({})", i.original_name, i.kind));
     line("SHA-256", i.sha256.clone());

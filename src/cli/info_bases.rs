@@ -5,9 +5,11 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use bsfs::compress::ratio;
+use bsfs::escape::Escaped;
 use bsfs::format::{BaseId, Container};
 use serde::Serialize;
 
+use super::out::shown;
 use super::size::show_size;
 
 /// What a container refers to.
@@ -131,11 +133,10 @@ fn is_meant(path: &Path, hint: &str) -> bool {
 /// Lines for a person. `listed` says that a whole directory is shown, in which bases may be.
 pub fn describe(text: &mut String, info: &BasesInfo, raw_bytes: u64, listed: bool) {
     let mut line = |name: &str, value: String| {
-        let _ = writeln!(text, "  {name:<9} {value}");
+        let _ = writeln!(text, "  {name:<9} {}", Escaped(value));
     };
     for file in &info.files {
-        let name =
-            if file.hint.is_empty() { "a file without a name".into() } else { file.hint.escape_default().to_string() };
+        let name = if file.hint.is_empty() { "a file without a name" } else { &file.hint };
         line(
             "needs",
             format!("{name} (that or its container) for {} tensors, {}", file.tensors, show_size(file.bytes)),
@@ -172,7 +173,7 @@ pub fn dependencies(text: &mut String, of: &[(PathBuf, Option<BasesInfo>)]) {
     }
     text.push_str("needed by others:\n");
     for (path, by) in needed {
-        let by: Vec<String> = by.iter().map(|path| path.display().to_string()).collect();
-        let _ = writeln!(text, "  {} by {}", path.display(), by.join(", "));
+        let by: Vec<String> = by.iter().map(|path| shown(path).to_string()).collect();
+        let _ = writeln!(text, "  {} by {}", shown(path), by.join(", "));
     }
 }

@@ -6,11 +6,13 @@ use std::path::{Path, PathBuf};
 
 use bsfs::Result;
 use bsfs::compress::{DtypeReport, Sums, ratio};
+use bsfs::escape::Escaped;
 use bsfs::format::bigsmall::{Content, Entry, Part};
 use bsfs::format::checksum::hex;
 use serde::Serialize;
 
 use super::opened::BigSmall;
+use super::out::shown;
 use super::size::show_size;
 use super::tables::{TensorRow, dtype_table};
 use super::unpack::shown_path;
@@ -148,14 +150,14 @@ fn codec(entry: &Entry) -> String {
 
 pub fn describe(text: &mut String, i: &Info) {
     let (raw, packed) = (show_size(i.raw_bytes), show_size(i.packed_bytes));
-    let _ = writeln!(text, "{}: {raw} → {packed}, ratio {:.4}", i.file.display(), i.ratio);
+    let _ = writeln!(text, "{}: {raw} → {packed}, ratio {:.4}", shown(&i.file), i.ratio);
     let mut line = |name: &str, value: String| {
-        let _ = writeln!(text, "  {name:<9} {value}");
+        let _ = writeln!(text, "  {name:<9} {}", Escaped(value));
     };
     line("format", "bigsmall (the Python package's)".to_owned());
     line("shown as", i.shown_name.clone().unwrap_or_else(|| "nothing: its name does not end in .bs".to_owned()));
     if i.delta {
-        let hint = i.base_model.as_deref().unwrap_or("").escape_default().to_string();
+        let hint = i.base_model.as_deref().unwrap_or("");
         let hint = if hint.is_empty() { "which it does not name".to_owned() } else { format!("'{hint}' when written") };
         line("delta", format!("from a base, {hint}; --base names it"));
     }

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::Path;
 
 use bsfs::Result;
+use bsfs::escape::Escaped;
 use bsfs::mount::{self, LogFile};
 use clap::ValueEnum;
 use log::LevelFilter;
@@ -39,12 +40,12 @@ pub fn start_log(file: Option<&Path>, daemon_of: Option<&Path>, format: LogForma
         .format_target(false);
     builder.format(move |out, record| {
         let (time, text) = (out.timestamp_seconds(), record.args().to_string());
-        let text = mount::readable(&text);
+        let text = Escaped(mount::readable(&text));
         match format {
             LogFormat::Text => writeln!(out, "[{time} {:<5}] {text}", record.level()),
             LogFormat::Json => {
                 let level = record.level().as_str().to_ascii_lowercase();
-                let line = serde_json::json!({ "time": time.to_string(), "level": level, "message": text });
+                let line = serde_json::json!({ "time": time.to_string(), "level": level, "message": text.to_string() });
                 writeln!(out, "{line}")
             }
         }

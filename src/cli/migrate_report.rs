@@ -6,7 +6,7 @@ use bsfs::Result;
 use bsfs::compress::ratio;
 use serde::Serialize;
 
-use super::out::{print, say};
+use super::out::{print, say, shown};
 use super::size::show_size;
 
 /// What became of one file.
@@ -57,11 +57,11 @@ pub fn show(o: &Outcome, dry_run: bool) -> Result<()> {
     if o.state == "kept" {
         let text = format!("{} bytes larger; --allow-larger writes it all the same", after.saturating_sub(before));
         let would = if dry_run { "would be kept" } else { "kept" };
-        return print(&format!("{}: {would}: {sizes}, {text}{again}\n", o.input.display()));
+        return print(&format!("{}: {would}: {sizes}, {text}{again}\n", shown(&o.input)));
     }
     let change = format!("ratio {:.4} (was {:.4})", ratio(o.raw_bytes, after), ratio(o.raw_bytes, before));
     let removed = if o.freed_bytes > 0 { format!("; freed {}", show_size(o.freed_bytes)) } else { String::new() };
-    print(&format!("{}: {would}{sizes}, {change}{again}{removed}\n", o.output.display()))
+    print(&format!("{}: {would}{sizes}, {change}{again}{removed}\n", shown(&o.output)))
 }
 
 /// The line of all of them.

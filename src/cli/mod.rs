@@ -5,6 +5,7 @@ mod ahead;
 mod base;
 mod bench;
 mod cache;
+mod companions;
 mod complete;
 mod compress;
 mod decompress;
@@ -54,6 +55,7 @@ mod share;
 mod size;
 #[cfg(feature = "mount")]
 mod status;
+mod stream;
 mod tables;
 #[cfg(feature = "mount")]
 mod unmount;
@@ -123,7 +125,17 @@ enum Verb {
 fn command_line(arguments: Vec<OsString>) -> bsfs::Result<Option<Cli>> {
     #[cfg(feature = "mount")]
     let Some(arguments) = helper::arguments(arguments)? else { return Ok(None) };
-    Ok(Some(Cli::try_parse_from(arguments).unwrap_or_else(|error| without_hidden(error).exit())))
+    Ok(Some(Cli::try_parse_from(arguments).unwrap_or_else(|error| refuse(&without_hidden(error)))))
+}
+
+/// Ends with what clap says, which may quote a name that a shell put among the arguments.
+fn refuse(error: &clap::Error) -> ! {
+    let text = error.render().to_string();
+    if let std::borrow::Cow::Owned(escaped) = bsfs::escape::lines(&text) {
+        let _ = std::io::Write::write_all(&mut std::io::stderr(), escaped.as_bytes());
+        std::process::exit(error.exit_code());
+    }
+    error.exit()
 }
 
 /// An error of arguments whose tip is no option that the help hides.

@@ -1,7 +1,6 @@
 //! `bsfs mount`
 
 use std::ffi::OsString;
-use std::net::SocketAddr;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -72,9 +71,10 @@ pub struct MountArgs {
     /// links, since what this process can read they may not. May be given several times
     #[arg(long, value_name = "DIR")]
     pub follow: Vec<PathBuf>,
-    /// Memory for decoded data and buffers together, in bytes or with K, M, G, from 64K on
-    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = numbers::size(numbers::MEMORY), help_heading = "Memory and cache")]
-    pub memory: u64,
+    /// Memory for decoded data and buffers together, in bytes or with K, M, G, from 64K on [default: 16M for each core, at
+    /// least 256M, at most an eighth of the machine's memory]
+    #[arg(long, value_name = "SIZE", value_parser = numbers::size(numbers::MEMORY), help_heading = "Memory and cache")]
+    pub memory: Option<u64>,
     /// Which decoded data to keep on disk for later mounts
     #[arg(long, value_name = "MODE", value_enum, default_value_t = Cache::Auto, help_heading = "Memory and cache")]
     pub cache: Cache,
@@ -125,9 +125,6 @@ pub struct MountArgs {
     /// Write figures for Prometheus to this file, every 15 seconds, for node_exporter's directory of such files
     #[arg(long, value_name = "FILE", help_heading = "Watching")]
     pub metrics_file: Option<PathBuf>,
-    /// Answer with these figures at http://ADDRESS/metrics; an address of this machine only, such as 127.0.0.1:9400
-    #[arg(long, value_name = "ADDRESS", help_heading = "Watching")]
-    pub metrics_listen: Option<SocketAddr>,
     /// Seconds to wait until the mount answers (1 to 31536000)
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = numbers::seconds(1))]
     pub timeout: u64,
@@ -216,13 +213,15 @@ fn is_remote(source: &Path) -> bool {
 fn daemon_arguments(args: &MountArgs) -> Result<Vec<OsString>> {
     let mut list: Vec<OsString> = vec!["mount".into(), "--daemon".into()];
     let mut option = |name: &str, value: OsString| list.extend([name.into(), value]);
-    option("--memory", args.memory.to_string().into());
     option("--readahead", args.readahead.to_string().into());
     option("--patience", args.patience.to_string().into());
     option("--ttl", args.ttl.to_string().into());
     option("--threads", args.threads.to_string().into());
     option("--session-threads", args.session_threads.to_string().into());
     option("--max-background", args.max_background.to_string().into());
+    if let Some(memory) = args.memory {
+        option("--memory", memory.to_string().into());
+    }
     if let Some(cache) = args.cache.to_possible_value() {
         option("--cache", cache.get_name().into());
     }
@@ -237,9 +236,6 @@ fn daemon_arguments(args: &MountArgs) -> Result<Vec<OsString>> {
     }
     if let Some(file) = &args.metrics_file {
         option("--metrics-file", absolute(file)?);
-    }
-    if let Some(address) = args.metrics_listen {
-        option("--metrics-listen", address.to_string().into());
     }
     if let Some(file) = &args.log_file {
         option("--log-file", absolute(file)?);
@@ -280,7 +276,7 @@ fn serve(args: &MountArgs) -> Result<()> {
         mount_point: args.mount_point.clone(),
         fuse: given(args).map(connection).transpose()?,
         bases: args.base.clone(),
-        memory: args.memory,
+        memory: args.memory.unwrap_or_else(|| mount::default_memory(args.threads)),
         threads: args.threads,
         session_threads: args.session_threads,
         max_background: args.max_background,
@@ -295,7 +291,6 @@ fn serve(args: &MountArgs) -> Result<()> {
         cache_size: args.cache_size,
         warm: args.warm,
         metrics_file: args.metrics_file.clone(),
-        metrics_listen: args.metrics_listen,
         generic: generic(&args.options)?,
         caller,
         log,
@@ -325,7 +320,7 @@ fn serve(args: &MountArgs) -> Result<()> {
         }
         Event::Ready { .. } if args.daemon => mount::announce(),
         Event::Ready { mount_point } => {
-            notify(&format!("READY=1\nSTATUS=serving {}", mount_point.display()));
+            notify(&format!("READY=1\nSTATUS=serving {}", out::shown(&mount_point)));
             Ok(())
         }
     });

@@ -10,7 +10,7 @@ use clap::Args;
 
 use super::exit::Exit;
 use super::numbers;
-use super::out::{self, print, print_json, say};
+use super::out::{self, print_json, say};
 use super::progress::Bar;
 use super::size::show_size;
 
@@ -49,7 +49,7 @@ pub fn run(args: &PullArgs) -> Result<ExitCode> {
         print_json(&pulled)?;
     } else {
         say(&describe(&pulled));
-        print(&format!("{}\n", pulled.snapshot.display()))?;
+        out::print_exactly(&format!("{}\n", pulled.snapshot.display()))?;
     }
     Ok(Exit::Done.into())
 }

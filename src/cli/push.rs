@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use bsfs::Result;
+use bsfs::escape::Escaped;
 use bsfs::hub::{self, Client, Progress, Push, Pushed, Repo, Sent, Settings};
 use clap::Args;
 
@@ -79,7 +80,7 @@ fn describe(pushed: &Pushed) -> String {
     let mut text = String::new();
     for file in pushed.files.iter().filter(|file| file.state == Sent::Ignored) {
         // Writing to a string does not fail.
-        let _ = writeln!(text, "left out by the repository's .gitignore: {}", file.path);
+        let _ = writeln!(text, "left out by the repository's .gitignore: {}", Escaped(&file.path));
     }
     let (files, sent) = (pushed.files.len(), count(Sent::Uploaded));
     let there = count(Sent::Unchanged) + count(Sent::Known);
@@ -88,7 +89,10 @@ fn describe(pushed: &Pushed) -> String {
     let _ = writeln!(
         text,
         "hf://{}@{}{made}: {files} files; {there} were there, {sent} sent, {bytes} in {:.1} s\n{}",
-        pushed.repository, pushed.revision, pushed.seconds, pushed.url
+        Escaped(&pushed.repository),
+        Escaped(&pushed.revision),
+        pushed.seconds,
+        Escaped(&pushed.url)
     );
     text
 }

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use bsfs::compress::{Options, ratio};
+use bsfs::escape::Escaped;
 use bsfs::parallel;
 use bsfs::{Error, Result};
 use serde::Serialize;
@@ -126,6 +127,7 @@ fn run(
     let started = Instant::now();
     let plan = plan(job.inputs, job.way)?;
     plan.skipped.iter().for_each(|skipped| say(&format!("{skipped}; left as it is")));
+    let mut exit = out::left_out(&plan.errors);
     let pool = parallel::pool(job.threads)?;
     let expected = expect(&pool, &plan)?;
     let becomes = |group: &Group| group.names.first().and_then(|name| expected.get(name)).copied();
@@ -142,7 +144,7 @@ fn run(
                 seconds: 0.0,
             })?;
         }
-        return Ok(Exit::Done.into());
+        return Ok(exit.into());
     }
     if !job.dry_run && !agreed(job.yes)? {
         say("nothing was changed");
@@ -153,20 +155,13 @@ fn run(
     let tools = Tools { pool, halt, bar: &bar, force: job.force };
     let mut summary =
         Summary { files: Vec::new(), skipped: plan.skipped, before_bytes: 0, after_bytes: 0, seconds: 0.0 };
-    let mut exit = Exit::Done;
     for group in &plan.groups {
         let Some(name) = group.names.first() else { continue };
         bar.name(&name.display().to_string());
         halt.next();
         let done =
             if job.dry_run { Ok(None) } else { room(name, becomes(group)).and_then(|()| one(&tools, group)).map(Some) };
-        let done = match done {
-            Err(Error::Interrupted) if halt.is_wanted() => Err(Error::invalid(format!(
-                "{}: somebody opened it for writing meanwhile; left as it is",
-                name.display()
-            ))),
-            done => done,
-        };
+        let done = halt.explain(name, done);
         if matches!(done, Err(Error::Interrupted)) {
             bar.done();
             say("interrupted; all that was replaced was proven, and running the same again goes on");
@@ -294,19 +289,19 @@ fn outcome(group: &Group, name: &Path, done: Result<Option<Done>>, expected: Opt
 }
 
 fn show(outcome: &Outcome) -> Result<()> {
-    let name = outcome.input.display();
+    let name = out::shown(&outcome.input);
     match (&outcome.output, &outcome.message) {
         (Some(output), message) => {
             let (before, after) = (show_size(outcome.before_bytes), show_size(outcome.after_bytes.unwrap_or(0)));
             let found = if outcome.state == "finished" { ", which was there and was proven" } else { "" };
-            let message = message.as_ref().map_or(String::new(), |message| format!("; {message}"));
-            print(&format!("{}: {before} → {after}{found}{message}\n", output.display()))
+            let message = message.as_ref().map_or(String::new(), |message| format!("; {}", Escaped(message)));
+            print(&format!("{}: {before} → {after}{found}{message}\n", out::shown(output)))
         }
         (None, Some(message)) if outcome.state == "error" => {
             say(message);
             Ok(())
         }
-        (None, message) => print(&format!("{name}: {}\n", message.as_deref().unwrap_or(outcome.state))),
+        (None, message) => print(&format!("{name}: {}\n", Escaped(message.as_deref().unwrap_or(outcome.state)))),
     }
 }
 
@@ -333,7 +328,7 @@ fn finish(job: &Job<'_>, s: &Summary, links: usize) -> String {
         && count(&["replaced", "finished"]) > 0
         && let Some(dir) = job.inputs.iter().find(|input| input.is_dir())
     {
-        let dir = dir.display();
+        let dir = out::shown(dir);
         let links = if links > 0 { format!(", and what links lead to ({links})") } else { String::new() };
         text += &format!("The files are at their places again{links} with: bsfs mount {dir} {dir}\n");
     }

@@ -7,6 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
+use bsfs::escape::Escaped;
 use bsfs::{Error, Result};
 use clap::{Args, Parser, Subcommand};
 
@@ -172,7 +173,7 @@ fn list(args: &ListArgs) -> Result<()> {
     for (name, text) in configurations(&places) {
         let state = state(args.user, &name);
         let (source, mount_point) = (value(&text, "SOURCE"), value(&text, "MOUNTPOINT"));
-        lines += &format!("{name}  ({state})  {source} at {mount_point}\n");
+        lines += &format!("{}\n", Escaped(format!("{name}  ({state})  {source} at {mount_point}")));
     }
     out::print(if lines.is_empty() { "no services\n" } else { &lines })
 }

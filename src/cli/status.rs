@@ -1,14 +1,15 @@
 //! `bsfs status`
 
 use std::fmt::Write as _;
-use std::io::{self, ErrorKind, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use bsfs::escape::Escaped;
 use bsfs::mount::{self, MountRecord};
 use bsfs::{Error, Result};
 use clap::Args;
 
+use super::out;
 use super::size::show_size;
 use super::watch;
 
@@ -23,15 +24,12 @@ pub struct StatusArgs {
     /// Print a JSON array, one object for each mount
     #[arg(long)]
     pub json: bool,
-    /// Print figures in the text format of Prometheus
-    #[arg(long, conflicts_with = "json")]
-    pub metrics: bool,
     /// Print nothing, and fail unless the mount at MOUNTPOINT answers (without one: unless all do, and there is one). Never takes
     /// longer than a few seconds, whatever state the mount is in: a probe for whoever restarts things
-    #[arg(long, conflicts_with_all = ["json", "metrics"])]
+    #[arg(long, conflicts_with = "json")]
     pub check: bool,
     /// Show a view that follows the mounts, until q is pressed
-    #[arg(short, long, conflicts_with_all = ["json", "metrics", "check"])]
+    #[arg(short, long, conflicts_with_all = ["json", "check"])]
     pub watch: bool,
 }
 
@@ -44,22 +42,14 @@ pub fn run(args: &StatusArgs) -> Result<ExitCode> {
     if args.check {
         return check(&records);
     }
-    let text = if args.metrics {
-        mount::metrics(&records.into_iter().filter_map(|record| record.status).collect::<Vec<_>>())
-    } else if args.json {
-        let json = serde_json::to_string_pretty(&records);
-        format!("{}\n", json.map_err(|e| Error::Invalid { message: format!("cannot print as JSON: {e}") })?)
+    if args.json {
+        out::print_json(&records)?;
     } else if records.is_empty() {
-        "no bsfs mounts\n".to_owned()
+        out::print("no bsfs mounts\n")?;
     } else {
-        records.iter().map(describe).collect::<Vec<_>>().join("\n")
-    };
-    match io::stdout().write_all(text.as_bytes()) {
-        Err(e) if e.kind() != ErrorKind::BrokenPipe => {
-            Err(Error::Io { op: "write", path: "standard output".into(), source: e })
-        }
-        _ => Ok(ExitCode::SUCCESS),
+        out::print(&records.iter().map(describe).collect::<Vec<_>>().join("\n"))?;
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn describe(record: &MountRecord) -> String {
@@ -69,10 +59,10 @@ fn describe(record: &MountRecord) -> String {
         Some(1) => ", with a problem".to_owned(),
         Some(n) => format!(", with {n} problems"),
     };
-    let mut text = format!("{}  ({}{well})\n", record.mount_point.display(), record.state);
+    let mut text = format!("{}  ({}{well})\n", out::shown(&record.mount_point), Escaped(&record.state));
     let mut line = |name: &str, value: String| {
         // Writing to a string does not fail.
-        let _ = writeln!(text, "  {name:<9} {value}");
+        let _ = writeln!(text, "  {name:<9} {}", Escaped(value));
     };
     for problem in record.status.iter().flat_map(|status| &status.problems) {
         line("problem", problem.clone());

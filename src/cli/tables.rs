@@ -1,6 +1,7 @@
 //! Tables of tensors and dtypes, for containers of either format.
 
 use bsfs::compress::DtypeReport;
+use bsfs::escape::Escaped;
 use serde::Serialize;
 
 use super::out::{row, shorten};
@@ -77,7 +78,8 @@ fn tensor_table<'a>(text: &mut String, title: &str, tensors: impl IntoIterator<I
     if tensors.is_empty() {
         return;
     }
-    let width = tensors.iter().map(|t| t.name.chars().count()).max().unwrap_or(0).clamp(title.len(), 50);
+    let width =
+        tensors.iter().map(|t| Escaped(&t.name).to_string().chars().count()).max().unwrap_or(0).clamp(title.len(), 50);
     let titles = ["dtype".into(), "raw".into(), "ratio".into(), "classes".into(), "codecs".into()];
     *text += &row(title, width, &titles);
     for t in tensors {

@@ -1,12 +1,13 @@
 //! `bsfs unmount`
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use bsfs::mount::{self, Unmounted};
 use bsfs::{Error, Result};
 use clap::Args;
+
+use super::out;
 
 /// End a mount
 ///
@@ -34,8 +35,7 @@ pub fn run(args: &UnmountArgs) -> Result<ExitCode> {
         Unmounted::Lingers(pid) => Some(format!("detached; process {pid} goes on until the last open file is closed")),
     };
     if let Some(said) = said {
-        // A standard error that is closed is no reason to fail.
-        let _ = writeln!(std::io::stderr(), "bsfs: {}: {said}", args.mount_point.display());
+        out::say(&format!("{}: {said}", args.mount_point.display()));
     }
     Ok(ExitCode::SUCCESS)
 }

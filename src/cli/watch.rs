@@ -34,7 +34,7 @@ struct Look {
 /// Shows the view until somebody presses q, Escape or Ctrl-C.
 pub fn run(only: Option<&Path>) -> Result<ExitCode> {
     if !io::stdout().is_terminal() {
-        return Err(Error::invalid("--watch is for a terminal; use --json or --metrics"));
+        return Err(Error::invalid("--watch is for a terminal; use --json"));
     }
     // What is wrong is said on the ordinary screen.
     mount::mounts(only)?;

@@ -31,7 +31,7 @@ pub use image::{Bytes, Image};
 pub use references::{BaseFile, Finder, MAX_DEPTH, Places, References};
 pub use scan::{Verified, Whole, scan, verify};
 pub use stats::Stats;
-pub use troubles::{Trouble, Troubles};
+pub use troubles::Troubles;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -42,7 +42,8 @@ use crate::source::ReadAt;
 /// How an engine is set up.
 #[derive(Debug, Clone)]
 pub struct EngineConfig {
-    /// Bound for decoded chunks and buffers together, bytes. What a single read needs is had in any case.
+    /// Bound for decoded chunks, buffers and contexts of codecs together, bytes. What a few reads need (eight, two of each file) is
+    /// had in any case.
     pub memory: u64,
     /// Threads that decode; 0 for one for each core.
     pub threads: usize,
@@ -67,7 +68,7 @@ impl Default for EngineConfig {
 pub struct Engine {
     config: EngineConfig,
     pool: Arc<buffer::Pool>,
-    chunks: flight::Chunks,
+    chunks: Arc<flight::Chunks>,
     counters: Arc<stats::Counters>,
     workers: workers::Workers,
     streams: bigsmall::Streams,
@@ -91,9 +92,9 @@ impl Engine {
             finisher: disk::Finisher::new(Arc::clone(&counters)),
             troubles: Troubles::default(),
             config,
-            chunks: flight::Chunks::new(Arc::clone(&pool)),
+            chunks: Arc::new(flight::Chunks::new(Arc::clone(&pool))),
+            workers: workers::Workers::new(threads, Arc::clone(&pool), Arc::clone(&counters)),
             pool,
-            workers: workers::Workers::new(threads, memory, Arc::clone(&counters)),
             counters,
         })
     }
@@ -104,8 +105,7 @@ impl Engine {
         self.pool.limit()
     }
 
-    /// Sets another one. What is too much leaves at once, as far as nobody uses it. The number of threads stays, and so does the
-    /// eighth of the memory that places to enter streams may take.
+    /// Sets another one. What is too much leaves at once, but for what is in use: that leaves when it is given back. The eighth of the memory that places to enter streams may take stays.
     pub fn set_memory(&self, memory: u64) {
         self.pool.set_limit(memory);
         self.chunks.make_room(0);
@@ -207,8 +207,14 @@ impl Engine {
         self.pool.take(len)
     }
 
-    /// Does `job` on a thread that may wait, for a reader of `file`, which is any number that tells files apart.
-    pub fn run(&self, file: u64, job: Box<dyn FnOnce() + Send>) {
-        self.workers.demand(file, job);
+    /// Does `job` on a thread that may wait, for a reader of `file`, which is any number that tells files apart. The job gets a
+    /// buffer of `len` bytes, taken when its turn comes.
+    pub fn run(&self, file: u64, len: usize, job: impl FnOnce(Buffer) + Send + 'static) {
+        let (chunks, pool) = (Arc::clone(&self.chunks), Arc::clone(&self.pool));
+        let job = move || {
+            chunks.make_room(len);
+            job(pool.take(len));
+        };
+        self.workers.demand(file, workers::Job::new(buffer::capacity(len), job));
     }
 }

@@ -179,11 +179,27 @@ impl Client {
         }
     }
 
-    /// All files at a commit, in order of path. One request for each thousand files.
+    /// All files at a commit, in order of path, to be written below a directory.
     ///
     /// # Errors
-    /// As [`Client::commit`]; [`Error::Server`] also when the listing has names that lead out of a directory or no hashes.
+    /// Those of [`Client::listing`]; [`Error::Server`] also when the listing has names that lead out of a directory.
     pub fn files(&self, repo: &Repo, commit: &str, stop: &AtomicBool) -> Result<Vec<RepoFile>> {
+        let files = self.listing(repo, commit, stop)?;
+        match files.iter().find(|file| relative(&file.path).is_none()) {
+            None => Ok(files),
+            Some(odd) => {
+                let text =
+                    format!("the listing has '{}', which is no path inside a directory", odd.path.escape_debug());
+                Err(http::server(&format!("{repo}@{commit}"), None, text))
+            }
+        }
+    }
+
+    /// All files at a commit, in order of path, whatever the paths are. One request for each thousand files.
+    ///
+    /// # Errors
+    /// As [`Client::commit`]; [`Error::Server`] also when the listing has no hashes.
+    pub fn listing(&self, repo: &Repo, commit: &str, stop: &AtomicBool) -> Result<Vec<RepoFile>> {
         let what = format!("{repo}@{commit}");
         self.online(&what)?;
         let mut next = Some(self.http.at(&format!(
@@ -287,12 +303,9 @@ impl Client {
     }
 }
 
-/// Checks an entry of a listing, whose names become paths.
+/// Checks an entry of a listing.
 fn file(what: &str, entry: TreeEntry) -> Result<RepoFile> {
     let wrong = |why: &str| http::server(what, None, format!("the listing has '{}', {why}", entry.path.escape_debug()));
-    if relative(&entry.path).is_none() {
-        return Err(wrong("which is no path inside a directory"));
-    }
     let sha256 = entry.lfs.as_ref().map(|lfs| lfs.oid.trim_start_matches("sha256:").to_owned());
     if !is_hex(&entry.oid, 40) || sha256.as_ref().is_some_and(|sha| !is_hex(sha, 64)) {
         return Err(wrong("without a hash of its content"));

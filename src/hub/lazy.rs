@@ -91,7 +91,7 @@ fn failure(error: Error) -> Failure {
 
 impl Repository for Pinned {
     fn files(&self) -> Result<Vec<Listed>, Failure> {
-        let files = self.client.files(&self.uri.repo, &self.commit()?, &GO_ON).map_err(failure)?;
+        let files = self.client.listing(&self.uri.repo, &self.commit()?, &GO_ON).map_err(failure)?;
         let listed = |file: RepoFile| Listed { len: file.size, version: file.etag().to_owned(), path: file.path };
         Ok(files.into_iter().map(listed).collect())
     }
@@ -136,7 +136,14 @@ struct Shown {
 fn directories(files: Vec<Listed>) -> Directories {
     let mut all = Directories::new();
     all.entry(String::new()).or_default();
+    let is_name = |part: &str| !matches!(part, "" | "." | "..");
     for file in files {
+        // A name in the root that no file can have: the tree says so, and leaves it out.
+        if !file.path.split('/').all(is_name) {
+            let entry = SiteEntry { name: file.path.clone(), file: Some((file.len, file.version)), modified: 0 };
+            all.entry(String::new()).or_default().insert(file.path, entry);
+            continue;
+        }
         let (mut above, mut name) = match file.path.rsplit_once('/') {
             Some((above, name)) => (above.to_owned(), name.to_owned()),
             None => (String::new(), file.path),

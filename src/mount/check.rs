@@ -145,7 +145,8 @@ fn outside(mount_point: &Path, over: bool, options: &MountOptions) -> Result<()>
     let files = files.filter_map(|(name, path)| Some((name, path?)));
     // Over itself a mount has a way to them.
     let bases = options.bases.iter().filter(|_| !over).map(|base| ("base", base.clone()));
-    for (name, path) in files.chain(bases) {
+    let follow = options.follow.iter().map(|place| ("place to follow links into", place.clone()));
+    for (name, path) in files.chain(bases).chain(follow) {
         if leads_to(&path).starts_with(mount_point) {
             return Err(Error::invalid(format!("{}: the {name} lies under the mount point", path.display())));
         }

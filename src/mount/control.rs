@@ -12,6 +12,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::exposition::metrics;
 use super::logfile::LogFile;
 use super::metrics::Ask;
+use crate::escape;
 use crate::vfs::{Attr, Inode, Kind};
 
 /// Its name in the root of the mount.
@@ -101,11 +102,10 @@ impl Control {
     fn content(&self, at: usize) -> Vec<u8> {
         match FILES.get(at) {
             Some(&"stats.json") => {
-                let mut text = serde_json::to_vec_pretty(&(self.ask)()).unwrap_or_default();
-                text.push(b'\n');
-                text
+                let text = serde_json::to_string_pretty(&(self.ask)()).unwrap_or_default();
+                (escape::json(&text) + "\n").into_owned().into_bytes()
             }
-            Some(&"metrics.prom") => metrics(&[(self.ask)()]).into_bytes(),
+            Some(&"metrics.prom") => metrics(&(self.ask)()).into_bytes(),
             _ => self.log.as_ref().map(|log| log.with(tail)).unwrap_or_default(),
         }
     }

@@ -1,4 +1,4 @@
-//! The figures of mounts in the text format of Prometheus, version 0.0.4. Names and labels are an interface: dashboards are built
+//! The figures of a mount in the text format of Prometheus, version 0.0.4. Names and labels are an interface: dashboards are built
 //! on them.
 
 use std::fmt::Write as _;
@@ -6,10 +6,10 @@ use std::fmt::Write as _;
 use super::status::Status;
 use crate::source::{BOUNDS, TimeCounts};
 
-/// The figures of mounts as one text. Each sample has its mount point as a label.
+/// The figures as one text. Each sample has the mount point as a label, so that those of several mounts can be put together.
 #[must_use]
-pub fn metrics(mounts: &[Status]) -> String {
-    let mut page = Page { text: String::new(), mounts };
+pub(super) fn metrics(status: &Status) -> String {
+    let mut page = Page { text: String::new(), status };
     page.family("build_info", "gauge", "The release.", |s| vec![(labels(&[("version", &s.version)]), 1.0)]);
     page.one("start_time_seconds", "gauge", "When the daemon started, since 1970.", |s| s.started as f64);
     requests(&mut page);
@@ -115,7 +115,7 @@ fn source(page: &mut Page<'_>) {
 
 struct Page<'a> {
     text: String,
-    mounts: &'a [Status],
+    status: &'a Status,
 }
 
 impl Page<'_> {
@@ -127,12 +127,14 @@ impl Page<'_> {
     /// A family with its samples, `of` giving the labels and the value of each.
     fn family(&mut self, name: &str, kind: &str, help: &str, of: impl Fn(&Status) -> Vec<(String, f64)>) {
         self.head(name, kind, help);
-        for status in self.mounts {
-            let mount = format!("mount=\"{}\"", escape(&status.mount_point));
-            for (labels, value) in of(status) {
-                let _ = writeln!(self.text, "bsfs_{name}{{{mount}{labels}}} {value}");
-            }
+        let mount = self.mount();
+        for (labels, value) in of(self.status) {
+            let _ = writeln!(self.text, "bsfs_{name}{{{mount}{labels}}} {value}");
         }
+    }
+
+    fn mount(&self) -> String {
+        format!("mount=\"{}\"", escape(&self.status.mount_point))
     }
 
     fn one(&mut self, name: &str, kind: &str, help: &str, of: impl Fn(&Status) -> f64) {
@@ -141,19 +143,17 @@ impl Page<'_> {
 
     fn histogram(&mut self, name: &str, help: &str, of: impl Fn(&Status) -> Vec<(String, TimeCounts)>) {
         self.head(name, "histogram", help);
-        for status in self.mounts {
-            let mount = format!("mount=\"{}\"", escape(&status.mount_point));
-            for (more, times) in of(status) {
-                let mut sum = 0;
-                for at in 0..=BOUNDS.len() {
-                    sum += times.classes.get(at).copied().unwrap_or(0);
-                    let bound = BOUNDS.get(at).map_or("+Inf".to_owned(), |micros| (*micros as f64 / 1e6).to_string());
-                    let bound = labels(&[("le", &bound)]);
-                    let _ = writeln!(self.text, "bsfs_{name}_bucket{{{mount}{more}{bound}}} {sum}");
-                }
-                let _ = writeln!(self.text, "bsfs_{name}_sum{{{mount}{more}}} {}", times.seconds);
-                let _ = writeln!(self.text, "bsfs_{name}_count{{{mount}{more}}} {sum}");
+        let mount = self.mount();
+        for (more, times) in of(self.status) {
+            let mut sum = 0;
+            for at in 0..=BOUNDS.len() {
+                sum += times.classes.get(at).copied().unwrap_or(0);
+                let bound = BOUNDS.get(at).map_or("+Inf".to_owned(), |micros| (*micros as f64 / 1e6).to_string());
+                let bound = labels(&[("le", &bound)]);
+                let _ = writeln!(self.text, "bsfs_{name}_bucket{{{mount}{more}{bound}}} {sum}");
             }
+            let _ = writeln!(self.text, "bsfs_{name}_sum{{{mount}{more}}} {}", times.seconds);
+            let _ = writeln!(self.text, "bsfs_{name}_count{{{mount}{more}}} {sum}");
         }
     }
 }

@@ -21,6 +21,7 @@ mod limit;
 mod live;
 mod logfile;
 mod look;
+mod memory;
 mod meter;
 mod metrics;
 mod options;
@@ -43,9 +44,9 @@ pub use daemon::{
     CallerGroup, SOURCE_VARIABLE, Started, announce, announce_download, become_daemon, default_log_file, open_log,
     start,
 };
-pub use exposition::metrics;
 pub use live::{Changes, Settings, remount};
 pub use logfile::LogFile;
+pub use memory::default_memory;
 pub use meter::Requests;
 pub use options::{CacheMode, Event, Generic, MountOptions};
 pub use readable::readable;

@@ -1,7 +1,6 @@
 //! How a mount is made, and what it tells on the way.
 
 use std::ffi::OsString;
-use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -81,8 +80,6 @@ pub struct MountOptions {
     pub warm: bool,
     /// A file to write figures for Prometheus to, every 15 seconds.
     pub metrics_file: Option<PathBuf>,
-    /// An address of this machine only that answers with them by HTTP.
-    pub metrics_listen: Option<SocketAddr>,
     /// Generic options of mount(8).
     pub generic: Generic,
     /// Of a process that [`start`](super::start) started: the process group of its caller.

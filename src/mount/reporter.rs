@@ -10,6 +10,7 @@ use super::options::{CacheMode, MountOptions};
 use super::passthrough::Passthrough;
 use super::place::Place;
 use super::readable;
+use super::slow::SlowRead;
 use super::status::Status;
 use super::warm::Progress;
 use crate::engine::Engine;
@@ -22,6 +23,9 @@ const BUSY: usize = 16;
 const PROBLEMS: usize = 10;
 /// For so long an error of a request counts as something that is wrong now.
 const LATELY: Duration = Duration::from_secs(3600);
+
+/// A read that takes so many seconds is slow whatever it is for.
+const SLOW: f64 = 5.0;
 
 /// The parts of a mount that count.
 pub(super) struct Reporter {
@@ -74,6 +78,10 @@ impl Reporter {
         if let Some((ago, text)) = self.guard.last().filter(|(ago, _)| *ago < LATELY) {
             let errors = self.guard.errors();
             problems.push(format!("{errors} requests failed, the last one {} s ago: {text}", ago.as_secs()));
+        }
+        if let Some(read) = self.guard.slow.now(Instant::now()).into_iter().find(|read| read.seconds >= SLOW) {
+            let SlowRead { file, seconds, why, ago, .. } = read;
+            problems.push(format!("a read of {file} took {seconds:.0} s ({why}), {ago} s ago"));
         }
         match self.engine.disk() {
             None if self.fixed.cached => problems.push("the disk cache cannot be used; the log says why".to_owned()),

@@ -152,9 +152,6 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
     if let Some(path) = &options.metrics_file {
         metrics::to_file(path, Arc::clone(&ask))?;
     }
-    if let Some(address) = options.metrics_listen {
-        metrics::listen(address, Arc::clone(&ask))?;
-    }
     let adapter = Adapter {
         vfs: vfs.clone(),
         guard,
@@ -173,6 +170,8 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
     // While nothing waits for the mount.
     let looking = look(&vfs);
     let problems = ask().problems;
+    // It holds what the end of the mount drops.
+    drop(ask);
     for problem in problems.iter().take(TOLD) {
         tell(Event::Note(problem.clone()))?;
     }

@@ -90,7 +90,10 @@ pub struct Status {
 impl Status {
     /// The same for users who may not list all directories of the source.
     pub(super) fn without_names(self) -> Self {
-        Self { log_file: None, slow_reads: Vec::new(), busy_files: Vec::new(), ..self }
+        let some = !self.problems.is_empty();
+        let problems =
+            some.then(|| "there are some, which the user who mounted can see".to_owned()).into_iter().collect();
+        Self { log_file: None, slow_reads: Vec::new(), busy_files: Vec::new(), problems, ..self }
     }
 }
 

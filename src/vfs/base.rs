@@ -16,7 +16,7 @@ use log::{info, warn};
 use super::lock;
 use super::packed::Packed;
 use crate::access::Access;
-use crate::engine::{Base, Engine, FileBase, Finder, Trouble};
+use crate::engine::{Base, Engine, FileBase, Finder};
 use crate::error::{Error, Result};
 use crate::format::bigsmall::{Container, Content};
 use crate::format::{SNIFF_LEN, Sniff, sniff};
@@ -76,7 +76,7 @@ impl Bases {
             }) {
                 Ok(None) => {}
                 Ok(Some(base)) if fits(delta, &base) => {
-                    engine.troubles().set(delta.path(), Trouble::NoBase, None);
+                    engine.troubles().base(delta.path(), None);
                     info!("{}: its base is {}", delta.path().display(), candidate.path.display());
                     return Some(Arc::new(base));
                 }
@@ -86,7 +86,7 @@ impl Bases {
         }
         let text = "its base was not found; name the file, or a directory that holds it, with --base";
         let text = format!("{}: {text}", delta.path().display());
-        engine.troubles().set(delta.path(), Trouble::NoBase, Some(text));
+        engine.troubles().base(delta.path(), Some(text));
         other
     }
 

@@ -8,19 +8,15 @@ use super::packed::Packed;
 use super::scan::{Class, Scan};
 use super::tree::{Body, Contents};
 use super::{Inode, Vfs};
-use crate::engine::{Trouble, Troubles};
+use crate::engine::Troubles;
 use crate::error::Result;
 
-/// Notes what a scan found to be wrong with files of a directory, and forgets what is mended or gone.
+/// Notes what a scan found to be wrong with names of a directory.
 pub(super) fn note(troubles: &Troubles, directory: &Path, scan: &Scan) {
     let containers = scan.found.iter().filter(|found| matches!(found.class, Class::Container(_)));
     let containers: HashSet<&OsStr> = containers.map(|found| found.source.as_os_str()).collect();
-    // A scan does not look for bases: what is known of them stays.
-    let stays = |file: &Path| file.file_name().is_some_and(|name| containers.contains(name));
-    troubles.retain(directory, |file, trouble| trouble == Trouble::NoBase && stays(file));
-    for (name, wrong) in &scan.notes.unopened {
-        troubles.set(&directory.join(name), Trouble::Unopened, Some(wrong.clone()));
-    }
+    let wrong = scan.notes.unopened.values().chain(&scan.notes.remarks).cloned().collect();
+    troubles.scanned(directory, wrong, |file| file.file_name().is_some_and(|name| containers.contains(name)));
 }
 
 impl Vfs {

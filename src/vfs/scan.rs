@@ -236,7 +236,6 @@ pub(super) fn scan(
             Err(Error::Io { op, path, source: e }) if may_pass(&e) => {
                 failed.insert(source.clone());
                 let error = Error::Io { op, path, source: e };
-                wrong.insert(source.clone(), error.to_string());
                 remarks.insert(format!("{error}; shown as it is"));
                 Class::Plain(*identity)
             }

@@ -203,7 +203,7 @@ pub(super) fn generate(
             remarks.insert(format!(
                 "{}: its shard {} is not shown as it says, so there is no {SHOWN_INDEX}",
                 path.display(),
-                name.escape_default()
+                name
             ));
             return None;
         };
@@ -255,14 +255,14 @@ fn check(index: &ShardIndex, shards: &HashMap<&str, &Presented>, text: &[u8]) ->
         let duplicates = index.duplicates(shard);
         // It may hold other bytes there, and then nobody knows which are meant.
         if let Some(both) = duplicates.iter().find(|duplicate| stored.contains(duplicate.name.as_str())) {
-            return Err(format!("tensor '{}' is said to be stored in none, and is stored", both.name.escape_default()));
+            return Err(format!("tensor '{}' is said to be stored in none, and is stored", both.name));
         }
         there.extend(duplicates.iter().map(|duplicate| (*shard, duplicate.name.as_str())));
     }
     for tensor in made.weight_map.keys() {
         let shard = index.shard_of(tensor).unwrap_or_default();
         if !there.contains(&(shard, tensor.as_str())) {
-            return Err(format!("tensor '{}' is not in {}", tensor.escape_default(), shard.escape_default()));
+            return Err(format!("tensor '{}' is not in {}", tensor, shard));
         }
     }
     Ok(())

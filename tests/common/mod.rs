@@ -33,6 +33,18 @@ pub fn pack_as(mode: bsfs::codec::Mode, input: &Path, output: &Path) {
     bsfs::compress::compress(&pool, input, output, &options, &()).unwrap();
 }
 
+/// A name that a terminal would obey, and that makes two lines of one.
+pub const HOSTILE: &str = "x\u{1b}[31mred\nFORGED\r\u{9b}2J\u{7f}\u{202e}\u{200b}é";
+
+/// Whether a text for people shows [`HOSTILE`] as nothing but text.
+pub fn assert_harmless(what: &str, text: &[u8]) {
+    let text = std::str::from_utf8(text).unwrap_or_else(|e| panic!("{what}: {e}"));
+    if let Some(c) = text.chars().find(|c| bsfs::escape::is_hidden(*c) && *c != '\n') {
+        panic!("{what}: {c:?} in {text:?}");
+    }
+    assert!(!text.lines().any(|line| line.starts_with("FORGED")), "{what}: {text:?}");
+}
+
 /// The same bytes for the same seed, everywhere.
 pub fn noise(seed: u64, len: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;

@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::common::mounted::{BSFS, Mount, Running, command, is_mounted, model, status_of, unmount};
-use crate::common::{Bench, eventually};
+use crate::common::{Bench, eventually, skip};
 
 /// Of linux/auto_fs.h: what was asked for is mounted; from now on nothing waits here.
 const READY: libc::c_ulong = 0x9360;
@@ -59,7 +59,7 @@ impl Trigger {
             libc::mount(c"test".as_ptr(), target.as_ptr().cast(), c"autofs".as_ptr(), 0, options.as_ptr().cast())
         };
         if mounted != 0 {
-            eprintln!("SKIP: no autofs: {}", std::io::Error::last_os_error());
+            skip(&format!("no autofs: {}", std::io::Error::last_os_error()));
             return None;
         }
         Some(Self { point: point.to_path_buf(), directory: directory(owner, point), requests: File::from(requests) })
@@ -223,7 +223,7 @@ fn what_lies_below_the_trigger_is_refused_and_not_waited_for() {
     let inside = trigger.point.join("inside");
     let link = bench.dir.join("link");
     symlink(&inside, &link).unwrap();
-    for option in ["--cache-dir", "--log-file", "--base", "--metrics-file"] {
+    for option in ["--cache-dir", "--log-file", "--base", "--metrics-file", "--follow"] {
         for path in [&inside, &link] {
             let mut command = command(&bench);
             command.arg("mount").args([bench.source(), bench.mount_point()]).arg(option).arg(path);

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::common::mounted::{BSFS, Mount, command, model, signal, status_of, stderr};
-use crate::common::{Bench, eventually, safetensors};
+use crate::common::{Bench, eventually, safetensors, skip};
 
 /// Of linux/fcntl.h: which signal tells of the end of a lease.
 const F_SETSIG: libc::c_int = 10;
@@ -105,7 +105,7 @@ fn a_lease_on_a_source_is_waited_for() {
         libc::fcntl(held.as_raw_fd(), libc::F_SETLEASE, kind)
     };
     if lease(libc::F_WRLCK) != 0 {
-        eprintln!("SKIP: no leases on this file system");
+        skip("no leases on this file system");
         return;
     }
     let mount = Mount::new(&bench, &[]);

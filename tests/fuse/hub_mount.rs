@@ -157,6 +157,21 @@ fn a_mirror_with_entity_tags_of_its_own_is_shown_as_the_hub_is() {
 }
 
 #[test]
+fn names_that_no_file_can_have_are_left_out_of_a_repository_and_told() {
+    let model = Model::new();
+    let long = "n".repeat(300);
+    let odd = ["x/../up", "a//b", "./c", long.as_str(), "d\\e"];
+    let files: Vec<(&str, &[u8])> = odd.iter().map(|name| (*name, &b"odd"[..])).collect();
+    model.hub.commit("org/name", &files);
+    let output = model.start("hf://org/name", &[], &["--cache", "off"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let mount = Mount { point: model.bench.mount_point(), pid: status_of(&model.bench.mount_point()).unwrap().pid };
+    assert!(stderr(&output).contains("4 names that no file here can have are left out"), "{}", stderr(&output));
+    assert_eq!(fs::read(mount.path("d\\e")).unwrap(), b"odd");
+    assert!(!mount.path("up").exists() && !mount.path("x").exists());
+}
+
+#[test]
 fn a_revision_may_be_a_branch_with_slashes_or_a_commit() {
     let model = Model::new();
     let commit = model.hub.state().repos["org/name"].refs["main"].clone();

@@ -71,6 +71,24 @@ fn a_fine_tune_without_its_base_is_told_until_that_is_there() {
 }
 
 #[test]
+fn what_is_not_listed_is_told() {
+    let bench = Bench::new();
+    model(&bench);
+    symlink("nothing", bench.source().join("dangling")).unwrap();
+    age(&bench.source());
+    let (mount, said) = told(&bench, &[]);
+    assert!(said.contains("dangling: cannot be followed") && said.lines().count() == 1, "{said}");
+    assert_eq!(mount.status().problems.len(), 1);
+    drop(mount);
+    let outside = put(&bench.dir.join("outside/weights.bin"), b"weights");
+    fs::remove_file(bench.source().join("dangling")).unwrap();
+    symlink(&outside, bench.source().join("weights.bin")).unwrap();
+    age(&bench.source());
+    let (_mount, said) = told(&bench, &["--allow-other"]);
+    assert!(said.contains("leads out of the source") && said.contains("--follow"), "{said}");
+}
+
+#[test]
 fn of_many_problems_a_few_are_told() {
     let bench = Bench::new();
     for n in 0..20 {

@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 use bsfs::mount::Status;
 
 use crate::common::mounted::{Mount, bsfs, stderr};
-use crate::common::{Bench, age, eventually, noise, safetensors};
+use crate::common::{Bench, age, eventually, noise, root_for, safetensors, skip};
 
 const NOBODY: u32 = 65534;
 const DAEMON: u32 = 1;
@@ -16,8 +16,7 @@ const SECRET: &[u8] = b"what only its owner may read";
 
 /// A bench whose directories all users may search; `None` without root, which these tests need.
 fn bench() -> Option<Bench> {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("SKIP: needs root");
+    if !root_for("other users") {
         return None;
     }
     let bench = Bench::new();
@@ -212,7 +211,7 @@ fn acl(entries: &str, path: &Path) -> bool {
     let set = Command::new("setfacl").args(["-m", entries]).arg(path).status();
     let done = set.is_ok_and(|status| status.success());
     if !done {
-        eprintln!("SKIP: no setfacl(1), or no access lists in {}", path.display());
+        skip(&format!("no setfacl(1), or no access lists in {}", path.display()));
     }
     done
 }
@@ -267,14 +266,17 @@ fn a_base_is_not_read_for_those_who_may_not_read_it() {
     assert!(output.status.success(), "{}", stderr(&output));
     allow(&packed, 0o644);
     age(&source);
+    // Permission to read it is not enough in a directory that they may not search.
+    for (of_base, of_directory) in [(0o600, 0o755), (0o644, 0o700)] {
+        allow(&base, of_base);
+        allow(source.join("bases"), of_directory);
+        let mount = Mount::new(&bench, &["--allow-other"]);
+        assert!(read_as(NOBODY, mount.path("tuned.safetensors")).is_none());
+        let log = log_of(&mount);
+        assert!(log.contains("base.safetensors may not be read by all who may read"), "{log}");
+    }
     let mount = Mount::new(&bench, &["--allow-other"]);
     let shown = mount.path("tuned.safetensors");
-    assert!(read_as(NOBODY, &shown).is_none());
-    let log = log_of(&mount);
-    assert!(log.contains("base.safetensors may not be read by all who may read"), "{log}");
-    // Permission to read it is not enough in a directory that they may not search.
-    allow(&base, 0o644);
-    allow(source.join("bases"), 0o700);
     assert!(read_as(NOBODY, &shown).is_none());
     allow(source.join("bases"), 0o755);
     eventually("the base is found", || read_as(NOBODY, &shown).as_deref() == Some(&bytes[..]));
@@ -335,7 +337,7 @@ fn copies_can_be_changed_and_removed() {
     for (tool, copy) in ways {
         let there = Command::new(tool).arg("--version").output().is_ok_and(|output| output.status.success());
         if !there {
-            eprintln!("SKIP: no {tool}");
+            skip(&format!("no {tool}"));
             continue;
         }
         let script = format!(

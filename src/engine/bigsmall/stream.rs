@@ -255,7 +255,7 @@ impl Stream {
         let len = self.plan.window_len(window);
         engine.chunks.make_room(len);
         let mut buffer = engine.pool.take(len);
-        let result = ticket.run(&self.plan, &mut buffer);
+        let result = ticket.run(&self.plan, &engine.pool, &mut buffer);
         guard.armed = false;
         if let Ok(spent) = &result {
             engine.counters.decoded(None, len);
@@ -439,7 +439,7 @@ mod shuttled {
         md5[0] ^= u8::from(!right);
         let plan = Plan {
             source: Arc::new(MemorySource::new("m.bs", raw.clone())),
-            packed_read: Arc::default(),
+            reads: Arc::default(),
             parts: vec![Part { coding: Coding::Raw, offset: 0, len, raw_len: len }],
             width: 0,
             skip: 0,

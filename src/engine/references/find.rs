@@ -10,7 +10,7 @@ use log::info;
 use super::search::{Lacking, Search, Way};
 use super::{BaseFile, Later, References};
 use crate::access::Access;
-use crate::engine::{Engine, Image, Trouble};
+use crate::engine::{Engine, Image};
 use crate::error::Result;
 use crate::format::Container;
 use crate::source::{Identity, LocalTree, ReadAt, Stat, Tree, way};
@@ -131,7 +131,7 @@ impl Finder {
                 let looked = (&[][..], &Lacking::default(), LOOK);
                 let references = finder.resolve(engine, &container, (&tree, version), looked)?;
                 let lacking = references.complete(&container).err();
-                engine.troubles().set(container.path(), Trouble::NoBase, lacking.map(|error| error.to_string()));
+                engine.troubles().base(container.path(), lacking.map(|error| error.to_string()));
                 Some(references)
             })
         });
