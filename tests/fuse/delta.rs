@@ -249,7 +249,7 @@ fn a_base_that_is_of_no_use_is_said() {
     let bench = Bench::new();
     let ours = put(&bench.dir.join("ours.safetensors"), &file(&model(85, "BF16")));
     let theirs = put(&bench.dir.join("theirs.safetensors"), &file(&model(86, "F32")));
-    let said = |base: &Path| stderr(&bsfs(&bench, &["compress", "-n", text(&ours), "--base", text(base)]));
+    let said = |base: &Path| stderr(&bsfs(&bench, ["compress", "-n", text(&ours), "--base", text(base)]));
     assert!(
         said(&theirs).contains("ours.safetensors: nothing is stored as a difference from what is named with --base")
     );
