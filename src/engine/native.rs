@@ -10,6 +10,7 @@ use super::buffer::Buffer;
 use super::content::{Content, Part, Place};
 use super::memory::Key;
 use super::references::{self, Later, References};
+use super::workers::Lane;
 use super::{Engine, decode};
 use crate::cache::Proof;
 use crate::codec::Codec;
@@ -68,6 +69,10 @@ fn part(chunk: &Chunk) -> Part {
 impl Content for Native {
     fn id(&self) -> u64 {
         self.container.id()
+    }
+
+    fn lane(&self) -> Lane {
+        Lane::of(&*self.source, self.container.id())
     }
 
     fn path(&self) -> &Path {
