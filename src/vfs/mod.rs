@@ -18,6 +18,7 @@ mod facts;
 mod link;
 mod look;
 mod name;
+mod number;
 mod open;
 mod packed;
 mod scan;
@@ -58,7 +59,7 @@ const UNSETTLED_AGE: Duration = Duration::from_millis(50);
 /// as that took, or such a directory would be scanned at each look.
 const LISTING_AGE: Duration = Duration::from_secs(1);
 
-/// Number of an inode. Never used twice in a process.
+/// Number of an inode. Of two things one number may only be that of the same version of the same file, and is so in every mount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Inode(pub u64);
 
@@ -619,7 +620,7 @@ impl Vfs {
                     (self.config.uid, self.config.gid, mode)
                 }
             };
-            Attr { inode: node.inode, kind, size, mtime, ctime, mode, links, uid, gid }
+            Attr { inode: node.inode, generation: node.generation, kind, size, mtime, ctime, mode, links, uid, gid }
         };
         match &node.body {
             Body::Directory(directory) => {
