@@ -49,6 +49,7 @@ pub mod escape;
 pub mod format;
 #[cfg(feature = "hub")]
 pub mod hub;
+pub mod longpath;
 #[cfg(feature = "mount")]
 pub mod mount;
 pub mod parallel;

@@ -1,57 +1,87 @@
 //! A file that appears under its name whole or not at all.
 //!
 //! The bytes go to a file without a name (`O_TMPFILE`) where the file system has that, so that not even a killed
-//! process leaves anything behind; elsewhere to a hidden temporary name in the same directory.
+//! process leaves anything behind; elsewhere to a hidden temporary name in the same directory, which the next run removes
+//! (`temporary`). Only regular files are ever replaced (`place`); where one certain version is to be removed or replaced, no other
+//! is (`aside`).
 
-use std::ffi::OsString;
+pub mod aside;
+mod place;
+mod temporary;
+
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use rustix::fs::{Advice, AtFlags, CWD, Mode, OFlags, RenameFlags};
+use rustix::io::Errno;
 
 use crate::access::Attributes;
 use crate::error::{Error, Result};
+use crate::longpath;
+
+pub use place::Place;
+
+/// How often a temporary file is made anew when its name is taken away.
+const TRIES: u32 = 3;
 
 /// A file being written. Dropped without [`publish`](AtomicFile::publish), nothing is left of it.
 #[derive(Debug)]
 pub struct AtomicFile {
     file: File,
+    /// What messages call it.
     path: PathBuf,
+    directory: OwnedFd,
+    name: OsString,
     replace: bool,
     /// The temporary name, where there had to be one.
-    temporary: Option<PathBuf>,
+    temporary: Option<OsString>,
 }
 
 impl AtomicFile {
     /// Starts a file that will be called `path`; its directory must exist. With `replace` a file of that name is
-    /// replaced at the end, otherwise it is an error now.
+    /// replaced at the end, otherwise it is an error now. A link is replaced itself, and what it leads to stays as it is.
     ///
     /// # Errors
-    /// [`Error::Exists`], or [`Error::Io`] when the directory cannot be written.
+    /// [`Error::Exists`], [`Error::Invalid`] for a name of what is no regular file, or [`Error::Io`] when the directory cannot be
+    /// written.
     pub fn create(path: impl Into<PathBuf>, replace: bool) -> Result<Self> {
         let path = path.into();
-        match path.symlink_metadata() {
-            Ok(meta) if meta.is_dir() => {
-                return Err(Error::invalid(format!("{}: a directory, expected a file to write", path.display())));
-            }
-            Ok(_) if !replace => return Err(Error::Exists { path }),
-            // Without a name until the end it would be found out then.
-            Err(e) if e.kind() == io::ErrorKind::InvalidFilename => return Err(Error::io("create", &path)(e)),
-            _ => {}
+        let place = Place::of(&path)?;
+        place.check(&path)?;
+        if place != Place::Free && !replace {
+            return Err(Error::Exists { path });
         }
-        let mode = Mode::from_raw_mode(0o666);
+        let failed = |e: io::Error| Error::io("create", &path)(e);
+        let (directory, name) = longpath::parent(&path).map_err(failed)?;
+        temporary::sweep(&directory);
         let flags = OFlags::RDWR | OFlags::CLOEXEC;
-        if let Ok(fd) = rustix::fs::open(directory(&path), flags | OFlags::TMPFILE, mode) {
-            return Ok(Self { file: File::from(fd), path, replace, temporary: None });
+        let mode = Mode::from_raw_mode(0o666);
+        if let Ok(fd) = rustix::fs::openat(&directory, ".", flags | OFlags::TMPFILE, mode)
+            // Without /proc it could not be given a name.
+            && rustix::fs::access(fd_path(&fd), rustix::fs::Access::EXISTS).is_ok()
+        {
+            temporary::lock(&fd);
+            return Ok(Self { file: File::from(fd), path, directory, name, replace, temporary: None });
         }
-        let temporary = temporary_name(&path);
-        let fd = rustix::fs::open(&temporary, flags | OFlags::CREATE | OFlags::EXCL, mode)
-            .map_err(|e| Error::io("create", &path)(e.into()))?;
-        Ok(Self { file: File::from(fd), path, replace, temporary: Some(temporary) })
+        for _ in 0..TRIES {
+            let temporary = temporary::name(&name);
+            let fd = rustix::fs::openat(&directory, &temporary, flags | OFlags::CREATE | OFlags::EXCL, mode)
+                .map_err(|e| failed(e.into()))?;
+            temporary::lock(&fd);
+            let (file, directory) = (File::from(fd), directory.try_clone().map_err(failed)?);
+            let made =
+                Self { file, path: path.clone(), directory, name: name.clone(), replace, temporary: Some(temporary) };
+            // Before it was locked, another process may have taken it for one that was left behind.
+            if made.temporary.iter().all(|name| temporary::leads_to(made.directory.as_fd(), name, &made.file)) {
+                return Ok(made);
+            }
+        }
+        Err(failed(io::Error::other("its temporary name was taken away")))
     }
 
     /// The name it will have.
@@ -97,6 +127,15 @@ impl AtomicFile {
         other.give(&self.file).map_err(Error::io("keep the permissions and attributes in", &self.path))
     }
 
+    /// As [`resemble`](AtomicFile::resemble), as far as the file system keeps it; says what it does not keep.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the permissions cannot be set.
+    pub fn mirror(&self, other: &Attributes) -> Result<Option<String>> {
+        let lost = other.give_kept(&self.file).map_err(Error::io("set the permissions of", &self.path))?;
+        Ok(lost.map(|lost| format!("{}: the file system does not keep the input's {lost}", self.path.display())))
+    }
+
     /// Takes away what `other`, the attributes of a file that this one is made from, does not allow: what nobody else may read
     /// does not become readable by being packed. Gives it the access list's entries and the extended attributes of users, and
     /// says which of them the file system does not keep. Best at once.
@@ -134,52 +173,100 @@ impl AtomicFile {
     /// [`Error::Exists`] when somebody made a file of that name meanwhile and it was not to be replaced,
     /// [`Error::Io`] when the system refuses. Nothing is left behind then.
     pub fn publish(mut self) -> Result<()> {
-        let failed = |e: rustix::io::Errno| match e {
-            rustix::io::Errno::EXIST => Error::Exists { path: self.path.clone() },
-            e => Error::io("give a name to", &self.path)(e.into()),
+        let path = self.path.clone();
+        let failed = |e: Errno| match e {
+            Errno::EXIST => Error::Exists { path: path.clone() },
+            e => Error::io("give a name to", &path)(e.into()),
         };
-        self.file.sync_all().map_err(Error::io("write to disk", &self.path))?;
-        if self.temporary.is_none() {
-            let fd_path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
-            let link = |to: &Path| rustix::fs::linkat(CWD, &fd_path, CWD, to, AtFlags::SYMLINK_FOLLOW);
-            if !self.replace {
-                link(&self.path).map_err(failed)?;
-                return self.sync_directory();
+        self.file.sync_all().map_err(Error::io("write to disk", &path))?;
+        if self.replace {
+            // What has the name now may be another than when this began.
+            Place::of(&path)?.check(&path)?;
+            if self.temporary.is_none() {
+                // A link cannot replace a file, a rename can.
+                let temporary = temporary::name(&self.name);
+                self.link(&temporary).map_err(failed)?;
+                self.temporary = Some(temporary);
             }
-            // A link cannot replace a file, a rename can.
-            let temporary = temporary_name(&self.path);
-            link(&temporary).map_err(failed)?;
-            self.temporary = Some(temporary);
         }
-        if let Some(temporary) = &self.temporary {
-            let flags = if self.replace { RenameFlags::empty() } else { RenameFlags::NOREPLACE };
-            let renamed = match rustix::fs::renameat_with(CWD, temporary, CWD, &self.path, flags) {
-                // File systems without RENAME_NOREPLACE: a link does not replace either.
-                Err(rustix::io::Errno::INVAL) if !self.replace => {
-                    rustix::fs::link(temporary, &self.path).and_then(|()| rustix::fs::unlink(temporary))
-                }
-                renamed => renamed,
-            };
-            renamed.map_err(|e| match e {
-                rustix::io::Errno::EXIST => Error::Exists { path: self.path.clone() },
-                e => Error::io("give a name to", &self.path)(e.into()),
-            })?;
+        match &self.temporary {
+            Some(temporary) if self.replace => {
+                rustix::fs::renameat(&self.directory, temporary, &self.directory, &self.name).map_err(failed)?;
+            }
+            _ => self.rename_to(self.name.clone()).map_err(failed)?,
         }
         self.temporary = None;
         self.sync_directory()
     }
 
-    fn sync_directory(&self) -> Result<()> {
-        let dir = directory(&self.path);
-        File::open(dir).and_then(|dir| dir.sync_all()).map_err(Error::io("write to disk", dir))
+    /// Gives the file a name in its directory that no other file has.
+    fn link(&self, name: &OsString) -> rustix::io::Result<()> {
+        rustix::fs::linkat(CWD, fd_path(&self.file), &self.directory, name, AtFlags::SYMLINK_FOLLOW)
     }
+
+    /// Gives the file, instead of its temporary name, this one, which is temporary until it says otherwise.
+    fn rename_to(&mut self, name: OsString) -> rustix::io::Result<()> {
+        match &self.temporary {
+            None => self.link(&name)?,
+            Some(temporary) => rename(self.directory.as_fd(), temporary, &name)?,
+        }
+        self.temporary = Some(name);
+        Ok(())
+    }
+
+    fn sync_directory(&self) -> Result<()> {
+        let dir = longpath::directory(&self.path);
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let synced = rustix::fs::openat(&self.directory, ".", flags, Mode::empty()).and_then(rustix::fs::fsync);
+        synced.map_err(|e| Error::io("write to disk", dir)(e.into()))
+    }
+}
+
+/// Makes a link that leads to `text`. With `replace` a file or link of that name is replaced, otherwise it is an error.
+///
+/// # Errors
+/// Those of [`AtomicFile::create`].
+pub fn symlink(text: &Path, path: &Path, replace: bool) -> Result<()> {
+    let failed = |e: Errno| match e {
+        Errno::EXIST => Error::Exists { path: path.into() },
+        e => Error::io("create", path)(e.into()),
+    };
+    let place = Place::of(path)?;
+    place.check(path)?;
+    let (directory, name) = longpath::parent(path).map_err(Error::io("create", path))?;
+    if place == Place::Free || !replace {
+        return rustix::fs::symlinkat(text, &directory, &name).map_err(failed);
+    }
+    let temporary = temporary::name(&name);
+    rustix::fs::symlinkat(text, &directory, &temporary).map_err(failed)?;
+    rustix::fs::renameat(&directory, &temporary, &directory, &name).map_err(|e| {
+        let _ = rustix::fs::unlinkat(&directory, &temporary, AtFlags::empty());
+        failed(e)
+    })
+}
+
+/// Renames within a directory, never over another file.
+fn rename(directory: BorrowedFd<'_>, from: &OsStr, to: &OsStr) -> rustix::io::Result<()> {
+    match rustix::fs::renameat_with(directory, from, directory, to, RenameFlags::NOREPLACE) {
+        // File systems without RENAME_NOREPLACE: a link does not replace either.
+        Err(Errno::INVAL | Errno::NOSYS) => {
+            rustix::fs::linkat(directory, from, directory, to, AtFlags::empty())?;
+            rustix::fs::unlinkat(directory, from, AtFlags::empty())
+        }
+        renamed => renamed,
+    }
+}
+
+/// Where the system shows an open file of this process.
+fn fd_path(file: &impl AsRawFd) -> String {
+    format!("/proc/self/fd/{}", file.as_raw_fd())
 }
 
 impl Drop for AtomicFile {
     fn drop(&mut self) {
         if let Some(temporary) = &self.temporary {
             // Nothing more can be done about a name that cannot be removed.
-            let _ = std::fs::remove_file(temporary);
+            let _ = rustix::fs::unlinkat(&self.directory, temporary, AtFlags::empty());
         }
     }
 }
@@ -198,27 +285,6 @@ impl Seek for AtomicFile {
     fn seek(&mut self, pos: SeekFrom) -> io::Result<u64> {
         self.file.seek(pos)
     }
-}
-
-/// The directory of `path`; `.` for a bare name.
-fn directory(path: &Path) -> &Path {
-    match path.parent() {
-        Some(dir) if !dir.as_os_str().is_empty() => dir,
-        _ => Path::new("."),
-    }
-}
-
-fn temporary_name(path: &Path) -> PathBuf {
-    use std::sync::atomic::{AtomicU32, Ordering};
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    let mut name = OsString::from(".");
-    name.push(path.file_name().unwrap_or_default());
-    // Names may have 255 bytes; the marks that make this one ours need some of them.
-    if name.len() > 200 {
-        name = OsString::from(".bsfs");
-    }
-    name.push(format!(".{}-{}.tmp", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
-    directory(path).join(name)
 }
 
 #[cfg(test)]
@@ -292,9 +358,9 @@ mod tests {
         for named in [false, true] {
             let mut f = AtomicFile::create(&path, false).unwrap();
             if named {
-                let temporary = temporary_name(&path);
-                f.temporary = Some(temporary.clone());
-                f.file = File::create_new(temporary).unwrap();
+                let temporary = temporary::name(&f.name);
+                f.file = File::create_new(dir.path().join(&temporary)).unwrap();
+                f.temporary = Some(temporary);
             }
             f.write_all(b"ours").unwrap();
             std::fs::write(&path, b"theirs").unwrap();

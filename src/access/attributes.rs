@@ -15,6 +15,8 @@ const MAX_BYTES: usize = 64 << 10;
 /// Labels of security modules that say who may use a file. Others are of its bytes (ima, evm), or would give rights to a program
 /// (capability).
 const LABELS: [&[u8]; 2] = [b"security.selinux", b"security.SMACK64"];
+/// What the access control list is called where it is lost.
+const ACCESS_LIST: &str = "access list";
 /// What users and their programs keep with a file.
 const USER: &[u8] = b"user.";
 
@@ -53,6 +55,26 @@ impl Attributes {
     /// # Errors
     /// Those of the system, of the first that cannot be given.
     pub fn give(&self, file: &File) -> io::Result<()> {
+        self.give_or(file, &mut |what, error| {
+            Err(if what == ACCESS_LIST { error } else { io::Error::new(error.kind(), format!("{what}: {error}")) })
+        })
+    }
+
+    /// The same, as far as the file system keeps it; gives what it does not keep. Without the list nobody can read the file who
+    /// cannot read this one.
+    ///
+    /// # Errors
+    /// Those of the system when the permissions cannot be set.
+    pub fn give_kept(&self, file: &File) -> io::Result<Option<String>> {
+        let mut lost = Vec::new();
+        self.give_or(file, &mut |what, _| {
+            lost.push(what);
+            Ok(())
+        })?;
+        Ok((!lost.is_empty()).then(|| lost.join(", ")))
+    }
+
+    fn give_or(&self, file: &File, lose: &mut dyn FnMut(String, io::Error) -> io::Result<()>) -> io::Result<()> {
         let (uid, gid) = (Uid::from_raw(self.uid), Gid::from_raw(self.gid));
         let group =
             rustix::fs::fchown(file, Some(uid), Some(gid)).is_ok() || rustix::fs::fchown(file, None, Some(gid)).is_ok();
@@ -60,15 +82,20 @@ impl Attributes {
         if !group {
             acl.group = 0;
         }
-        set(file, &acl)?;
+        match set(file, &acl) {
+            Err(e) if acl.names_others() && Errno::from_io_error(&e) == Some(Errno::NOTSUP) => {
+                lose(ACCESS_LIST.to_owned(), e)?;
+                let meta = file.metadata()?;
+                set(file, &Acl::of_mode(acl.mode(meta.uid(), meta.gid())))?;
+            }
+            set => set?,
+        }
         for (name, value) in &self.others {
             match rustix::fs::fsetxattr(file, name, value, XattrFlags::empty()) {
                 // The system labels files itself where it does not let users do it.
                 Err(_) if LABELS.contains(&name.to_bytes()) => {}
-                set => set.map_err(|errno| {
-                    let name = name.to_string_lossy();
-                    io::Error::new(io::Error::from(errno).kind(), format!("extended attribute {name}: {errno}"))
-                })?,
+                Err(errno) => lose(format!("extended attribute {}", name.to_string_lossy()), errno.into())?,
+                Ok(()) => {}
             }
         }
         Ok(())
@@ -85,7 +112,7 @@ impl Attributes {
         let mut lost = Vec::new();
         match set(file, &acl) {
             Err(e) if acl.names_others() && Errno::from_io_error(&e) == Some(Errno::NOTSUP) => {
-                lost.push("access list".to_owned());
+                lost.push(ACCESS_LIST.to_owned());
                 set(file, &Acl::of_mode(acl.mode(own.uid, own.gid)))?;
             }
             set => set?,

@@ -6,13 +6,13 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use bsfs::access::Attributes;
 use bsfs::compress::{self, Entry, Options, Original, Report, Sums, ratio};
+use bsfs::longpath;
 use bsfs::parallel;
-use bsfs::sink::AtomicFile;
+use bsfs::sink;
 use bsfs::source::FileSource;
 use bsfs::{Error, Result};
 use clap::Args;
@@ -20,7 +20,10 @@ use serde::Serialize;
 
 use super::against::{Bases, Needs};
 use super::base::BaseArg;
+use super::companions::{self, Directories};
+use super::doubt;
 use super::exit::Exit;
+use super::left_out;
 use super::opened;
 use super::optimise::Work;
 use super::out::{self, print, row, say, shorten, shown, with_bs};
@@ -28,6 +31,7 @@ use super::progress::Bar;
 use super::replace;
 use super::share::{self, Share};
 use super::size::show_size;
+use super::stream;
 
 /// Compress files of weights, without loss
 ///
@@ -56,7 +60,7 @@ pub struct CompressArgs {
     /// File to write, or directory; a directory as INPUT needs one
     #[arg(short, long, value_name = "OUT")]
     pub output: Option<PathBuf>,
-    /// Replace outputs that exist already
+    /// Replace outputs that exist already; of a link itself, not what it leads to
     #[arg(short, long)]
     pub force: bool,
     /// Remove each original once its container, beside it, was proven to hold it; asks before, and says what it will save
@@ -108,16 +112,19 @@ enum Task {
         input: PathBuf,
         output: PathBuf,
         len: u64,
+        /// Whether the output is part of a mirror, and has the input's permissions.
+        mirror: bool,
     },
     Copy {
         input: PathBuf,
         output: PathBuf,
         len: u64,
     },
-    /// A link to what became of another file.
+    /// A link that says `text`, and leads to what became of another file of the run, if to one.
     Link {
         output: PathBuf,
-        to: PathBuf,
+        text: PathBuf,
+        to: Option<PathBuf>,
     },
 }
 
@@ -160,8 +167,7 @@ pub fn run(args: &CompressArgs) -> Result<ExitCode> {
     let started = Instant::now();
     let stop = out::stop_flag();
     let (mode, chunk_len) = (args.work.optimise.mode(), args.work.optimise.chunk_len());
-    let mut directories = Vec::new();
-    let mut tasks = plan(args, &found(args, &stop)?, &mut directories)?;
+    let Plan { mut tasks, directories, parents, exit } = plan(args, &found(args, &stop)?)?;
     if let Some(share) = args.shard {
         tasks = share_of(share, tasks, args.force, &stop)?;
     }
@@ -183,11 +189,13 @@ pub fn run(args: &CompressArgs) -> Result<ExitCode> {
     if args.dedup {
         pack_repeated(&mut tasks, &mut bases);
     }
+    let mut made = Directories::default();
     if !args.dry_run {
         check_outputs(&tasks, args.force || args.shard.is_some())?;
-        for dir in &directories {
-            fs::create_dir_all(dir).map_err(Error::io("create directory", dir))?;
+        for dir in &parents {
+            longpath::create_dir_all(dir).map_err(Error::io("create directory", dir))?;
         }
+        directories.iter().try_for_each(|(input, output)| made.make(input, output))?;
     }
 
     let bar = Bar::new(tasks.iter().map(Task::len).sum(), args.work.json);
@@ -204,17 +212,27 @@ pub fn run(args: &CompressArgs) -> Result<ExitCode> {
         dry_run: args.dry_run,
         seconds: 0.0,
     };
-    let mut failed = None;
+    let mut failed = (exit != Exit::Done).then_some(exit);
     for task in &tasks {
+        match task {
+            Task::Compress { input, mirror, .. } => {
+                doubt::packed(input, *mirror).iter().for_each(|about| bar.say(&format!("{about}; packed as it is")));
+            }
+            Task::Copy { input, .. } => {
+                doubt::copied(input).iter().for_each(|about| bar.say(&format!("{about}; copied as it is")));
+            }
+            Task::Link { .. } => {}
+        }
         let done = match task {
-            Task::Compress { input, output, .. } => {
+            Task::Compress { input, output, mirror, .. } => {
                 bar.name(&input.display().to_string());
                 bases.of(input).and_then(|against| {
                     let options = Options { mode, chunk_len, force: args.force, against: Some(&against), stop: &stop };
                     let mut report = if args.dry_run {
                         measure(&pool, input, output, &options, &bar)?
                     } else {
-                        compress::compress(&pool, input, output, &options, &bar)?
+                        let compress = if *mirror { compress::compress_mirrored } else { compress::compress };
+                        compress(&pool, input, output, &options, &bar)?
                     };
                     let needs = bases.done(input, &mut report);
                     needs.warning(input).iter().for_each(|warning| bar.say(warning));
@@ -230,12 +248,14 @@ pub fn run(args: &CompressArgs) -> Result<ExitCode> {
                 Ok(())
             }
             Task::Link { .. } if args.dry_run => Ok(()),
-            Task::Copy { input, output, len } => copy(input, output, args.force, &stop, &bar).map(|()| {
-                bar.skip(*len);
-                summary.copied_files += 1;
-                summary.copied_bytes += len;
-            }),
-            Task::Link { output, to } => link(output, &relative(output, to), args.force),
+            Task::Copy { input, output, len } => {
+                companions::copy(input, output, args.force, &stop, &bar).map(|copied| {
+                    bar.skip(*len);
+                    summary.copied_files += 1;
+                    summary.copied_bytes += copied;
+                })
+            }
+            Task::Link { output, text, .. } => sink::symlink(text, output, args.force),
         };
         // The same share on another machine has just made it.
         let done = match (done, task) {
@@ -269,6 +289,10 @@ pub fn run(args: &CompressArgs) -> Result<ExitCode> {
         }
     }
     bar.done();
+    // A directory that other machines write to as well is not closed to them.
+    if args.shard.is_none() {
+        made.finish()?;
+    }
     summary.raw_bytes = summary.files.iter().map(|f| f.raw_bytes).sum();
     summary.packed_bytes = summary.files.iter().map(|f| f.packed_bytes).sum();
     summary.standalone_bytes = summary.files.iter().map(|f| f.standalone_bytes.unwrap_or(f.packed_bytes)).sum();
@@ -283,10 +307,22 @@ pub fn run(args: &CompressArgs) -> Result<ExitCode> {
     } else {
         print(&describe(&summary))?;
     }
+    if summary.files.is_empty() && failed.is_none() {
+        left_out::nothing(&copied(&tasks)).iter().for_each(|text| say(text));
+    }
     if failed.is_some() {
         say("some files failed; see above");
     }
     Ok(failed.unwrap_or(Exit::Done).into())
+}
+
+/// Files that are copied, and their lengths.
+fn copied(tasks: &[Task]) -> Vec<(PathBuf, u64)> {
+    let of = |task: &Task| match task {
+        Task::Copy { input, len, .. } => Some((input.clone(), *len)),
+        Task::Compress { .. } | Task::Link { .. } => None,
+    };
+    tasks.iter().filter_map(of).collect()
 }
 
 /// The archives among what is copied, in which there may be weights that other files have as well.
@@ -307,14 +343,14 @@ fn pack_repeated(tasks: &mut [Task], bases: &mut Bases) {
             && bases.pack_repeated(input, *len)
         {
             packed.insert(output.clone());
-            *task = Task::Compress { input: input.clone(), output: with_bs(output), len: *len };
+            *task = Task::Compress { input: input.clone(), output: with_bs(output), len: *len, mirror: true };
         }
     }
     for task in tasks.iter_mut() {
-        if let Task::Link { output, to } = task
+        if let Task::Link { output, text, to: Some(to) } = task
             && packed.contains(to)
         {
-            (*output, *to) = (with_bs(output), with_bs(to));
+            (*output, *text, *to) = (with_bs(output), with_bs(text), with_bs(to));
         }
     }
     let late: HashSet<PathBuf> = packed.iter().map(|output| with_bs(output)).collect();
@@ -334,7 +370,7 @@ fn share_of(share: Share, tasks: Vec<Task>, force: bool, stop: &AtomicBool) -> R
         let done = match &task {
             // A link may be made before what it leads to.
             Task::Link { .. } if !share.is_first() => continue,
-            Task::Link { output, to } => fs::read_link(output).is_ok_and(|text| text == relative(output, to)),
+            Task::Link { output, text, .. } => longpath::read_link(output).is_ok_and(|there| there == *text),
             _ if !own => continue,
             _ if force => false,
             Task::Compress { input, output, .. } => share::is_packed(input, output, stop)?,
@@ -385,10 +421,23 @@ fn found(args: &CompressArgs, _stop: &AtomicBool) -> Result<Vec<Input>> {
     Ok(args.inputs.iter().map(|input| (input.clone(), None)).collect())
 }
 
-/// What to do, and which directories it needs.
-fn plan(args: &CompressArgs, inputs: &[Input], directories: &mut Vec<PathBuf>) -> Result<Vec<Task>> {
-    let mut tasks = Vec::new();
+/// What to do.
+struct Plan {
+    tasks: Vec<Task>,
+    /// Directories to make, parents first, and those that they mirror.
+    directories: Vec<(PathBuf, PathBuf)>,
+    /// Directories to make that mirror none.
+    parents: Vec<PathBuf>,
+    /// What could not be read, and so is left out.
+    exit: Exit,
+}
+
+fn plan(args: &CompressArgs, inputs: &[Input]) -> Result<Plan> {
+    let mut plan = Plan { tasks: Vec::new(), directories: Vec::new(), parents: Vec::new(), exit: Exit::Done };
     let several = inputs.len() > 1;
+    if let Some(out) = &args.output {
+        stream::refuse(out)?;
+    }
     for (input, name) in inputs {
         let name_of = |input: &Path| name.clone().map_or_else(|| name_of(input), Ok);
         let meta = fs::metadata(input).map_err(Error::io("open", input))?;
@@ -398,20 +447,20 @@ fn plan(args: &CompressArgs, inputs: &[Input], directories: &mut Vec<PathBuf>) -
                 return Err(Error::invalid(format!("{}: {text}", input.display())));
             };
             let out = if several { out.join(name_of(input)?) } else { out.clone() };
-            plan_directory(input, &out, &mut tasks, directories)?;
+            plan_directory(input, &out, &mut plan)?;
             continue;
         }
         let output = match &args.output {
             None => with_bs(input),
             Some(out) if several || out.is_dir() => {
-                directories.push(out.clone());
+                plan.parents.push(out.clone());
                 with_bs(&out.join(name_of(input)?))
             }
             Some(out) => out.clone(),
         };
-        tasks.push(Task::Compress { input: input.clone(), output, len: meta.len() });
+        plan.tasks.push(Task::Compress { input: input.clone(), output, len: meta.len(), mirror: false });
     }
-    Ok(tasks)
+    Ok(plan)
 }
 
 fn name_of(path: &Path) -> Result<PathBuf> {
@@ -422,7 +471,7 @@ fn name_of(path: &Path) -> Result<PathBuf> {
     }
 }
 
-fn plan_directory(input: &Path, out: &Path, tasks: &mut Vec<Task>, directories: &mut Vec<PathBuf>) -> Result<()> {
+fn plan_directory(input: &Path, out: &Path, plan: &mut Plan) -> Result<()> {
     let same = |a: &Path, b: &Path| matches!((fs::canonicalize(a), fs::canonicalize(b)), (Ok(a), Ok(b)) if a == b);
     if same(input, out) {
         return Err(Error::invalid(format!("{}: input and output are the same directory", out.display())));
@@ -431,40 +480,31 @@ fn plan_directory(input: &Path, out: &Path, tasks: &mut Vec<Task>, directories: 
     for skipped in &tree.skipped {
         say(&format!("{skipped}; left out"));
     }
-    directories.push(out.to_path_buf());
-    directories.extend(tree.directories.iter().map(|dir| out.join(dir)));
-    let mut outputs: HashMap<PathBuf, PathBuf> = HashMap::new();
+    plan.exit = plan.exit.and(out::left_out(&tree.errors));
+    plan.directories.push((input.to_path_buf(), out.to_path_buf()));
+    plan.directories.extend(tree.directories.iter().map(|dir| (input.join(dir), out.join(dir))));
+    let mut packed: HashSet<PathBuf> = HashSet::new();
     for entry in tree.entries {
-        let task = match entry {
+        plan.tasks.push(match entry {
             Entry::Compress { path, len } => {
-                let output = with_bs(&out.join(&path));
-                outputs.insert(path.clone(), output.clone());
-                Task::Compress { input: input.join(path), output, len }
+                let task =
+                    Task::Compress { input: input.join(&path), output: with_bs(&out.join(&path)), len, mirror: true };
+                packed.insert(path);
+                task
             }
-            Entry::Copy { path, len } => {
-                let output = out.join(&path);
-                outputs.insert(path.clone(), output.clone());
-                Task::Copy { input: input.join(path), output, len }
+            Entry::Copy { path, len } => Task::Copy { input: input.join(&path), output: out.join(path), len },
+            Entry::Link { path, text, to } => {
+                let (output, to) = (out.join(path), to.map(|to| (packed.contains(&to), out.join(to))));
+                match to {
+                    Some((true, to)) => {
+                        Task::Link { output: with_bs(&output), text: with_bs(&text), to: Some(with_bs(&to)) }
+                    }
+                    to => Task::Link { output, text, to: to.map(|(_, to)| to) },
+                }
             }
-            Entry::Same { path, first } => {
-                let Some(target) = outputs.get(&first) else { continue };
-                let packed = target.extension() != first.extension();
-                let output = if packed { with_bs(&out.join(&path)) } else { out.join(&path) };
-                Task::Link { output, to: target.clone() }
-            }
-        };
-        tasks.push(task);
+        });
     }
     Ok(())
-}
-
-/// The way from the directory of `from` to `to`, both below one directory.
-fn relative(from: &Path, to: &Path) -> PathBuf {
-    let from_dir: Vec<_> = from.parent().unwrap_or(Path::new("")).components().collect();
-    let to: Vec<_> = to.components().collect();
-    let common = from_dir.iter().zip(&to).take_while(|(a, b)| a == b).count();
-    let up = from_dir.iter().skip(common).map(|_| std::path::Component::ParentDir);
-    up.chain(to.into_iter().skip(common)).collect()
 }
 
 /// Refuses before hours of work what would be refused behind them.
@@ -475,33 +515,11 @@ fn check_outputs(tasks: &[Task], force: bool) -> Result<()> {
         if seen.insert(output, ()).is_some() {
             return Err(Error::invalid(format!("{}: two inputs would be written to it", output.display())));
         }
-        if !force && output.symlink_metadata().is_ok() {
+        if out::is_there(output)? && !force {
             return Err(Error::Exists { path: output.to_path_buf() });
         }
     }
     Ok(())
-}
-
-fn copy(input: &Path, output: &Path, force: bool, stop: &AtomicBool, bar: &Bar) -> Result<()> {
-    if stop.load(Ordering::Relaxed) {
-        return Err(Error::Interrupted);
-    }
-    let mut from = fs::File::open(input).map_err(Error::io("open", input))?;
-    let mut to = AtomicFile::create(output, force)?;
-    let meta = from.metadata().map_err(Error::io("stat", input))?;
-    let attributes = Attributes::of(&from).map_err(Error::io("look at the permissions of", input))?;
-    to.narrow(&attributes)?.iter().for_each(|note| bar.say(note));
-    let mtime = meta.modified().map_err(Error::io("stat", input))?;
-    io::copy(&mut from, to.file()).map_err(Error::io("write", output))?;
-    to.set_modified(mtime)?;
-    to.publish()
-}
-
-fn link(output: &Path, target: &Path, force: bool) -> Result<()> {
-    if force && output.symlink_metadata().is_ok_and(|meta| meta.is_symlink()) {
-        fs::remove_file(output).map_err(Error::io("replace", output))?;
-    }
-    std::os::unix::fs::symlink(target, output).map_err(Error::io("create", output))
 }
 
 fn describe(s: &Summary) -> String {
@@ -515,7 +533,7 @@ fn describe(s: &Summary) -> String {
         text += &line(&shown(&f.output).to_string(), f.raw_bytes, f.packed_bytes, f.ratio, f.seconds);
         needs.describe(&mut text, f);
     }
-    if s.files.len() != 1 || s.copied_files > 0 {
+    if s.files.len() > 1 || (s.files.len() == 1 && s.copied_files > 0) {
         let files = s.files.len();
         text += &line(&format!("{files} compressed"), s.raw_bytes, s.packed_bytes, s.ratio, s.seconds);
     }
@@ -545,16 +563,4 @@ fn describe(s: &Summary) -> String {
         text += &row(&shorten(&r.dtype, 12), 12, &cells);
     }
     text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn links_of_a_mirror_are_relative() {
-        let way = |from: &str, to: &str| relative(Path::new(from), Path::new(to)).display().to_string();
-        assert_eq!(way("o/snapshots/b/m.bs", "o/snapshots/a/m.bs"), "../a/m.bs");
-        assert_eq!(way("o/b", "o/a"), "a");
-    }
 }

@@ -1,22 +1,26 @@
 //! `bsfs decompress`
 
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use bsfs::compress::Progress;
+use bsfs::compress::{self, Entry, Progress};
 use bsfs::engine::{self, Engine, Whole};
+use bsfs::format::Container;
 use bsfs::parallel;
-use bsfs::sink::AtomicFile;
-use bsfs::source::ReadAt;
+use bsfs::sink::{self, AtomicFile};
+use bsfs::source::{FileSource, ReadAt};
 use bsfs::{Error, Result};
 use clap::Args;
 
+use super::ahead::ImageSource;
 use super::base::BaseArg;
+use super::companions::{self, Directories};
 use super::exit::Exit;
 use super::numbers;
 use super::opened::{self, Opened, open};
@@ -25,12 +29,16 @@ use super::progress::Bar;
 use super::replace;
 use super::shards;
 use super::size::show_size;
+use super::stream::Stream;
 use super::unpack::{shown_path, unpack};
 
 /// Write the original file of a container, byte for byte
 ///
 /// NAME.bs becomes NAME beside it, or the file or directory given with --output. Every chunk, every tensor and the
 /// whole file are checked before the output appears under its name. The modification time is the original's.
+///
+/// With --output a directory is given back whole: files that are no containers are copied, links and directories made again.
+/// With "-o -" one file goes to standard output; each chunk is checked before it is written, and the whole at the end.
 ///
 /// A container of the Python package bigsmall holds tensors and not the file they came from: NAME.bs (or .bsr) becomes
 /// NAME.safetensors, the same tensors with a header that is always the same for the same container. The MD5 of each tensor is
@@ -42,10 +50,10 @@ use super::unpack::{shown_path, unpack};
 pub struct DecompressArgs {
     /// Container of either format, or a directory of which all .bs and .bsr files are decompressed
     pub input: PathBuf,
-    /// File to write, or directory [default: beside the container, without .bs]
+    /// File to write, or directory; "-" is standard output [default: beside the container, without .bs]
     #[arg(short, long, value_name = "OUT")]
     pub output: Option<PathBuf>,
-    /// Replace outputs that exist already
+    /// Replace outputs that exist already; of a link itself, not what it leads to
     #[arg(short, long)]
     pub force: bool,
     /// Remove each container once its original, beside it, was proven; asks before
@@ -66,6 +74,8 @@ struct Task {
     input: PathBuf,
     output: PathBuf,
     raw_len: u64,
+    /// Whether the output is part of a directory that is given back, and has the input's permissions.
+    mirror: bool,
 }
 
 /// Decompresses everything.
@@ -74,17 +84,26 @@ pub fn run(args: &DecompressArgs) -> Result<ExitCode> {
         return replace::decompress(args);
     }
     let stop = out::stop_flag();
+    let stream = args.output.as_deref().map(|out| Stream::open(out, || stop.load(Ordering::Relaxed)));
+    if let Some(mut stream) = stream.transpose()?.flatten() {
+        return stream_original(args, &mut stream, &stop);
+    }
     let mut exit = Exit::Done;
-    let tasks = plan(args, &mut exit)?;
+    let Plan { tasks, copies, links, directories } = plan(args, &mut exit)?;
     let pool = parallel::pool(args.threads)?;
     let engine = opened::engine(args.threads);
-    let bar = Bar::new(tasks.iter().map(|task| task.raw_len).sum(), false);
+    let copied: u64 = copies.iter().map(|(_, _, len)| len).sum();
+    let bar = Bar::new(tasks.iter().map(|task| task.raw_len).sum::<u64>() + copied, false);
+    let mut made = Directories::default();
+    directories.iter().try_for_each(|(input, output)| made.make(input, output))?;
     let mut shards = shards::Progress::default();
+    let (mut restored, alone) = (0, tasks.len() == 1 && copies.is_empty());
     for task in &tasks {
         bar.name(&task.input.display().to_string());
         let started = Instant::now();
         match decompress(args, (&pool, &engine), task, &stop, &bar) {
             Ok(bytes_of_shard) => {
+                restored += 1;
                 if let Some(bytes) = bytes_of_shard {
                     shards.done(&task.input, &task.output, bytes);
                 }
@@ -93,9 +112,28 @@ pub fn run(args: &DecompressArgs) -> Result<ExitCode> {
                 let (output, size) = (out::shown(&task.output), show_size(task.raw_len));
                 bar.suspend(|| print(&format!("{output}: {size}, {seconds:.2} s ({speed:.0} MB/s)\n")))?;
             }
-            Err(error) if tasks.len() == 1 || matches!(error, Error::Interrupted) => {
+            Err(error) if alone || matches!(error, Error::Interrupted) => {
                 bar.done();
                 return Err(error);
+            }
+            Err(error) => {
+                bar.say(&error.to_string());
+                exit = exit.and(Exit::of(&error));
+            }
+        }
+    }
+    let mut companions = 0;
+    let copy = |(input, output, len): &(PathBuf, PathBuf, u64)| {
+        bar.name(&input.display().to_string());
+        companions::copy(input, output, args.force, &stop, &bar).map(|_| bar.skip(*len))
+    };
+    let link = |(output, text): &(PathBuf, PathBuf)| sink::symlink(text, output, args.force);
+    for done in copies.iter().map(copy).chain(links.iter().map(link)) {
+        match done {
+            Ok(()) => companions += 1,
+            Err(Error::Interrupted) => {
+                bar.done();
+                return Err(Error::Interrupted);
             }
             Err(error) => {
                 bar.say(&error.to_string());
@@ -109,44 +147,124 @@ pub fn run(args: &DecompressArgs) -> Result<ExitCode> {
             print(&format!("{}: written\n", out::shown(&path)))?;
         }
     }
+    if !directories.is_empty() {
+        made.finish()?;
+        print(&format!("{restored} restored, {companions} copied\n"))?;
+    }
     Ok(exit.into())
 }
 
-/// What to do. Of a directory, containers that cannot be opened are left out, and `exit` says so.
-fn plan(args: &DecompressArgs, exit: &mut Exit) -> Result<Vec<Task>> {
-    let is_dir = args.input.is_dir();
-    let mut tasks: Vec<Task> = Vec::new();
-    for input in out::containers(&args.input)? {
-        let opened = match open(&input) {
-            Ok(opened) => opened,
-            Err(error) if is_dir => {
-                say(&format!("{error}; left out"));
-                *exit = exit.and(Exit::of(&error));
-                continue;
+/// What to do.
+#[derive(Default)]
+struct Plan {
+    tasks: Vec<Task>,
+    /// Files that are copied as they are, and their lengths.
+    copies: Vec<(PathBuf, PathBuf, u64)>,
+    /// Links, and what they say.
+    links: Vec<(PathBuf, PathBuf)>,
+    /// Directories to make, parents first, and those that they mirror.
+    directories: Vec<(PathBuf, PathBuf)>,
+}
+
+/// What to do. Of a directory, what cannot be read is left out, and `exit` says so.
+fn plan(args: &DecompressArgs, exit: &mut Exit) -> Result<Plan> {
+    let mut plan = Plan::default();
+    match &args.output {
+        Some(out) if args.input.is_dir() => plan_mirror(args, out, &mut plan, exit)?,
+        _ => {
+            let (inputs, left_out) = out::containers(&args.input)?;
+            *exit = exit.and(left_out);
+            for input in inputs {
+                if args.output.is_none() && without_bs(&input).or_else(|| shown_path(&input)).is_none() {
+                    return Err(unnamed(&input));
+                }
+                let Some(opened) = open_one(args, &input, exit)? else { continue };
+                let output = output_of(args, &input, &opened)?;
+                plan.tasks.push(Task { input, output, raw_len: opened.raw_len(), mirror: false });
             }
-            Err(error) => return Err(error),
-        };
-        if let Opened::BigSmall(container) = &opened {
-            container.warn();
         }
-        let output = output_of(args, is_dir, &input, &opened)?;
-        if !args.force && output.symlink_metadata().is_ok() {
-            return Err(Error::Exists { path: output });
+    }
+    // Containers of both formats, or a container and a file of the name that it gets.
+    let outputs = plan.tasks.iter().map(|task| &task.output);
+    let outputs = outputs.chain(plan.copies.iter().map(|(_, output, _)| output));
+    let mut seen = HashSet::new();
+    for output in outputs.chain(plan.links.iter().map(|(output, _)| output)) {
+        if out::is_there(output)? && !args.force {
+            return Err(Error::Exists { path: output.clone() });
         }
-        if tasks.iter().any(|task| task.output == output) {
+        if !seen.insert(output) {
             let text = "two containers would be written to it; decompress them one by one, with -o";
             return Err(Error::invalid(format!("{}: {text}", output.display())));
         }
-        tasks.push(Task { input, output, raw_len: opened.raw_len() });
     }
-    Ok(tasks)
+    Ok(plan)
 }
 
-/// The name of the original.
-fn name_of(opened: &Opened, container: &Path) -> Option<PathBuf> {
+/// Opens a container; `None` for one of a directory that cannot be opened, which is said.
+fn open_one(args: &DecompressArgs, input: &Path, exit: &mut Exit) -> Result<Option<Opened>> {
+    match open(input) {
+        Ok(opened) => {
+            if let Opened::BigSmall(container) = &opened {
+                container.warn();
+            }
+            Ok(Some(opened))
+        }
+        Err(error) if args.input.is_dir() => {
+            say(&format!("{error}; left out"));
+            *exit = exit.and(Exit::of(&error));
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// All of a directory: containers, other files, links and directories.
+fn plan_mirror(args: &DecompressArgs, out: &Path, plan: &mut Plan, exit: &mut Exit) -> Result<()> {
+    let root = &args.input;
+    if matches!((fs::canonicalize(root), fs::canonicalize(out)), (Ok(a), Ok(b)) if a == b) {
+        let text = "is the input; without -o the originals go beside their containers";
+        return Err(Error::invalid(format!("{}: {text}", out.display())));
+    }
+    let tree = compress::walk(root, Some(out))?;
+    tree.skipped.iter().for_each(|skipped| say(&format!("{skipped}; left out")));
+    *exit = exit.and(out::left_out(&tree.errors));
+    plan.directories.push((root.clone(), out.to_path_buf()));
+    plan.directories.extend(tree.directories.iter().map(|dir| (root.join(dir), out.join(dir))));
+    let mut restored: HashMap<PathBuf, Naming> = HashMap::new();
+    for entry in tree.entries {
+        let path = entry.path();
+        let (input, output) = (root.join(path), out.join(path));
+        match entry {
+            Entry::Compress { ref path, len } | Entry::Copy { ref path, len } => {
+                if !out::is_container(path) {
+                    plan.copies.push((input, output, len));
+                    continue;
+                }
+                let Some(opened) = open_one(args, &input, exit)? else { continue };
+                let output = naming(&opened)(&output).unwrap_or(output);
+                plan.tasks.push(Task { input, output, raw_len: opened.raw_len(), mirror: true });
+                restored.insert(path.clone(), naming(&opened));
+            }
+            Entry::Link { text, to, .. } => {
+                let naming = to.and_then(|to| restored.get(&to));
+                let named = |path: &Path| naming.and_then(|naming| naming(path));
+                plan.links.push((named(&output).unwrap_or(output), named(&text).unwrap_or(text)));
+            }
+        }
+    }
+    if plan.tasks.is_empty() && *exit == Exit::Done {
+        say(&format!("{}: no .bs file in this directory or below it; all is copied as it is", root.display()));
+    }
+    Ok(())
+}
+
+/// What names the original of a container, if its name tells.
+type Naming = fn(&Path) -> Option<PathBuf>;
+
+fn naming(opened: &Opened) -> Naming {
     match opened {
-        Opened::Native(..) => without_bs(container),
-        Opened::BigSmall(_) => shown_path(container),
+        Opened::Native(..) => without_bs,
+        Opened::BigSmall(_) => shown_path,
     }
 }
 
@@ -154,20 +272,13 @@ fn unnamed(input: &Path) -> Error {
     Error::invalid(format!("{}: the name does not end in .bs; say with -o what to write", input.display()))
 }
 
-fn output_of(args: &DecompressArgs, is_dir: bool, input: &Path, opened: &Opened) -> Result<PathBuf> {
+fn output_of(args: &DecompressArgs, input: &Path, opened: &Opened) -> Result<PathBuf> {
     let Some(out) = &args.output else {
-        return name_of(opened, input).ok_or_else(|| unnamed(input));
+        return naming(opened)(input).ok_or_else(|| unnamed(input));
     };
-    if is_dir {
-        let below = input.strip_prefix(&args.input).unwrap_or(input);
-        let output = name_of(opened, &out.join(below)).unwrap_or_else(|| out.join(below));
-        let dir = output.parent().unwrap_or(out);
-        fs::create_dir_all(dir).map_err(Error::io("create directory", dir))?;
-        return Ok(output);
-    }
     if out.is_dir() {
         let name = input.file_name().map(PathBuf::from).unwrap_or_default();
-        return Ok(out.join(name_of(opened, &name).unwrap_or(name)));
+        return Ok(out.join(naming(opened)(&name).unwrap_or(name)));
     }
     Ok(out.clone())
 }
@@ -176,7 +287,7 @@ fn output_of(args: &DecompressArgs, is_dir: bool, input: &Path, opened: &Opened)
 fn decompress(
     args: &DecompressArgs,
     (pool, engine): (&rayon::ThreadPool, &Arc<Engine>),
-    Task { input, output, .. }: &Task,
+    Task { input, output, mirror, .. }: &Task,
     stop: &AtomicBool,
     bar: &Bar,
 ) -> Result<Option<u64>> {
@@ -185,31 +296,88 @@ fn decompress(
     if same {
         return Err(Error::invalid(format!("{}: input and output are the same file", output.display())));
     }
-    let (source, container) = match opened {
-        Opened::Native(source, container) => (source, container),
+    let create = |source: &FileSource| {
+        let file = AtomicFile::create(output, args.force)?;
+        if let Some(attributes) = source.attributes()? {
+            let note = if *mirror { file.mirror(&attributes)? } else { file.narrow(&attributes)? };
+            note.iter().for_each(|note| bar.note(note));
+        }
+        Ok::<_, Error>(file)
+    };
+    match opened {
+        Opened::Native(source, container) => {
+            let mut file = create(&source)?;
+            decompress_to(args, (pool, engine), (&source, &container), stop, &mut |raw| {
+                file.write_all(raw).map_err(Error::io("write", output))?;
+                bar.advance(raw.len() as u64, 0);
+                Ok(())
+            })?;
+            let (seconds, nanoseconds) = container.mtime();
+            file.set_modified_at(seconds, nanoseconds)?;
+            file.publish()?;
+            Ok(None)
+        }
         Opened::BigSmall(container) => {
             let base = args.base.find(engine, &container)?;
-            unpack((pool, engine), &container, base, output, args.force, stop, bar)?;
-            return Ok(Some(container.presented.tensor_bytes()));
+            let file = create(&container.source)?;
+            unpack((pool, engine), &container, base, file, stop, bar)?;
+            Ok(Some(container.presented.tensor_bytes()))
         }
-    };
+    }
+}
+
+/// Gives the bytes of a container's original to `take`, in order; all of it is checked by the end.
+fn decompress_to(
+    args: &DecompressArgs,
+    (pool, engine): (&rayon::ThreadPool, &Arc<Engine>),
+    (source, container): (&Arc<FileSource>, &Arc<Container>),
+    stop: &AtomicBool,
+    take: &mut dyn FnMut(&[u8]) -> Result<()>,
+) -> Result<()> {
     source.advise_sequential();
-    let references = args.base.finder(&args.input)?.references(engine, &container, source.identity());
-    let whole = Whole { container: &container, source: &*source, references: references.as_deref() };
+    let references = args.base.finder(&args.input)?.references(engine, container, source.identity());
+    let whole = Whole { container, source: &**source, references: references.as_deref() };
     if let Some(references) = &references {
-        references.complete(&container)?;
+        references.complete(container)?;
     }
-    let mut file = AtomicFile::create(output, args.force)?;
-    if let Some(attributes) = source.attributes()? {
-        file.narrow(&attributes)?.iter().for_each(|note| bar.note(note));
+    engine::verify(pool, whole, None, stop, &mut |_, raw: &[u8]| take(raw)).map(drop)
+}
+
+/// Writes the original of one container to where bytes go one after the other. What was written before an error stays written.
+fn stream_original(args: &DecompressArgs, to: &mut Stream, stop: &AtomicBool) -> Result<ExitCode> {
+    if args.input.is_dir() {
+        let text = "is a directory, which no stream can take; name one container, or a directory with -o";
+        return Err(Error::invalid(format!("{}: {text}", args.input.display())));
     }
-    engine::verify(pool, whole, None, stop, &mut |_, raw: &[u8]| {
-        file.write_all(raw).map_err(Error::io("write", output))?;
-        bar.advance(raw.len() as u64, 0);
-        Ok(())
-    })?;
-    let (seconds, nanoseconds) = container.mtime();
-    file.set_modified_at(seconds, nanoseconds)?;
-    file.publish()?;
-    Ok(None)
+    let pool = parallel::pool(args.threads)?;
+    let engine = opened::engine(args.threads);
+    match open(&args.input)? {
+        Opened::Native(source, container) => {
+            decompress_to(args, (&pool, &engine), (&source, &container), stop, &mut |raw| to.write(raw))?;
+        }
+        Opened::BigSmall(container) => {
+            container.warn();
+            let base = args.base.find(&engine, &container)?;
+            let from = container.presented.header().len() as u64;
+            let image = engine.presented(Arc::clone(&container.presented), Arc::clone(&container.source) as _, base);
+            let image = ImageSource::new(image, &args.input, from);
+            let (mut at, mut buffer) = (0, vec![0; 1 << 20]);
+            while at < image.len() {
+                if stop.load(Ordering::Relaxed) {
+                    return Err(Error::Interrupted);
+                }
+                // The header apart, behind which the image is read ahead.
+                let end = if at < from { from } else { image.len() };
+                let step = (end - at).min(buffer.len() as u64);
+                let piece = buffer.get_mut(..step as usize).unwrap_or_default();
+                image.read_exact_at(at, piece)?;
+                to.write(piece)?;
+                at += step;
+            }
+            if !container.source.unchanged()? {
+                return Err(Error::Changed { path: args.input.clone() });
+            }
+        }
+    }
+    Ok(Exit::Done.into())
 }

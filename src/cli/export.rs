@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use bsfs::compress::{self, Exported};
@@ -22,6 +23,7 @@ use super::opened;
 use super::out::{self, print, say};
 use super::progress::Bar;
 use super::size::show_size;
+use super::stream::Stream;
 use super::tables::dtype_table;
 
 /// Write a container that another program reads
@@ -35,7 +37,7 @@ pub struct ExportArgs {
     /// A safetensors file, or a container of bsfs that holds one
     #[arg(value_name = "FILE")]
     pub input: PathBuf,
-    /// File to write
+    /// File to write; "-" is standard output
     #[arg(short, long, value_name = "OUT")]
     pub output: PathBuf,
     /// The format to write
@@ -82,15 +84,25 @@ pub fn run(args: &ExportArgs) -> Result<ExitCode> {
     if same_file(&args.input, &args.output) {
         return Err(Error::invalid(format!("{}: input and output are the same file", args.output.display())));
     }
+    let mut stream = Stream::open(&args.output, || stop.load(Ordering::Relaxed))?;
+    if stream.is_some() && args.json {
+        return Err(Error::invalid("--json would be mixed with the container; leave it out, or write to a file"));
+    }
     let bar = Bar::new(source.len(), args.json);
     bar.name(&args.input.display().to_string());
-    let exported = compress::export(&pool, &*source, &args.output, args.force, &stop, &bar);
+    let exported = match &mut stream {
+        Some(stream) => compress::export_to(&pool, &*source, (&args.output, stream), &stop, &bar),
+        None => compress::export(&pool, &*source, &args.output, args.force, &stop, &bar),
+    };
     bar.done();
     let exported = exported?;
     if !exported.unread.is_empty() {
         let (output, dtypes) = (args.output.display(), exported.unread.join(", "));
         let text = "of which the package's own decoder fails (all releases up to 4.0.0); bsfs reads them";
         say(&format!("{output}: holds tensors of dtype {dtypes}, {text}"));
+    }
+    if stream.is_some() {
+        return Ok(Exit::Done.into());
     }
     let seconds = started.elapsed().as_secs_f64();
     let summary = Summary { input: args.input.clone(), output: args.output.clone(), exported, seconds };

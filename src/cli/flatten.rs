@@ -1,10 +1,11 @@
 //! `bsfs flatten`
 
+use std::fs::Metadata;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use bsfs::compress::{self, Options, Original};
+use bsfs::compress::{self, Beside, Options, Original};
 use bsfs::engine::{self, Whole};
 use bsfs::format::Container;
 use bsfs::format::checksum::hex;
@@ -16,11 +17,14 @@ use clap::Args;
 use super::ahead::ImageSource;
 use super::base::BaseArg;
 use super::exit::Exit;
+use super::lease::{self, Halt, Held};
 use super::opened::{self, Opened};
 use super::optimise::Work;
 use super::out::{self, print};
 use super::progress::Bar;
+use super::replaced::is_version;
 use super::size::show_size;
+use super::stream;
 
 /// Make a container that needs no other file of one that does
 ///
@@ -49,13 +53,18 @@ pub struct FlattenArgs {
 /// Flattens one container.
 pub fn run(args: &FlattenArgs) -> Result<ExitCode> {
     let output = output(args)?;
-    let stop = out::stop_flag();
+    let halt = Halt::watch(out::stop_flag())?;
+    let stop = &*halt.any;
     let pool = parallel::pool(args.work.threads)?;
     let engine = opened::engine(args.work.threads);
+    if args.in_place {
+        lease::heal(&args.input)?.iter().for_each(|said| out::say(said));
+    }
     let Opened::Native(source, container) = opened::open(&args.input)? else {
         let text = "is a container of bigsmall; \"bsfs migrate\" makes one of bsfs of it";
         return Err(Error::invalid(format!("{}: {text}", args.input.display())));
     };
+    let held = if args.in_place { Some(Held::take(&source, &args.input)?) } else { None };
     let finder = args.base.finder(Path::new(""))?;
     let references = finder.references(&engine, &container, source.identity());
     if let Some(references) = &references {
@@ -71,22 +80,28 @@ pub fn run(args: &FlattenArgs) -> Result<ExitCode> {
         chunk_len: args.work.optimise.chunk_len(),
         force: args.force || args.in_place,
         against: None,
-        stop: &stop,
+        stop,
     };
     let bar = Bar::new(container.raw_len(), args.work.json);
     bar.name(&args.input.display().to_string());
     let expected = container.file().sha256;
     let admit = |written: &dyn ReadAt| {
         let made = Container::open(written)?;
-        let verified = engine::verify(&pool, Whole::new(&made, written), None, &stop, &mut |_, _| Ok(()))?;
+        let verified = engine::verify(&pool, Whole::new(&made, written), None, stop, &mut |_, _| Ok(()))?;
         if made.file().sha256 == expected {
-            return Ok(true);
+            return held.iter().try_for_each(|held| held.check(&halt)).map(|()| true);
         }
         let what = "SHA-256 of the original, read back before it was published,".into();
         Err(Error::Differs { path: output.clone(), what, expected: hex(&expected), got: verified.sha256 })
     };
-    let report = compress::compress_from(&pool, &original, &output, &options, &bar, admit)?;
+    let is_it = |meta: &Metadata| is_version(source.identity(), meta);
+    let beside = match &held {
+        Some(held) => Beside { like: Some(&held.attributes), over: Some(&is_it) },
+        None => Beside::default(),
+    };
+    let report = compress::compress_beside(&pool, &original, &output, &options, beside, &bar, admit);
     bar.done();
+    let report = halt.explain(&args.input, report)?;
     let Some(report) = report else { return Ok(Exit::Failed.into()) };
     if args.work.json {
         out::print_json(&report)?;
@@ -110,6 +125,7 @@ fn output(args: &FlattenArgs) -> Result<PathBuf> {
         }
         return Ok(args.input.clone());
     };
+    stream::refuse(out)?;
     let output = if out.is_dir() { out.join(args.input.file_name().unwrap_or_default()) } else { out.clone() };
     let same = matches!((std::fs::canonicalize(&args.input), std::fs::canonicalize(&output)), (Ok(a), Ok(b)) if a == b);
     if same {

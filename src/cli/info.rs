@@ -95,8 +95,7 @@ struct CodecRow {
 
 /// Prints what is known.
 pub fn run(args: &InfoArgs) -> Result<ExitCode> {
-    let files = out::containers(&args.path)?;
-    let mut exit = Exit::Done;
+    let (files, mut exit) = out::containers(&args.path)?;
     let mut infos = Vec::new();
     let opened: Vec<_> = files.iter().map(|file| (file, open(file))).collect();
     let natives: Vec<(&PathBuf, Arc<Container>)> = opened

@@ -1,15 +1,19 @@
 //! A file that nobody writes to meanwhile: a read lease of the kernel, and who stands in its way.
 
 use std::ffi::OsStr;
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use bsfs::source::Identity;
+use bsfs::access::Attributes;
+use bsfs::longpath;
+use bsfs::sink::aside::{self, Healed};
+use bsfs::source::{self, Bounds, FileSource, Identity};
 use bsfs::{Error, Result};
+use rustix::fs::{Mode, OFlags};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGIO, SIGTERM};
 
 /// More processes than these are not named.
@@ -53,9 +57,20 @@ impl Halt {
         self.any.store(self.stopped(), Ordering::SeqCst);
     }
 
-    /// Whether work stopped because somebody wants to write, and nobody asked to stop.
-    pub fn is_wanted(&self) -> bool {
+    /// Whether work stopped because another process wants to write, and the user did not ask to stop.
+    fn is_wanted(&self) -> bool {
         self.wanted.load(Ordering::SeqCst) && !self.stopped()
+    }
+
+    /// Says why work on `path` was interrupted, if it was for another process.
+    pub fn explain<T>(&self, path: &Path, result: Result<T>) -> Result<T> {
+        match result {
+            Err(Error::Interrupted) if self.is_wanted() => Err(Error::invalid(format!(
+                "{}: another process opened it for writing meanwhile; left as it is",
+                path.display()
+            ))),
+            result => result,
+        }
     }
 }
 
@@ -63,7 +78,7 @@ impl Halt {
 /// so nothing is written that gets lost. Where there are no leases (network file systems, files of others) writers are looked
 /// for, and times are compared.
 pub struct Lease {
-    _file: File,
+    file: File,
 }
 
 impl Lease {
@@ -72,12 +87,8 @@ impl Lease {
     /// # Errors
     /// [`Error::Invalid`] naming who has the file open for writing, [`Error::Changed`] when it is another by now.
     pub fn take(path: &Path, version: Identity) -> Result<Self> {
-        let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
-        let file = File::options()
-            .read(true)
-            .custom_flags(flags.bits().cast_signed())
-            .open(path)
-            .map_err(Error::io("open", path))?;
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let file = longpath::open(path, flags, Mode::empty()).map_err(Error::io("open", path))?;
         if Identity::of(&file.metadata().map_err(Error::io("stat", path))?) != version {
             return Err(Error::Changed { path: path.into() });
         }
@@ -90,8 +101,77 @@ impl Lease {
             let who = if writers.is_empty() { "a process that you may not see".into() } else { names(&writers) };
             return Err(Error::invalid(format!("{}: open for writing by {who}; left as it is", path.display())));
         }
-        Ok(Self { _file: file })
+        aside::mark(&file);
+        Ok(Self { file })
     }
+}
+
+/// A file that is going to be removed or replaced by its only name that matters.
+pub struct Held<'a> {
+    source: &'a FileSource,
+    path: &'a Path,
+    /// What `lstat` says of it.
+    pub meta: Metadata,
+    /// What its successor gets of it.
+    pub attributes: Attributes,
+    _lease: Lease,
+}
+
+impl<'a> Held<'a> {
+    /// Takes the lease on the version that `source` is open of.
+    ///
+    /// # Errors
+    /// Those of [`Lease::take`]; [`Error::Invalid`] for a name too long to be moved aside.
+    pub fn take(source: &'a FileSource, path: &'a Path) -> Result<Self> {
+        aside::check(path)?;
+        let lease = Lease::take(path, source.identity())?;
+        let meta = longpath::symlink_metadata(path).map_err(Error::io("stat", path))?;
+        let attributes = Attributes::of(&lease.file).map_err(Error::io("look at the permissions of", path))?;
+        let held = Self { source, path, meta, attributes, _lease: lease };
+        held.same(Identity::of(&held.meta))?;
+        Ok(held)
+    }
+
+    fn same(&self, now: Identity) -> Result<()> {
+        if now == self.source.identity() { Ok(()) } else { Err(Error::Changed { path: self.path.into() }) }
+    }
+
+    /// Looks whether the name still leads to this version, and whether another process has it open for writing.
+    ///
+    /// # Errors
+    /// [`Error::Changed`] and [`Error::Interrupted`].
+    pub fn check(&self, halt: &Halt) -> Result<()> {
+        halt.check()?;
+        let meta = longpath::symlink_metadata(self.path).map_err(Error::io("stat", self.path))?;
+        self.same(Identity::of(&meta))?;
+        if users(self.source.identity()).iter().any(|user| user.writes) {
+            return Err(Error::Changed { path: self.path.into() });
+        }
+        halt.check()
+    }
+}
+
+/// Puts back what a killed process left aside (see [`aside`]) of `path`, or below it; gives what could not be put back and why.
+pub fn heal(path: &Path) -> Result<Vec<String>> {
+    let mut asides = vec![aside::aside_path(path)];
+    if path.is_dir() {
+        let found = source::walk(path, &Bounds::default())?;
+        asides = found.files.into_iter().map(|found| path.join(found.path)).collect();
+    }
+    let mut said = Vec::new();
+    for at in asides {
+        let Some(origin) = aside::origin(&at).filter(|_| longpath::symlink_metadata(&at).is_ok()) else { continue };
+        match aside::heal(&at)? {
+            Healed::PutBack | Healed::InUse => {}
+            Healed::Taken => said.push(format!(
+                "{}: was moved aside by a run that did not end, and {} is another file now; look at both, and remove the one that \
+                 you do not want",
+                at.display(),
+                origin.display()
+            )),
+        }
+    }
+    Ok(said)
 }
 
 /// A process that has a file open.

@@ -1,31 +1,34 @@
 //! `bsfs migrate`
 
-use std::fs;
+use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use bsfs::compress::{self, Options, Original};
+use bsfs::compress::{self, Beside, Options, Original};
 use bsfs::engine::Engine;
+use bsfs::longpath;
 use bsfs::parallel;
-use bsfs::source::{FileSource, ReadAt};
+use bsfs::source::ReadAt;
 use bsfs::{Error, Result};
 use clap::Args;
 
 use super::ahead::ImageSource;
 use super::base::BaseArg;
 use super::exit::Exit;
+use super::lease::{self, Halt, Held};
 use super::migrate_report::{Outcome, Summary, describe, show};
 use super::migrated;
 use super::opened::{self, BigSmall, Opened};
 use super::optimise::Work;
 use super::out::{self, print, say, with_bs};
 use super::progress::Bar;
+use super::replaced::{self, is_version};
 use super::shards;
+use super::stream;
 use super::unpack::shown_path;
 
 /// Make containers of bsfs of those of the Python package bigsmall
@@ -78,8 +81,9 @@ pub fn run(args: &MigrateArgs) -> Result<ExitCode> {
     let stop = out::stop_flag();
     let mut exit = Exit::Done;
     let tasks = plan(args, &mut exit)?;
+    let halt = Halt::watch(stop)?;
     let tools =
-        Tools { pool: parallel::pool(args.work.threads)?, engine: opened::engine(args.work.threads), stop: &stop };
+        Tools { pool: parallel::pool(args.work.threads)?, engine: opened::engine(args.work.threads), halt: &halt };
     let bar = Bar::new(tasks.iter().map(|task| task.raw_len).sum(), args.work.json);
     let mut summary = Summary {
         dry_run: args.dry_run,
@@ -92,7 +96,8 @@ pub fn run(args: &MigrateArgs) -> Result<ExitCode> {
     let mut done = shards::Progress::default();
     for task in &tasks {
         bar.name(&task.input.display().to_string());
-        let outcome = match migrate(args, &tools, task, &mut done, &bar) {
+        halt.next();
+        let outcome = match halt.explain(&task.input, migrate(args, &tools, task, &mut done, &bar)) {
             Ok(outcome) => outcome,
             Err(error) => {
                 let full = matches!(&error, Error::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull);
@@ -131,7 +136,13 @@ pub fn run(args: &MigrateArgs) -> Result<ExitCode> {
 fn plan(args: &MigrateArgs, exit: &mut Exit) -> Result<Vec<Task>> {
     let is_dir = args.input.is_dir();
     let mut tasks: Vec<Task> = Vec::new();
-    for input in out::containers(&args.input)? {
+    if args.in_place {
+        lease::heal(&args.input)?.iter().for_each(|said| say(said));
+    }
+    args.output.iter().try_for_each(|output| stream::refuse(output))?;
+    let (inputs, left_out) = out::containers(&args.input)?;
+    *exit = exit.and(left_out);
+    for input in inputs {
         let file = match opened::open(&input) {
             Ok(Opened::BigSmall(file)) => file,
             Ok(Opened::Native(..)) if is_dir => continue,
@@ -148,7 +159,7 @@ fn plan(args: &MigrateArgs, exit: &mut Exit) -> Result<Vec<Task>> {
         check_original(args, &input, &file)?;
         let output = output_of(args, is_dir, &input)?;
         let may = args.force || args.dry_run || (args.in_place && output == input);
-        if !may && output.symlink_metadata().is_ok() {
+        if out::is_there(&output)? && !may {
             return Err(Error::Exists { path: output });
         }
         if tasks.iter().any(|task| task.output == output) {
@@ -178,7 +189,7 @@ fn check_original(args: &MigrateArgs, input: &Path, file: &BigSmall) -> Result<(
             "not migrated in place, as tensors may be lost: {error}; use -o to migrate what is there"
         ));
     }
-    let meta = input.symlink_metadata().map_err(Error::io("stat", input))?;
+    let meta = longpath::symlink_metadata(input).map_err(Error::io("stat", input))?;
     if meta.is_symlink() {
         return refuse("is a link, and --in-place would leave what it leads to; use -o, or name that file");
     }
@@ -205,7 +216,7 @@ fn output_of(args: &MigrateArgs, is_dir: bool, input: &Path) -> Result<PathBuf> 
     }
     if is_dir && args.output.is_some() && !args.dry_run {
         let dir = shards::directory(&output);
-        fs::create_dir_all(dir).map_err(Error::io("create directory", dir))?;
+        longpath::create_dir_all(dir).map_err(Error::io("create directory", dir))?;
     }
     Ok(output)
 }
@@ -214,7 +225,7 @@ fn output_of(args: &MigrateArgs, is_dir: bool, input: &Path) -> Result<PathBuf> 
 struct Tools<'a> {
     pool: rayon::ThreadPool,
     engine: Arc<Engine>,
-    stop: &'a AtomicBool,
+    halt: &'a Halt,
 }
 
 fn migrate(
@@ -237,11 +248,15 @@ fn migrate(
     let mtime = (seconds, u32::try_from(nanoseconds).unwrap_or(0));
     let name = shown_path(&task.input).unwrap_or_else(|| task.output.with_extension(""));
     let original = Original { source: &shown, name: &name, mtime };
+    let held = match args.in_place && !args.dry_run {
+        true => Some(Held::take(&source, &task.input)?),
+        false => None,
+    };
     let in_its_place = args.in_place && task.output == task.input;
     let (mode, chunk_len) = (args.work.optimise.mode(), args.work.optimise.chunk_len());
-    let options = Options { mode, chunk_len, force: args.force || in_its_place, against: None, stop: tools.stop };
+    let stop = &*tools.halt.any;
+    let options = Options { mode, chunk_len, force: args.force || in_its_place, against: None, stop };
     let before = source.identity().len;
-    let alone = task.input.metadata().map_err(Error::io("stat", &task.input))?.nlink() == 1;
     let fits = |len: u64| args.allow_larger || len <= before;
 
     let mut after = 0;
@@ -251,13 +266,15 @@ fn migrate(
     } else {
         let admit = |written: &dyn ReadAt| {
             after = written.len();
-            if fits(after) {
-                migrated::prove(&tools.pool, &file, written, tools.stop).map(|()| true)
-            } else {
-                Ok(false)
+            if !fits(after) {
+                return Ok(false);
             }
+            migrated::prove(&tools.pool, &file, written, stop)?;
+            held.iter().try_for_each(|held| held.check(tools.halt)).map(|()| true)
         };
-        compress::compress_from(&tools.pool, &original, &task.output, &options, bar, admit)?.is_some()
+        let is_it = |meta: &Metadata| is_version(source.identity(), meta);
+        let beside = Beside { like: held.as_ref().map(|held| &held.attributes), over: in_its_place.then_some(&is_it) };
+        compress::compress_beside(&tools.pool, &original, &task.output, &options, beside, bar, admit)?.is_some()
     };
     let mut outcome = Outcome {
         input: task.input.clone(),
@@ -272,26 +289,19 @@ fn migrate(
     };
     if migrated && !args.dry_run {
         done.done(&task.input, &task.output, file.presented.tensor_bytes());
-        if args.in_place {
-            outcome.freed_bytes = remove(&source, &task.input, in_its_place, alone)?;
+        if let Some(held) = held {
+            if !in_its_place {
+                let meta = longpath::symlink_metadata(&task.output).map_err(Error::io("stat", &task.output))?;
+                let successors = [(task.output.clone(), (meta.dev(), meta.ino()))];
+                let names = std::slice::from_ref(&task.input);
+                replaced::remove(tools.halt, &source, names, held.meta.nlink(), &successors)?;
+                shards::sync(&task.input)?;
+            }
+            // A file of several names is there yet.
+            outcome.freed_bytes = if held.meta.nlink() == 1 { before } else { 0 };
         }
     }
     Ok(outcome)
-}
-
-/// Removes an original, which was replaced already if its successor has its name. Gives the bytes that this gave back: none
-/// if the file was not `alone`, that is, has other names.
-fn remove(source: &FileSource, input: &Path, replaced: bool, alone: bool) -> Result<u64> {
-    let identity = source.identity();
-    if !replaced {
-        // What somebody put there meanwhile is not ours to remove.
-        let meta = input.symlink_metadata().map_err(Error::io("stat", input))?;
-        if (meta.dev(), meta.ino()) != (identity.dev, identity.ino) {
-            return Err(Error::Changed { path: input.into() });
-        }
-        shards::remove(input)?;
-    }
-    Ok(if alone { identity.len } else { 0 })
 }
 
 /// Writes indexes for plain shards, and removes those of BigSmall's whose shards are gone. Gives the bytes that were freed.
@@ -308,9 +318,7 @@ fn finish_directories(args: &MigrateArgs, done: shards::Progress) -> Result<u64>
         }
         if args.in_place {
             let path = shards.path();
-            let len = path.symlink_metadata().map_or(0, |meta| meta.len());
-            shards::remove(path)?;
-            freed += len;
+            freed += shards.remove()?;
             if !args.work.json {
                 print(&format!("{}: removed, as its shards were migrated\n", out::shown(path)))?;
             }

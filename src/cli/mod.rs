@@ -5,11 +5,13 @@ mod ahead;
 mod base;
 mod bench;
 mod cache;
+mod companions;
 mod complete;
 mod compress;
 mod decompress;
 #[cfg(feature = "mount")]
 mod doctor;
+mod doubt;
 mod estimate;
 mod exit;
 mod export;
@@ -20,6 +22,7 @@ mod info;
 mod info_bases;
 mod info_bigsmall;
 mod lease;
+mod left_out;
 #[cfg(feature = "mount")]
 mod logging;
 mod memory;
@@ -54,6 +57,7 @@ mod share;
 mod size;
 #[cfg(feature = "mount")]
 mod status;
+mod stream;
 mod tables;
 #[cfg(feature = "mount")]
 mod unmount;

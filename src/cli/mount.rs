@@ -71,9 +71,10 @@ pub struct MountArgs {
     /// links, since what this process can read they may not. May be given several times
     #[arg(long, value_name = "DIR")]
     pub follow: Vec<PathBuf>,
-    /// Memory for decoded data and buffers together, in bytes or with K, M, G, from 64K on
-    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = numbers::size(numbers::MEMORY), help_heading = "Memory and cache")]
-    pub memory: u64,
+    /// Memory for decoded data and buffers together, in bytes or with K, M, G, from 64K on [default: 16M for each core, at
+    /// least 256M, at most an eighth of the machine's memory]
+    #[arg(long, value_name = "SIZE", value_parser = numbers::size(numbers::MEMORY), help_heading = "Memory and cache")]
+    pub memory: Option<u64>,
     /// Which decoded data to keep on disk for later mounts
     #[arg(long, value_name = "MODE", value_enum, default_value_t = Cache::Auto, help_heading = "Memory and cache")]
     pub cache: Cache,
@@ -213,12 +214,14 @@ fn is_remote(source: &Path) -> bool {
 fn daemon_arguments(args: &MountArgs) -> Result<Vec<OsString>> {
     let mut list: Vec<OsString> = vec!["mount".into(), "--daemon".into()];
     let mut option = |name: &str, value: OsString| list.extend([name.into(), value]);
-    option("--memory", args.memory.to_string().into());
     option("--readahead", args.readahead.to_string().into());
     option("--ttl", args.ttl.to_string().into());
     option("--threads", args.threads.to_string().into());
     option("--session-threads", args.session_threads.to_string().into());
     option("--max-background", args.max_background.to_string().into());
+    if let Some(memory) = args.memory {
+        option("--memory", memory.to_string().into());
+    }
     if let Some(cache) = args.cache.to_possible_value() {
         option("--cache", cache.get_name().into());
     }
@@ -276,7 +279,7 @@ fn serve(args: &MountArgs) -> Result<()> {
         mount_point: args.mount_point.clone(),
         fuse: given(args).map(connection).transpose()?,
         bases: args.base.clone(),
-        memory: args.memory,
+        memory: args.memory.unwrap_or_else(|| mount::default_memory(args.threads)),
         threads: args.threads,
         session_threads: args.session_threads,
         max_background: args.max_background,

@@ -7,8 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use bsfs::escape::{self, Escaped};
+use bsfs::sink::Place;
 use bsfs::{Error, Result};
 use serde::Serialize;
+
+use super::exit::Exit;
 
 /// Writes lines for people to standard output, with escapes. Names in them are [`shown`], or their newlines would count as these.
 pub fn print(text: &str) -> Result<()> {
@@ -53,6 +56,12 @@ pub fn stop_flag() -> Arc<AtomicBool> {
     stop
 }
 
+/// Says what was left out, as it could not be read; gives how the program ends for that.
+pub fn left_out(errors: &[Error]) -> Exit {
+    errors.iter().for_each(|error| say(&format!("{error}; left out")));
+    errors.iter().map(Exit::of).fold(Exit::Done, Exit::and)
+}
+
 /// Makes a limit on the size of files (`ulimit -f`, `LimitFSIZE=`) an error of the write that meets it. Otherwise it ends
 /// the process.
 pub fn outlive_size_limits() {
@@ -60,24 +69,41 @@ pub fn outlive_size_limits() {
     let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default());
 }
 
-/// The `.bs` and `.bsr` files of a path: itself for a file, all below it for a directory, in order of path.
-pub fn containers(path: &Path) -> Result<Vec<PathBuf>> {
+/// The `.bs` and `.bsr` files of a path: itself for a file, all below it for a directory, in order of path. What cannot be read
+/// below a directory is left out, and [`Exit`] says so.
+pub fn containers(path: &Path) -> Result<(Vec<PathBuf>, Exit)> {
     if !path.is_dir() {
-        return Ok(vec![path.to_path_buf()]);
+        return Ok((vec![path.to_path_buf()], Exit::Done));
     }
     let tree = bsfs::compress::walk(path, None)?;
+    let exit = left_out(&tree.errors);
     let mut found: Vec<PathBuf> = tree
         .entries
         .iter()
-        .map(|entry| entry.path())
-        .filter(|file| [Some(OsStr::new("bs")), Some(OsStr::new("bsr"))].contains(&file.extension()))
-        .map(|file| path.join(file))
+        // What a link leads to is found under its own name.
+        .filter(|entry| !entry.is_link() && is_container(entry.path()))
+        .map(|entry| path.join(entry.path()))
         .collect();
     found.sort();
-    if found.is_empty() {
+    if found.is_empty() && exit == Exit::Done {
         return Err(Error::invalid(format!("{}: no .bs file in this directory or below it", path.display())));
     }
-    Ok(found)
+    Ok((found, exit))
+}
+
+/// Whether a file is a container by its name.
+pub fn is_container(path: &Path) -> bool {
+    [Some(OsStr::new("bs")), Some(OsStr::new("bsr"))].contains(&path.extension())
+}
+
+/// Whether something has that name already, so that it would be replaced.
+///
+/// # Errors
+/// [`Error::Invalid`] when it is no regular file, which is never replaced.
+pub fn is_there(output: &Path) -> Result<bool> {
+    let place = Place::of(output)?;
+    place.check(output)?;
+    Ok(place != Place::Free)
 }
 
 /// `path` with `.bs` behind its name.

@@ -3,11 +3,14 @@
 use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsStr;
 use std::fs::{self, Metadata};
-use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use bsfs::longpath;
+use bsfs::source::{self, Bounds};
 use bsfs::{Error, Result};
+
+use super::lease;
 
 /// Device and inode number.
 type Id = (u64, u64);
@@ -29,6 +32,8 @@ pub struct Plan {
     pub skipped: Vec<String>,
     /// Links of the tree that lead to files of the plan.
     pub links: usize,
+    /// What could not be read, and so is left as it is.
+    pub errors: Vec<Error>,
 }
 
 /// All regular files and links of the inputs.
@@ -39,6 +44,7 @@ struct Found {
     links: Vec<(PathBuf, PathBuf, Id)>,
     seen: HashSet<PathBuf>,
     skipped: Vec<String>,
+    errors: Vec<Error>,
 }
 
 /// Which way.
@@ -60,6 +66,7 @@ pub fn plan(inputs: &[PathBuf], way: Way) -> Result<Plan> {
             let text = "--replace changes files of this machine where they are; name a directory, or leave --replace out and add -o DIR";
             return Err(Error::invalid(format!("{}: {text}", input.display())));
         }
+        found.skipped.extend(lease::heal(input)?);
         let meta = fs::symlink_metadata(input).map_err(Error::io("open", input))?;
         if meta.is_symlink() && !fs::metadata(input).map_err(Error::io("open", input))?.is_dir() {
             let target = fs::canonicalize(input).map_err(Error::io("open", input))?;
@@ -71,7 +78,11 @@ pub fn plan(inputs: &[PathBuf], way: Way) -> Result<Plan> {
             named.insert(input.clone());
         }
         let meta = fs::metadata(input).map_err(Error::io("open", input))?;
-        enter(input, meta, &mut found)?;
+        if meta.is_dir() {
+            enter(input, &mut found)?;
+        } else if meta.is_file() {
+            found.add(input.clone(), meta);
+        }
     }
     let has = |path: &Path, ending: &str| path.extension() == Some(OsStr::new(ending));
     let wanted: HashSet<Id> = match way {
@@ -90,11 +101,12 @@ pub fn plan(inputs: &[PathBuf], way: Way) -> Result<Plan> {
             group.names.push(path.clone());
         }
     }
-    let mut plan = Plan { skipped: found.skipped, ..Plan::default() };
+    let here: HashSet<Id> = found.files.iter().map(|(_, id, _)| *id).collect();
+    let mut plan = Plan { skipped: found.skipped, errors: found.errors, ..Plan::default() };
     for (link, target, id) in &found.links {
         if groups.contains_key(id) {
             plan.links += 1;
-        } else if !found.files.iter().any(|(_, other, _)| other == id) && has(link, "safetensors") {
+        } else if !here.contains(id) && has(link, "safetensors") {
             plan.skipped.push(format!("{}: leads to {}, out of what you named", link.display(), target.display()));
         }
     }
@@ -113,42 +125,36 @@ pub fn plan(inputs: &[PathBuf], way: Way) -> Result<Plan> {
     Ok(plan)
 }
 
-fn enter(path: &Path, meta: Metadata, found: &mut Found) -> Result<()> {
-    if !found.seen.insert(path.to_path_buf()) {
-        return Ok(());
+/// Takes in the directory `root` and all below it, but for other file systems.
+fn enter(root: &Path, found: &mut Found) -> Result<()> {
+    let walk = source::walk(root, &Bounds { one_file_system: true, ..Bounds::default() })?;
+    for file in walk.files {
+        found.add(root.join(&file.path), file.meta);
     }
-    if meta.is_file() {
-        found.files.push((path.to_path_buf(), (meta.dev(), meta.ino()), meta));
-        return Ok(());
-    }
-    if !meta.is_dir() {
-        return Ok(());
-    }
-    let fail = || Error::io("read directory", path);
-    let mut entries: Vec<_> = fs::read_dir(path).map_err(fail())?.collect::<Result<_, _>>().map_err(fail())?;
-    entries.sort_by_key(fs::DirEntry::file_name);
-    for entry in entries {
-        let below = entry.path();
-        let inner = match fs::symlink_metadata(&below) {
-            Ok(inner) => inner,
-            // Somebody removed it meanwhile.
-            Err(e) if e.kind() == ErrorKind::NotFound => continue,
-            Err(e) => return Err(Error::io("stat", &below)(e)),
-        };
-        if inner.is_symlink() {
-            // One that leads nowhere is none of ours; one that leads to a directory is not entered.
-            if let (Ok(target), Ok(to)) = (fs::canonicalize(&below), fs::metadata(&below))
-                && to.is_file()
-            {
-                found.links.push((below, target, (to.dev(), to.ino())));
-            }
-        } else if inner.is_dir() && inner.dev() != meta.dev() {
-            found.skipped.push(format!("{}: another file system is mounted there", below.display()));
-        } else {
-            enter(&below, inner, found)?;
+    for link in walk.links {
+        let path = root.join(link.path);
+        // One that leads nowhere is none of ours; one that leads to a directory is not entered.
+        if let Ok(to) = longpath::metadata(&path)
+            && to.is_file()
+            && found.seen.insert(path.clone())
+        {
+            let target = fs::canonicalize(&path).unwrap_or_else(|_| path.clone());
+            found.links.push((path, target, (to.dev(), to.ino())));
         }
     }
+    for mount in walk.mounts {
+        found.skipped.push(format!("{}: another file system is mounted there", root.join(mount.path).display()));
+    }
+    found.errors.extend(walk.errors);
     Ok(())
+}
+
+impl Found {
+    fn add(&mut self, path: PathBuf, meta: Metadata) {
+        if self.seen.insert(path.clone()) {
+            self.files.push((path, (meta.dev(), meta.ino()), meta));
+        }
+    }
 }
 
 #[cfg(test)]

@@ -3,18 +3,20 @@
 //! At every moment each name is the original, or a successor that was proven, or both. A killed run leaves no half file, as a
 //! successor has no name before it was proven; what is left of a finished one is proven again before it is used.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use bsfs::compress::{self, Against, Options, Original, Progress};
+use bsfs::compress::{self, Against, Beside, Options, Original, Progress};
 use bsfs::engine::{self, Whole};
 use bsfs::format::Container;
 use bsfs::format::checksum::hex;
-use bsfs::sink::AtomicFile;
+use bsfs::longpath;
+use bsfs::sink::{AtomicFile, Place, aside};
 use bsfs::source::{FileSource, Identity, ReadAt};
 use bsfs::{Error, Result};
+use rustix::fs::{Mode, OFlags};
 use sha2::{Digest, Sha256};
 
 use super::exit::Exit;
@@ -53,7 +55,7 @@ pub fn pack(tools: &Tools<'_>, options: &Options<'_>, group: &Group) -> Result<D
     let (source, name) = original(group)?;
     let _lease = Lease::take(name, source.identity())?;
     let output = home(group, |name| Some(with_bs(name)))?;
-    let found = output.symlink_metadata().is_ok() && !tools.force;
+    let found = longpath::symlink_metadata(&output).is_ok() && !tools.force;
     if found {
         packed_before(tools, &output, &source)?;
         tools.bar.skip(source.len());
@@ -77,8 +79,8 @@ pub fn pack(tools: &Tools<'_>, options: &Options<'_>, group: &Group) -> Result<D
             engine::verify(&tools.pool, whole, Some(&source), &tools.halt.any, &mut |_, _| Ok(())).map(|_| true)
         };
         let admit = |written: &dyn ReadAt| admit(written).map_err(|error| unlike(name, error));
-        let done =
-            compress::compress_beside(&tools.pool, &original, &output, options, like.as_ref(), tools.bar, admit)?;
+        let beside = Beside { like: like.as_ref(), over: None };
+        let done = compress::compress_beside(&tools.pool, &original, &output, options, beside, tools.bar, admit)?;
         let Some(report) = done else { return Ok(Done::Kept(longer)) };
         let (file, got) = container(&output)?;
         if hex(&got.file().sha256) != report.sha256 || file.len() != report.packed_bytes {
@@ -118,7 +120,7 @@ pub fn unpack(
             Err(error) => Err(error),
         }
     };
-    let found = output.symlink_metadata().is_ok() && !tools.force;
+    let found = longpath::symlink_metadata(&output).is_ok() && !tools.force;
     if found {
         same(&output)?;
         tools.bar.skip(group.len);
@@ -166,7 +168,7 @@ fn unlike(name: &Path, error: Error) -> Error {
 fn original(group: &Group) -> Result<(FileSource, &Path)> {
     let Some(name) = group.names.first() else { return Err(Error::invalid("a file without a name")) };
     let source = FileSource::open(name)?;
-    let meta = name.symlink_metadata().map_err(Error::io("stat", name))?;
+    let meta = longpath::symlink_metadata(name).map_err(Error::io("stat", name))?;
     if Identity::of(&meta) != source.identity() || meta.nlink() != group.names.len() as u64 {
         return Err(Error::Changed { path: name.clone() });
     }
@@ -176,7 +178,9 @@ fn original(group: &Group) -> Result<(FileSource, &Path)> {
 /// Where the successor goes: to where it is already, by one of the names.
 fn home(group: &Group, successor: impl Fn(&Path) -> Option<PathBuf>) -> Result<PathBuf> {
     let mut homes: Vec<PathBuf> = group.names.iter().filter_map(|name| successor(name)).collect();
-    let there = homes.iter().position(|home| home.symlink_metadata().is_ok()).unwrap_or(0);
+    homes.iter().try_for_each(|home| Place::of(home).and_then(|place| place.check(home)))?;
+    group.names.iter().try_for_each(|name| aside::check(name))?;
+    let there = homes.iter().position(|home| longpath::symlink_metadata(home).is_ok()).unwrap_or(0);
     if homes.is_empty() {
         return Err(Error::invalid("a container without a name before .bs"));
     }
@@ -184,7 +188,7 @@ fn home(group: &Group, successor: impl Fn(&Path) -> Option<PathBuf>) -> Result<P
 }
 
 fn container(path: &Path) -> Result<(FileSource, Container)> {
-    let meta = path.symlink_metadata().map_err(Error::io("stat", path))?;
+    let meta = longpath::symlink_metadata(path).map_err(Error::io("stat", path))?;
     let file = FileSource::open(path)?;
     if (meta.dev(), meta.ino()) != (file.identity().dev, file.identity().ino) {
         return Err(Error::invalid(format!("{}: is a link, and no container of its own", path.display())));
@@ -217,12 +221,13 @@ fn packed_before(tools: &Tools<'_>, path: &Path, original: &FileSource) -> Resul
 
 /// Sends a file to the disk that somebody may have written a moment ago.
 fn synced(path: &Path) -> Result<()> {
-    File::open(path).and_then(|file| file.sync_all()).map_err(Error::io("write to disk", path))
+    let open = longpath::open(path, OFlags::RDONLY, Mode::empty());
+    open.and_then(|file| file.sync_all()).map_err(Error::io("write to disk", path))
 }
 
 fn sync_directory(path: &Path) -> Result<()> {
-    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(Error::io("write to disk", dir))
+    let dir = longpath::directory(path);
+    longpath::sync_directory(dir).map_err(Error::io("write to disk", dir))
 }
 
 /// Gives the proven successor all names, then removes the original's.
@@ -235,15 +240,15 @@ fn finish(
     successor: impl Fn(&Path) -> Option<PathBuf>,
     prove: &mut dyn FnMut(&Path) -> Result<()>,
 ) -> Result<Done> {
-    let stat = |path: &Path| path.symlink_metadata().map_err(Error::io("stat", path));
+    let stat = |path: &Path| longpath::symlink_metadata(path).map_err(Error::io("stat", path));
     let meta = stat(output)?;
     let proven = (meta.dev(), meta.ino());
     let mut others = Vec::new();
     for other in group.names.iter().filter_map(|name| successor(name)).filter(|other| other != output) {
-        match other.symlink_metadata() {
+        match longpath::symlink_metadata(&other) {
             Ok(meta) if (meta.dev(), meta.ino()) == proven => {}
             Ok(_) => prove(&other)?,
-            Err(_) => fs::hard_link(output, &other).map_err(Error::io("create", &other))?,
+            Err(_) => longpath::hard_link(output, &other).map_err(Error::io("create", &other))?,
         }
         let meta = stat(&other)?;
         others.push((other, (meta.dev(), meta.ino())));
@@ -252,32 +257,52 @@ fn finish(
         sync_directory(output)?;
     }
     others.iter().try_for_each(|(other, _)| sync_directory(other))?;
+    others.insert(0, (output.into(), proven));
+    let readers = remove(tools.halt, source, &group.names, group.names.len() as u64, &others)?;
+    Ok(Done::Replaced { output: output.into(), len: meta.len(), found, readers })
+}
 
-    tools.halt.check()?;
-    // Without a lease (see there) somebody may write just now.
+/// Removes names of a file whose successors were proven and synced, and lie under their names: these, with their device and inode
+/// numbers. The file has `links` names in all. Nothing is removed unless each name still leads to the version that was read. Gives
+/// the processes that read the file.
+pub fn remove(
+    halt: &Halt,
+    source: &FileSource,
+    names: &[PathBuf],
+    links: u64,
+    successors: &[(PathBuf, (u64, u64))],
+) -> Result<Vec<User>> {
+    let stat = |path: &Path| longpath::symlink_metadata(path).map_err(Error::io("stat", path));
+    halt.check()?;
+    // Without a lease (see there) another process may write just now.
     let readers = users(source.identity());
     if readers.iter().any(|user| user.writes) {
         return Err(Error::Changed { path: source.path().into() });
     }
-    for (at, id) in std::iter::once((output, proven)).chain(others.iter().map(|(path, id)| (&**path, *id))) {
+    for (at, id) in successors {
         let meta = stat(at)?;
-        if (meta.dev(), meta.ino()) != id {
-            return Err(Error::Changed { path: at.into() });
+        if (meta.dev(), meta.ino()) != *id {
+            return Err(Error::Changed { path: at.clone() });
         }
     }
     let mut version = source.identity();
-    for (gone, name) in group.names.iter().enumerate() {
+    for (gone, name) in names.iter().enumerate() {
         let meta = stat(name)?;
-        let now = Identity::of(&meta);
         // Removing a name is a change of the inode, and so moves its time.
         if gone > 0 {
-            version.ctime = now.ctime;
+            version.ctime = Identity::of(&meta).ctime;
         }
-        if now != version || meta.nlink() != (group.names.len() - gone) as u64 {
+        let left = links - gone as u64;
+        if Identity::of(&meta) != version || meta.nlink() != left {
             return Err(Error::Changed { path: name.clone() });
         }
-        tools.halt.check()?;
-        fs::remove_file(name).map_err(Error::io("remove", name))?;
+        halt.check()?;
+        aside::remove_version(name, &|meta| is_version(version, meta) && meta.nlink() == left)?;
     }
-    Ok(Done::Replaced { output: output.into(), len: meta.len(), found, readers })
+    Ok(readers)
+}
+
+/// Whether a file is this version, by all but the change time, which moves with a name.
+pub fn is_version(version: Identity, meta: &fs::Metadata) -> bool {
+    Identity { ctime: version.ctime, ..Identity::of(meta) } == version
 }

@@ -1,16 +1,18 @@
 //! Directories of BigSmall shards: the index that they come with, and the one that plain shards need.
 
 use std::collections::HashMap;
-use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use bsfs::format::bigsmall::{MAX_HEADER, SHARD_INDEX, ShardIndex, shown_name};
-use bsfs::sink::AtomicFile;
-use bsfs::source::{FileSource, ReadAt};
+use bsfs::longpath;
+pub use bsfs::longpath::directory;
+use bsfs::sink::{AtomicFile, aside};
+use bsfs::source::{FileSource, Identity, ReadAt};
 use bsfs::{Error, Result};
 
 use super::out::with_bs;
+use super::replaced::is_version;
 
 /// Name of the index that readers of plain shards look for.
 const PLAIN_INDEX: &str = "model.safetensors.index.json";
@@ -18,6 +20,7 @@ const PLAIN_INDEX: &str = "model.safetensors.index.json";
 /// The shard index of a directory.
 pub struct Shards {
     path: PathBuf,
+    version: Identity,
     index: ShardIndex,
 }
 
@@ -30,7 +33,7 @@ impl Shards {
     /// That of a directory.
     pub fn of(dir: &Path) -> Result<Option<Self>> {
         let path = dir.join(SHARD_INDEX);
-        if path.symlink_metadata().is_err() {
+        if longpath::symlink_metadata(&path).is_err() {
             return Ok(None);
         }
         let source = FileSource::open(&path)?;
@@ -41,7 +44,7 @@ impl Shards {
         let mut json = vec![0; source.len() as usize];
         source.read_exact_at(0, &mut json)?;
         let index = ShardIndex::parse(&path, &json)?;
-        Ok(Some(Self { path, index }))
+        Ok(Some(Self { path, version: source.identity(), index }))
     }
 
     /// Where it lies.
@@ -65,6 +68,13 @@ impl Shards {
     pub fn missing(&self) -> Vec<PathBuf> {
         let there = |file: &PathBuf| file.is_file() || migrated(file).is_some_and(|file| file.is_file());
         self.files().into_iter().filter(|file| !there(file)).collect()
+    }
+
+    /// Removes the index, in the version that was read; gives its bytes.
+    pub fn remove(&self) -> Result<u64> {
+        aside::remove_version(&self.path, &|meta| is_version(self.version, meta))?;
+        sync(&self.path)?;
+        Ok(self.version.len)
     }
 
     /// Writes the index of the plain shards into `dir`, unless it is there or there is one shard only. `total_size` is the
@@ -127,17 +137,8 @@ fn migrated(shard: &Path) -> Option<PathBuf> {
     Some(with_bs(&shard.with_file_name(name)))
 }
 
-/// Removes a file, and makes that last.
-pub fn remove(path: &Path) -> Result<()> {
-    fs::remove_file(path).map_err(Error::io("remove", path))?;
+/// Makes what became of the name of a file last.
+pub fn sync(path: &Path) -> Result<()> {
     let dir = directory(path);
-    fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(Error::io("write to disk", dir))
-}
-
-/// The directory of a file; `.` for a bare name.
-pub fn directory(file: &Path) -> &Path {
-    match file.parent() {
-        Some(dir) if !dir.as_os_str().is_empty() => dir,
-        _ => Path::new("."),
-    }
+    longpath::sync_directory(dir).map_err(Error::io("write to disk", dir))
 }

@@ -1,12 +1,12 @@
 //! `--shard I/N`: the part of a directory that one of several machines compresses.
 
-use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bsfs::format::Container;
+use bsfs::longpath;
 use bsfs::source::{FileSource, ReadAt};
 use bsfs::{Error, Result};
 use sha2::{Digest, Sha256};
@@ -69,7 +69,7 @@ impl Share {
 /// # Errors
 /// [`Error::Exists`] when it is something else.
 pub fn is_packed(input: &Path, output: &Path, stop: &AtomicBool) -> Result<bool> {
-    if output.symlink_metadata().is_err() {
+    if longpath::symlink_metadata(output).is_err() {
         return Ok(false);
     }
     let exists = || Error::Exists { path: output.into() };
@@ -78,6 +78,7 @@ pub fn is_packed(input: &Path, output: &Path, stop: &AtomicBool) -> Result<bool>
     if container.raw_len() != source.len() {
         return Err(exists());
     }
+    source.check_end()?;
     source.advise_sequential();
     let (mut digest, mut at, mut piece) = (Sha256::new(), 0, Vec::new());
     while at < source.len() {
@@ -98,8 +99,8 @@ pub fn is_packed(input: &Path, output: &Path, stop: &AtomicBool) -> Result<bool>
 /// # Errors
 /// [`Error::Exists`] when it is something else.
 pub fn is_copied(input: &Path, output: &Path) -> Result<bool> {
-    let Ok(there) = output.symlink_metadata() else { return Ok(false) };
-    let meta = fs::metadata(input).map_err(Error::io("stat", input))?;
+    let Ok(there) = longpath::symlink_metadata(output) else { return Ok(false) };
+    let meta = longpath::metadata(input).map_err(Error::io("stat", input))?;
     if there.is_file() && there.len() == meta.len() && there.modified().ok() == meta.modified().ok() {
         return Ok(true);
     }

@@ -10,7 +10,6 @@ use bsfs::engine::{Base, Engine};
 use bsfs::format::bigsmall::shown_name;
 use bsfs::parallel;
 use bsfs::sink::AtomicFile;
-use bsfs::source::ReadAt;
 use bsfs::tensor::TensorInfo;
 use bsfs::{Error, Result};
 
@@ -26,29 +25,25 @@ pub fn shown_path(path: &Path) -> Option<PathBuf> {
     shown_name(&name).map(|shown| path.with_file_name(shown))
 }
 
-/// Writes the shown file to `output`. Every tensor's MD5 is compared before the output has its name.
+/// Writes the shown file to `file`, and gives it its name. Every tensor's MD5 is compared before the output has its name.
 pub fn unpack(
     (pool, engine): (&rayon::ThreadPool, &Arc<Engine>),
     container: &BigSmall,
     base: Option<Arc<dyn Base>>,
-    output: &Path,
-    force: bool,
+    mut file: AtomicFile,
     stop: &AtomicBool,
     progress: &dyn Progress,
 ) -> Result<()> {
-    let mut file = AtomicFile::create(output, force)?;
-    if let Some(attributes) = container.source.attributes()? {
-        file.narrow(&attributes)?.iter().for_each(|note| progress.note(note));
-    }
+    let output = file.path().to_path_buf();
     let tensors = container.tensors()?;
     let header = container.presented.header();
     let image = engine.presented(Arc::clone(&container.presented), Arc::clone(&container.source) as _, base);
     let target = &*file.file();
-    let write = |bytes: &[u8], at| target.write_all_at(bytes, at).map_err(Error::io("write", output));
+    let write = |bytes: &[u8], at| target.write_all_at(bytes, at).map_err(Error::io("write", &output));
     write(header, 0)?;
     progress.advance(header.len() as u64, 0);
     // To its end even if the last tensor has no bytes.
-    target.set_len(image.len()).map_err(Error::io("write", output))?;
+    target.set_len(image.len()).map_err(Error::io("write", &output))?;
     // A tensor is one serial stream: those that take longest first, and nobody waits for the one before.
     let mut order: Vec<&TensorInfo> = tensors.iter().collect();
     order.sort_by_key(|tensor| std::cmp::Reverse(tensor.len));

@@ -78,7 +78,7 @@ enum Sound {
 /// Verifies everything.
 pub fn run(args: &VerifyArgs) -> Result<ExitCode> {
     let stop = out::stop_flag();
-    let files = out::containers(&args.path)?;
+    let (files, mut exit) = out::containers(&args.path)?;
     if let Some(source) = &args.source {
         let found = source.metadata().map_err(Error::io("open", source))?;
         if args.path.is_dir() && !found.is_dir() {
@@ -90,7 +90,6 @@ pub fn run(args: &VerifyArgs) -> Result<ExitCode> {
     let total = files.iter().filter_map(|f| open(f).ok()).map(|opened| opened.raw_len()).sum();
     let bar = Bar::new(total, args.json);
     let mut outcomes = Vec::new();
-    let mut exit = Exit::Done;
     let mut judge = |outcome: Outcome, of: Exit| -> Result<()> {
         exit = match outcome.state {
             "error" => exit.and(of),
@@ -223,6 +222,7 @@ fn same_tensors(
     let path = container.source.path();
     let differs =
         |what: String, expected: String, got: String| Error::Differs { path: path.into(), what, expected, got };
+    original.check_end()?;
     let theirs = header_of(original)?.tensors;
     let ours = container.tensors()?;
     let known: HashSet<&str> = ours.iter().map(|own| &*own.name).collect();

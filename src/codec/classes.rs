@@ -6,7 +6,6 @@
 //! for a chunk costs half a percent; more classes or smaller tiles cost what they gain. Written out in
 //! [`crate::format::native`], section "classes".
 
-use super::Packed;
 use super::bits::{BitReader, BitWriter};
 use super::cluster::{self, CLASSES, Counts, class_bits};
 use super::halves::{self, LowHalves, Mode, group_len};
@@ -16,6 +15,7 @@ use super::simd::{
 };
 use super::tables::{self, CLASS_BITS, RANKS};
 use super::wire::{Fields, Grain, put_states, put_words};
+use super::{Packed, vec_bytes};
 use crate::error::Damage;
 
 /// Widths of numbers that this codec has: 1, 2 and 4 bytes.
@@ -37,6 +37,21 @@ pub struct Scratch {
     classes: Vec<u8>,
     sampled: Vec<(u32, Counts)>,
     words: WordsBack,
+}
+
+impl Scratch {
+    /// Bytes of memory that it holds.
+    pub fn memory(&self) -> usize {
+        vec_bytes(&self.heads)
+            + vec_bytes(&self.low)
+            + vec_bytes(&self.modes)
+            + vec_bytes(&self.ranks)
+            + vec_bytes(&self.residual)
+            + vec_bytes(&self.ranked)
+            + vec_bytes(&self.classes)
+            + vec_bytes(&self.sampled)
+            + self.words.memory()
+    }
 }
 
 /// The packed bytes of `raw` in `out` (replaced); `false` when they would not be fewer than `limit`, which is mostly known

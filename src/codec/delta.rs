@@ -9,7 +9,7 @@ use super::difference::{Op, subtract};
 use super::grouping::SYMBOLS;
 use super::simd::{BLOCK, Chosen, Columns, LOW, Segment, States, SymbolTables, WordsBack};
 use super::wire::{Fields, put_states, put_words};
-use super::{Packed, tables};
+use super::{Packed, tables, vec_bytes};
 use crate::error::Damage;
 
 /// Groups of contexts, at most.
@@ -51,6 +51,20 @@ pub struct Scratch {
     columns: Columns,
     words: WordsBack,
     counts: Vec<[u32; SYMBOLS]>,
+}
+
+impl Scratch {
+    /// Bytes of memory that it holds.
+    pub fn memory(&self) -> usize {
+        self.moved.capacity()
+            + self.symbols.capacity()
+            + self.groups.capacity()
+            + self.extra.capacity()
+            + vec_bytes(&self.tables)
+            + self.columns.memory()
+            + vec_bytes(&self.counts)
+            + self.words.memory()
+    }
 }
 
 /// The symbol of a difference of two bytes, and the bytes that follow apart.

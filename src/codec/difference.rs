@@ -62,6 +62,13 @@ pub struct Scratch {
     spare: Vec<u8>,
 }
 
+impl Scratch {
+    /// Bytes of memory that it holds.
+    pub fn memory(&self) -> usize {
+        self.moved.capacity() + self.inner.capacity() + self.spare.capacity()
+    }
+}
+
 /// How the differences of a chunk are packed.
 #[derive(Debug, Clone, Copy)]
 pub struct Plan {

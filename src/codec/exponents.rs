@@ -4,11 +4,11 @@
 //! so that a register holds 32 of them. An exponent without slots is coded as the commonest and put right afterwards.
 //! Written out in [`crate::format::native`], section "exponents".
 
-use super::Packed;
 use super::cluster::log2;
 use super::halves::{self, LowHalves, Mode};
 use super::simd::{BLOCK, Chosen, SMALL_BITS, SMALL_LOW, SMALL_RANKS, SmallStates, SmallTable, TILE};
 use super::wire::{Fields, Grain};
+use super::{Packed, vec_bytes};
 use crate::error::Damage;
 
 /// Widths of numbers that this codec has: 2 and 4 bytes.
@@ -27,6 +27,13 @@ pub struct Scratch {
     low: Vec<[u8; 2]>,
     modes: Vec<Mode>,
     bytes: Vec<u8>,
+}
+
+impl Scratch {
+    /// Bytes of memory that it holds.
+    pub fn memory(&self) -> usize {
+        vec_bytes(&self.heads) + vec_bytes(&self.low) + vec_bytes(&self.modes) + vec_bytes(&self.bytes)
+    }
 }
 
 /// The packed bytes of `raw` in `out` (replaced); `false` when they would not be fewer than `limit`.

@@ -4,7 +4,6 @@
 //! Rows of weights differ in scale, and columns of some in sign. Where numbers have no rows, runs of 512 take their
 //! place. Written out in [`crate::format::native`], section "grid".
 
-use super::Packed;
 use super::bits::{BitReader, BitWriter};
 use super::cluster::class_bits;
 use super::grouping::{Grouping, Row, SYMBOLS, choose, cost};
@@ -12,6 +11,7 @@ use super::halves::group_len;
 use super::simd::{BLOCK, Chosen, Columns, LOW, Segment, States, SymbolTables, TILE, WordsBack};
 use super::tables;
 use super::wire::{Fields, Grain, put_states, put_words};
+use super::{Packed, vec_bytes};
 use crate::error::Damage;
 
 /// Widths of numbers that this codec has: 1 and 2 bytes.
@@ -119,6 +119,16 @@ pub fn encode(
 }
 
 impl Scratch {
+    /// Bytes of memory that it holds.
+    pub fn memory(&self) -> usize {
+        self.symbols.capacity()
+            + self.residual.capacity()
+            + self.escapes.capacity()
+            + vec_bytes(&self.tables)
+            + vec_bytes(&self.rows)
+            + self.words.memory()
+    }
+
     /// Symbols and what is stored as it is. Gives the first symbol of a window.
     fn split(&mut self, kernel: Chosen, plan: &Plan<'_>, body: &[u8]) -> u16 {
         self.symbols.clear();

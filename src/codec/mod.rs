@@ -175,8 +175,13 @@ impl<'a> Packed<'a> {
     }
 }
 
-/// Memory and contexts that encoding and decoding reuse from chunk to chunk, and the kernel that they run on. One per
-/// thread.
+/// Bytes of memory that the elements of a vector take.
+fn vec_bytes<T>(vec: &Vec<T>) -> usize {
+    vec.capacity() * size_of::<T>()
+}
+
+/// Memory and contexts that encoding and decoding reuse from chunk to chunk, and the kernel that they run on. One for each that
+/// is under way.
 pub struct Scratch {
     kernel: Chosen,
     planes: plane::Scratch,
@@ -214,6 +219,19 @@ impl Scratch {
             zstd: zstd::Scratch::default(),
             spare: Vec::new(),
         }
+    }
+
+    /// Bytes of memory that it holds, about.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        self.planes.memory()
+            + self.classes.memory()
+            + self.exponents.memory()
+            + self.grid.memory()
+            + self.delta.memory()
+            + self.difference.memory()
+            + self.zstd.memory()
+            + self.spare.capacity()
     }
 
     /// The kernel in use.

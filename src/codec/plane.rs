@@ -46,6 +46,13 @@ pub struct Scratch {
     words: WordsBack,
 }
 
+impl Scratch {
+    /// Bytes of memory that it holds.
+    pub fn memory(&self) -> usize {
+        self.planes.iter().map(Vec::capacity).sum::<usize>() + self.words.memory()
+    }
+}
+
 /// Splits the whole numbers of `raw` into `planes[..width]`; gives the bytes behind them.
 fn split<'a>(raw: &'a [u8], shape: Shape, planes: &mut [Vec<u8>; 8]) -> &'a [u8] {
     fn typed<const W: usize>(raw: &[u8], rotate: bool, planes: &mut [Vec<u8>; 8]) {

@@ -5,6 +5,9 @@ use zstd::zstd_safe::{CParameter, MAGICNUMBER};
 
 use crate::error::Damage;
 
+/// Bytes of a context for decoding whole frames, about.
+const DECOMPRESSOR: usize = 96 << 10;
+
 /// Contexts kept from chunk to chunk: making one costs more than a small chunk.
 #[derive(Default)]
 pub struct Scratch {
@@ -13,6 +16,11 @@ pub struct Scratch {
 }
 
 impl Scratch {
+    /// Bytes of memory that decoding holds, about; what encoding holds is its level's and not told.
+    pub fn memory(&self) -> usize {
+        if self.decompressor.is_some() { DECOMPRESSOR } else { 0 }
+    }
+
     fn compressor(&mut self, level: i32) -> std::io::Result<&mut Compressor<'static>> {
         if self.compressor.as_ref().is_none_or(|(have, _)| *have != level) {
             let mut c = Compressor::new(level)?;

@@ -85,7 +85,38 @@ pub fn export(
         file.narrow(&attributes)?.iter().for_each(|note| progress.note(note));
     }
     // Never published, so nothing of it is left.
-    let mut waiting = AtomicFile::create(output, true)?;
+    let waiting = AtomicFile::create(output, true)?;
+    let exported = write(pool, source, (output, file.file(), waiting), stop, progress)?;
+    file.publish()?;
+    Ok(exported)
+}
+
+/// The same, to where bytes go one after the other, which errors call `name`. Packed tensors wait in the directory for temporary
+/// files.
+///
+/// # Errors
+/// Those of [`export`] and of `out`.
+pub fn export_to(
+    pool: &rayon::ThreadPool,
+    source: &dyn ReadAt,
+    (name, out): (&Path, &mut dyn Write),
+    stop: &AtomicBool,
+    progress: &dyn Progress,
+) -> Result<Exported> {
+    let mut waiting = AtomicFile::create(std::env::temp_dir().join("bsfs-export"), true)?;
+    let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    waiting.file().set_permissions(private).map_err(Error::io("set the permissions of", waiting.path()))?;
+    write(pool, source, (name, out, waiting), stop, progress)
+}
+
+fn write(
+    pool: &rayon::ThreadPool,
+    source: &dyn ReadAt,
+    (output, out, mut waiting): (&Path, &mut dyn Write, AtomicFile),
+    stop: &AtomicBool,
+    progress: &dyn Progress,
+) -> Result<Exported> {
+    source.check_end()?;
     let (tensors, metadata) = read(source)?;
     let gate = Gate::default();
     let mut next = tensors.iter().enumerate();
@@ -119,14 +150,13 @@ pub fn export(
         })
         .collect();
     let head = header(output, metadata.as_ref(), &finished)?;
-    file.write_all(&head).map_err(Error::io("write", output))?;
+    out.write_all(&head).map_err(Error::io("write", output))?;
     waiting.seek(SeekFrom::Start(0)).map_err(Error::io("read back", output))?;
-    let copied = io::copy(waiting.file(), file.file()).map_err(Error::io("write", output))?;
+    let copied = io::copy(waiting.file(), out).map_err(Error::io("write", output))?;
     let expected: u64 = packed.iter().map(|(_, len, _)| len).sum();
     if copied != expected {
         return Err(Error::Truncated { path: output.into(), expected, got: copied });
     }
-    file.publish()?;
     let packed_bytes = head.len() as u64 + expected;
     Ok(Exported {
         raw_bytes: source.len(),

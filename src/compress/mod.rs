@@ -5,6 +5,7 @@
 
 mod against;
 mod digest;
+mod doubt;
 mod duplicates;
 mod estimate;
 mod export;
@@ -17,11 +18,12 @@ mod tree;
 mod written;
 
 pub use against::{Against, BaseSource};
+pub use doubt::{doubt, doubt_copy, is_weights};
 pub use duplicates::{Duplicate, duplicates};
 pub use estimate::{Estimate, estimate};
-pub use export::{Exported, export};
+pub use export::{Exported, export, export_to};
 pub use memory::{DtypeSeconds, InMemory, encode_in_memory};
-pub use pipeline::{Original, compress, compress_beside, compress_from, measure};
+pub use pipeline::{Beside, Original, compress, compress_beside, compress_from, compress_mirrored, measure};
 pub use report::{DtypeReport, Report, Sums, ratio};
 pub use tree::{Entry, Tree, walk};
 

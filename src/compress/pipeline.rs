@@ -1,6 +1,7 @@
 //! One file: read, hash, encode, prove, write.
 
 use std::cell::RefCell;
+use std::fs::Metadata;
 use std::io::{self, BufWriter, Seek, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -82,6 +83,43 @@ pub fn compress(
     options: &Options<'_>,
     progress: &dyn Progress,
 ) -> Result<Report> {
+    compress_file(pool, input, output, options, Taken::Bound, progress)
+}
+
+/// The same, to a container that has the attributes of the input, as far as the user may and the file system keeps them: a file
+/// of a directory's mirror.
+///
+/// # Errors
+/// Those of [`compress`].
+pub fn compress_mirrored(
+    pool: &rayon::ThreadPool,
+    input: &Path,
+    output: &Path,
+    options: &Options<'_>,
+    progress: &dyn Progress,
+) -> Result<Report> {
+    compress_file(pool, input, output, options, Taken::Kept, progress)
+}
+
+/// What a container takes over of a file's attributes.
+#[derive(Clone, Copy)]
+enum Taken<'a> {
+    /// Nothing is allowed that the input does not allow.
+    Bound,
+    /// Those of the input that the file system keeps.
+    Kept,
+    /// All of these.
+    All(&'a Attributes),
+}
+
+fn compress_file(
+    pool: &rayon::ThreadPool,
+    input: &Path,
+    output: &Path,
+    options: &Options<'_>,
+    taken: Taken<'_>,
+    progress: &dyn Progress,
+) -> Result<Report> {
     let source = FileSource::open(input)?;
     if same_file(&source, output) {
         return Err(Error::invalid(format!("{}: input and output are the same file", output.display())));
@@ -90,7 +128,7 @@ pub fn compress(
     let (seconds, nanoseconds) = source.identity().mtime;
     let mtime = (seconds, u32::try_from(nanoseconds).unwrap_or(0));
     let original = Original { source: &source, name: input, mtime };
-    let (file, report) = write(pool, &original, output, options, None, progress)?;
+    let (file, report) = write(pool, &original, output, options, taken, progress)?;
     if !source.unchanged()? {
         return Err(Error::Changed { path: input.into() });
     }
@@ -111,28 +149,47 @@ pub fn compress_from(
     progress: &dyn Progress,
     admit: impl FnOnce(&dyn ReadAt) -> Result<bool>,
 ) -> Result<Option<Report>> {
-    compress_beside(pool, original, output, options, None, progress, admit)
+    compress_beside(pool, original, output, options, Beside::default(), progress, admit)
 }
 
-/// The same, to a container with the attributes `like` of a file that it is going to stand for, the owner as far as the user may.
+/// What a container takes from the file that it is going to stand for.
+#[derive(Clone, Copy, Default)]
+pub struct Beside<'a> {
+    /// The attributes that the container gets, the owner as far as the user may.
+    pub like: Option<&'a Attributes>,
+    /// Tells the file that has the output's name, and that the container replaces: no other is. Not by its change time.
+    pub over: Option<&'a dyn Fn(&Metadata) -> bool>,
+}
+
+impl std::fmt::Debug for Beside<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Beside").field("like", &self.like).finish_non_exhaustive()
+    }
+}
+
+/// The same, to a container that is going to stand for a file.
 ///
 /// # Errors
-/// Those of [`compress_from`].
+/// Those of [`compress_from`], and [`Error::Changed`] when the output's name leads to another file than the one to replace.
 pub fn compress_beside(
     pool: &rayon::ThreadPool,
     original: &Original<'_>,
     output: &Path,
     options: &Options<'_>,
-    like: Option<&Attributes>,
+    beside: Beside<'_>,
     progress: &dyn Progress,
     admit: impl FnOnce(&dyn ReadAt) -> Result<bool>,
 ) -> Result<Option<Report>> {
-    let (mut file, report) = write(pool, original, output, options, like, progress)?;
+    let (mut file, report) =
+        write(pool, original, output, options, beside.like.map_or(Taken::Bound, Taken::All), progress)?;
     let admitted = admit(&Written::new(file.file(), output)?)?;
     if !admitted {
         return Ok(None);
     }
-    file.publish()?;
+    match beside.over {
+        Some(is_it) => file.publish_over(is_it)?,
+        None => file.publish()?,
+    }
     Ok(Some(report))
 }
 
@@ -166,18 +223,20 @@ fn write(
     original: &Original<'_>,
     output: &Path,
     options: &Options<'_>,
-    like: Option<&Attributes>,
+    taken: Taken<'_>,
     progress: &dyn Progress,
 ) -> Result<(AtomicFile, Report)> {
     check_input(original.source)?;
     // First of all, so that an output that cannot be written fails now and not after hours.
     let create = || {
         let file = AtomicFile::create(output, options.force)?;
-        if let Some(like) = like {
-            file.resemble(like)?;
-        } else if let Some(attributes) = original.source.attributes()? {
-            file.narrow(&attributes)?.iter().for_each(|note| progress.note(note));
-        }
+        let note = match (taken, original.source.attributes()?) {
+            (Taken::All(like), _) => file.resemble(like).map(|()| None)?,
+            (Taken::Kept, Some(attributes)) => file.mirror(&attributes)?,
+            (Taken::Bound, Some(attributes)) => file.narrow(&attributes)?,
+            (_, None) => None,
+        };
+        note.iter().for_each(|note| progress.note(note));
         Ok(BufWriter::with_capacity(1 << 20, file))
     };
     let (mut file, mut report) = encode(pool, original, output, create()?, options, progress)?;
@@ -281,8 +340,9 @@ fn encode<W: Write + Seek>(
     Ok((out, report))
 }
 
-/// Refuses an input that is a container already.
+/// Refuses an input that is a container already, and one of which more or fewer bytes can be read than it should have.
 pub(super) fn check_input(source: &dyn ReadAt) -> Result<()> {
+    source.check_end()?;
     let mut first = [0; 8];
     let len = source.len().min(first.len() as u64) as usize;
     let first = first.get_mut(..len).unwrap_or_default();
@@ -411,6 +471,8 @@ impl<'a> Feed<'a> {
     /// The literal bytes, once all was read.
     fn finish(self) -> Result<Vec<u8>> {
         if self.offset == self.source.len() {
+            // Once more: it may have been written to meanwhile, where times do not tell of that.
+            self.source.check_end()?;
             return Ok(self.literals);
         }
         Err(Error::Changed { path: self.source.path().into() })

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::buffer::{Buffer, Pool};
+use super::buffer::{Buffer, Pool, capacity};
 use super::cost::Cost;
 use super::references::{self, References};
 use super::stats::Counters;
@@ -17,8 +17,12 @@ use crate::format::{Chunk, Container};
 use crate::source::ReadAt;
 
 thread_local! {
+    /// For [`decode_into`], which has no pool.
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
+
+/// Bytes of a codec's context beside what grows with the chunk.
+const CONTEXT: usize = 128 << 10;
 
 /// What a chunk is decoded from, and into.
 #[derive(Clone, Copy)]
@@ -28,6 +32,14 @@ pub struct From<'a> {
     pub references: Option<&'a References>,
     pub pool: &'a Arc<Pool>,
     pub counters: &'a Counters,
+}
+
+/// Bytes of memory that making a chunk takes: packed and raw bytes, the codec's context, and for one that is coded against others
+/// the counterpart, and a chunk of the base. Of a chain of bases each one more holds a counterpart beside.
+pub fn need(chunk: &Chunk) -> usize {
+    let (packed, raw) = (capacity(chunk.packed_len as usize + PAD), capacity(chunk.raw_len as usize));
+    let own = packed + raw + CONTEXT;
+    if chunk.codec().is_some_and(Codec::needs_base) { own + CONTEXT + 7 * raw } else { own + raw }
 }
 
 /// The raw bytes of a chunk. What comes back has passed its checksum. `own` fills with bytes of the original itself, from an
@@ -51,6 +63,7 @@ pub fn chunk(from: &From<'_>, chunk: &Chunk, own: &mut dyn FnMut(u64, &mut [u8])
     let len = chunk.packed_len as usize;
     let mut packed = pool.take(len + PAD);
     let mut raw = pool.take(chunk.raw_len as usize);
+    let mut context = pool.context();
     let mut attempt = || -> Result<Result<(), Damage>> {
         let start = Instant::now();
         let got =
@@ -63,7 +76,7 @@ pub fn chunk(from: &From<'_>, chunk: &Chunk, own: &mut dyn FnMut(u64, &mut [u8])
                 return Err(error);
             }
         }
-        let result = unpack((codec, base), &packed, chunk, &mut raw);
+        let result = unpack((codec, base), &packed, chunk, &mut raw, context.get());
         Counters::add_time(&counters.source_nanos, read - start);
         let decode = read.elapsed();
         Counters::add_time(&counters.decode_nanos, decode);
@@ -111,13 +124,21 @@ pub fn decode_into(container: &Container, bytes: &[u8], chunk: &Chunk, raw: &mut
     let codec = codec_of(container.path(), chunk)?;
     let start = usize::try_from(chunk.packed_offset).unwrap_or(usize::MAX);
     let packed = bytes.get(start..).unwrap_or_default();
-    unpack((codec, &[]), packed, chunk, raw).map_err(|damage| damaged(container, container.path(), chunk, damage))
+    SCRATCH
+        .with_borrow_mut(|scratch| unpack((codec, &[]), packed, chunk, raw, scratch))
+        .map_err(|damage| damaged(container, container.path(), chunk, damage))
 }
 
 /// From the packed bytes at the front of `padded` to raw bytes that have passed their checksum.
-fn unpack((codec, base): (Codec, &[u8]), padded: &[u8], chunk: &Chunk, raw: &mut [u8]) -> Result<(), Damage> {
+fn unpack(
+    (codec, base): (Codec, &[u8]),
+    padded: &[u8],
+    chunk: &Chunk,
+    raw: &mut [u8],
+    scratch: &mut Scratch,
+) -> Result<(), Damage> {
     let packed = Packed::new(padded, chunk.packed_len as usize).ok_or(Damage::new("padding", 0, 0))?;
-    SCRATCH.with_borrow_mut(|scratch| codec::decode_against(codec, packed, base, raw, scratch))?;
+    codec::decode_against(codec, packed, base, raw, scratch)?;
     match checksum(raw) {
         sum if sum == chunk.checksum => Ok(()),
         sum => Err(Damage::new("checksum", chunk.checksum, sum)),

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::buffer::Reserved;
 use super::content::{Content, Place};
 use super::memory::Raw;
 use super::stats::Counters;
@@ -27,6 +28,8 @@ const BATCH: usize = 16;
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How often a wait for the disk looks whether it should end.
 const STEP: Duration = Duration::from_millis(100);
+/// How long the finishing thread waits before it looks for memory again.
+const PAUSE: Duration = Duration::from_millis(10);
 /// How much less important than others the finishing thread is, as `nice` counts.
 const NICE: i32 = 19;
 
@@ -171,6 +174,7 @@ impl OnDisk {
                 if stop() {
                     return Ok(false);
                 }
+                let Some(_reserved) = room(content, chunk, engine, stop) else { return Ok(false) };
                 let made = content.decode(ChunkId(chunk), engine)?;
                 done(made.len() as u64);
                 self.entry.offer(chunk, Made(made));
@@ -185,6 +189,21 @@ impl OnDisk {
         }
         let mut proof = Stoppable { proof: content.proof(), stop };
         Ok(matches!(self.entry.seal(&mut proof), Sealing::Proven))
+    }
+}
+
+/// Memory to make a chunk with, which readers have first; `None` when `stop` said so.
+fn room(content: &dyn Content, chunk: u32, engine: &Engine, stop: &dyn Fn() -> bool) -> Option<Reserved> {
+    let need = content.part(ChunkId(chunk)).map_or(0, |part| part.need);
+    loop {
+        if let Some(reserved) = engine.pool.try_reserve(need as u64) {
+            engine.chunks.make_room(need);
+            return Some(reserved);
+        }
+        if stop() {
+            return None;
+        }
+        std::thread::sleep(PAUSE);
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use super::Engine;
-use super::buffer::Buffer;
+use super::buffer::{Buffer, capacity};
 use super::content::{Content, Part, Place};
 use super::cost::Cost;
 use super::disk::OnDisk;
@@ -169,24 +169,30 @@ impl Image {
             return done(Ok(self.0.zeros(len as usize)));
         }
         self.0.clock.fetch_add((len / TICK) as u32 + 1, Ordering::Relaxed);
-        if self.0.at_hand(offset, len) {
+        // What is gathered here takes memory; where there is none, it waits for its turn on another thread.
+        let reserve = || self.0.engine.pool.try_reserve(len);
+        if self.0.at_hand(offset, len)
+            && let Some(_reserved) = if self.0.in_one_piece(offset, len) { Some(None) } else { reserve().map(Some) }
+        {
             self.ahead(offset..offset + len);
             // Gone again by now only if memory is very short; then it is decoded here.
             return done(self.0.read(offset, size));
         }
         let workers = &self.0.engine.workers;
         let open = Arc::clone(&self.0);
+        let need = self.0.need(offset, len);
         let job = move || {
             Cost::begin();
             done(open.read(offset, size));
         };
-        workers.demand(self.0.content.lane(), Box::new(job));
+        workers.demand(self.0.content.lane(), Job::new(need, job));
         // Further chunks of the same read meanwhile on other threads, which the first one finds done or waits for.
         for chunk in self.0.chunks(offset, offset + len).skip(1) {
             if !self.0.engine.chunks.have([self.0.key(chunk.id)]) {
                 let open = Arc::clone(&self.0);
                 let planned = open.clock.load(Ordering::Relaxed);
-                workers.demand(self.0.content.lane(), Box::new(move || open.decode_ahead(&chunk, planned)));
+                let job = Job::new(chunk.need, move || open.decode_ahead(&chunk, planned));
+                workers.demand(self.0.content.lane(), job);
             }
         }
         self.ahead(offset..offset + len);
@@ -218,11 +224,11 @@ impl Image {
         let jobs = chunks.into_iter().map(|chunk| {
             // Closing the file is the end of the work for it.
             let open = Arc::downgrade(open);
-            Box::new(move || {
+            Job::new(chunk.need, move || {
                 if let Some(open) = open.upgrade().filter(|open| !open.closed.load(Ordering::Relaxed)) {
                     open.decode_ahead(&chunk, planned);
                 }
-            }) as Job
+            })
         });
         open.engine.workers.ahead(open.content.lane().source, jobs);
     }
@@ -253,6 +259,22 @@ impl Open {
             }
             None
         })
+    }
+
+    /// Whether all of it lies in one chunk, or in the literals.
+    fn in_one_piece(&self, offset: u64, len: u64) -> bool {
+        let end = match self.content.locate(offset) {
+            Some(Place::Literal { raw_offset, range }) => raw_offset + range.len() as u64,
+            Some(Place::Chunk(chunk)) => chunk.raw_end(),
+            None => return true,
+        };
+        end >= offset + len
+    }
+
+    /// Bytes of memory that a read may need at once, decoding included.
+    fn need(&self, offset: u64, len: u64) -> usize {
+        let most = self.chunks(offset, offset + len).map(|chunk| chunk.need).max().unwrap_or(0);
+        most + if self.in_one_piece(offset, len) { 0 } else { capacity(len as usize) }
     }
 
     fn key(&self, chunk: ChunkId) -> Key {

@@ -116,7 +116,7 @@ impl MemoryCache {
     /// Drops chunks until a buffer of `len` bytes fits into the bound, or none are left. For a chunk that nobody asked for
     /// yet (`ahead`) no other such chunk is dropped. Gives whether it fits.
     pub fn make_room(&mut self, len: usize, ahead: bool) -> bool {
-        while !self.pool.has_room(len) {
+        while !self.pool.has_room(self.bytes, len) {
             if self.evict_spent() {
                 continue;
             }

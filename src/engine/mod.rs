@@ -43,7 +43,8 @@ use crate::source::ReadAt;
 /// How an engine is set up.
 #[derive(Debug, Clone)]
 pub struct EngineConfig {
-    /// Bound for decoded chunks and buffers together, bytes. What a single read needs is had in any case.
+    /// Bound for decoded chunks, buffers and contexts of codecs together, bytes. What a few reads need (eight, two of each file) is
+    /// had in any case.
     pub memory: u64,
     /// Threads that decode; 0 for one for each core.
     pub threads: usize,
@@ -68,7 +69,7 @@ impl Default for EngineConfig {
 pub struct Engine {
     config: EngineConfig,
     pool: Arc<buffer::Pool>,
-    chunks: flight::Chunks,
+    chunks: Arc<flight::Chunks>,
     counters: Arc<stats::Counters>,
     workers: Workers,
     streams: bigsmall::Streams,
@@ -92,9 +93,9 @@ impl Engine {
             finisher: disk::Finisher::new(Arc::clone(&counters)),
             troubles: Troubles::default(),
             config,
-            chunks: flight::Chunks::new(Arc::clone(&pool)),
+            chunks: Arc::new(flight::Chunks::new(Arc::clone(&pool))),
+            workers: Workers::new(threads, Arc::clone(&pool), Arc::clone(&counters)),
             pool,
-            workers: Workers::new(threads, memory, Arc::clone(&counters)),
             counters,
         })
     }
@@ -105,8 +106,7 @@ impl Engine {
         self.pool.limit()
     }
 
-    /// Sets another one. What is too much leaves at once, as far as nobody uses it. The number of threads stays, and so does the
-    /// eighth of the memory that places to enter streams may take.
+    /// Sets another one. What is too much leaves at once, but for what is in use: that leaves when it is given back. The eighth of the memory that places to enter streams may take stays.
     pub fn set_memory(&self, memory: u64) {
         self.pool.set_limit(memory);
         self.chunks.make_room(0);
@@ -208,8 +208,13 @@ impl Engine {
         self.pool.take(len)
     }
 
-    /// Does `job` on a thread that may wait, for a reader.
-    pub fn run(&self, lane: Lane, job: Job) {
-        self.workers.demand(lane, job);
+    /// Does `job` on a thread that may wait, for a reader. The job gets a buffer of `len` bytes, taken when its turn comes.
+    pub fn run(&self, lane: Lane, len: usize, job: impl FnOnce(Buffer) + Send + 'static) {
+        let (chunks, pool) = (Arc::clone(&self.chunks), Arc::clone(&self.pool));
+        let job = move || {
+            chunks.make_room(len);
+            job(pool.take(len));
+        };
+        self.workers.demand(lane, Job::new(buffer::capacity(len), job));
     }
 }

@@ -63,9 +63,7 @@ impl Native {
 }
 
 fn part(chunk: &Chunk) -> Part {
-    let based = chunk.codec().is_some_and(Codec::needs_base);
-    let need = chunk.packed_len as usize + chunk.raw_len as usize * if based { 2 } else { 1 };
-    Part { id: chunk.id, raw_offset: chunk.raw_offset, raw_len: chunk.raw_len, need }
+    Part { id: chunk.id, raw_offset: chunk.raw_offset, raw_len: chunk.raw_len, need: decode::need(chunk) }
 }
 
 impl Content for Native {

@@ -131,6 +131,7 @@ pub fn verify(
     let path = whole.source.path();
     let differs =
         |what: String, expected: String, got: String| Error::Differs { path: path.into(), what, expected, got };
+    original.map_or(Ok(()), ReadAt::check_end)?;
     if let Some(original) = original.filter(|o| o.len() != container.raw_len()) {
         let what = format!("length of {}", original.path().display());
         return Err(differs(what, format!("{} bytes", container.raw_len()), format!("{} bytes", original.len())));

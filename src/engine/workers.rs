@@ -1,24 +1,29 @@
 //! The threads that read and decode: what a reader waits for first, then what will be asked for.
 //!
-//! Readers that wait never queue behind work ahead, nor behind other sources and files: a source may use only so many threads,
-//! and a file only a part of these, so a source that hangs stalls its own readers. Work ahead runs on two threads more than
-//! there are cores, less those that decode for readers; threads that a source holds up are not counted there.
+//! Readers that wait never queue behind work ahead, nor behind other sources and files: a source may use only so many threads and
+//! so much memory, and a file only a part of these, so a source that hangs stalls its own readers. Work ahead runs on two threads
+//! more than there are cores, less those that decode for readers; threads that a source holds up are not counted there.
+//!
+//! A job begins when the memory that it may need is reserved, and none waits for another job that has not begun: so jobs that run
+//! always end, and those that wait always begin.
 
 use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::buffer::{Pool, Reserved};
 use super::stats::Counters;
 use crate::source::ReadAt;
 
 /// Threads for one source at most where there are few cores. Most of them wait for it when there are so many.
 const THREADS: usize = 32;
-/// What a thread may need for a reader, beside the cache: packed and decoded chunk, the answer, tables; bytes.
-const PER_THREAD: u64 = 4 << 20;
-/// What all of them may need beside the memory that the user gave, bytes.
-const BESIDE: u64 = 32 << 20;
-/// A file may use one in so many threads of its source for its readers.
+/// So many jobs for readers of one source run at once whatever memory they need, two of them for one file.
+const ANYWAY: usize = 8;
+const OF_A_FILE: usize = 2;
+/// A source may use one in so many bytes of the memory for the other jobs of its readers.
+const SOURCE_SHARE: u64 = 2;
+/// A file may use one in so many threads of its source for its readers, and one in so many bytes of the memory.
 const SHARE: usize = 4;
 /// The same where requests are short: they wait only where the source hangs.
 const SHORT_SHARE: usize = 8;
@@ -34,7 +39,43 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const HANGS: Duration = Duration::from_secs(2);
 
 /// Something to do.
-pub type Job = Box<dyn FnOnce() + Send>;
+pub struct Job {
+    /// Bytes of memory that it may need at once.
+    need: u64,
+    run: Box<dyn FnOnce() + Send>,
+}
+
+impl Job {
+    /// One that may need `need` bytes of memory at once.
+    pub fn new(need: usize, run: impl FnOnce() + Send + 'static) -> Self {
+        Self { need: need as u64, run: Box::new(run) }
+    }
+}
+
+impl std::fmt::Debug for Job {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Job").field(&self.need).finish()
+    }
+}
+
+/// Jobs that run for readers, and the memory that they may need, bytes.
+#[derive(Default)]
+struct Running {
+    jobs: usize,
+    need: u64,
+}
+
+impl Running {
+    fn begun(&mut self, need: u64) {
+        self.jobs += 1;
+        self.need += need;
+    }
+
+    fn ended(&mut self, need: u64) {
+        self.jobs -= 1;
+        self.need -= need;
+    }
+}
 
 /// What a job may have to wait for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -63,14 +104,16 @@ struct State {
     idle: usize,
     /// Idle threads that were woken and have not yet looked for work.
     called: usize,
+    /// A job waits for memory, of which others may leave enough for several.
+    short: bool,
     stopped: bool,
 }
 
 /// What runs for one source.
 struct Source {
     /// Jobs for readers, in all and of each file.
-    running: usize,
-    files: HashMap<u64, usize>,
+    running: Running,
+    files: HashMap<u64, Running>,
     /// Decodes that readers wait for.
     decoding: usize,
     /// Jobs ahead.
@@ -81,7 +124,7 @@ struct Source {
 
 impl Source {
     fn new() -> Self {
-        Self { running: 0, files: HashMap::new(), decoding: 0, ahead: 0, moved: Instant::now() }
+        Self { running: Running::default(), files: HashMap::new(), decoding: 0, ahead: 0, moved: Instant::now() }
     }
 
     /// Threads that are not for others to work ahead.
@@ -103,6 +146,7 @@ struct Shared {
     per_file: usize,
     /// What the threads are called.
     name: &'static str,
+    pool: Arc<Pool>,
     counters: Arc<Counters>,
 }
 
@@ -123,7 +167,7 @@ impl Drop for Demanding<'_> {
         let mut state = lock_state(self.0);
         state.ended(self.1, |source| source.decoding -= 1);
         if !state.ahead.is_empty() {
-            self.0.wake.notify_one();
+            self.0.call(&mut state);
         }
     }
 }
@@ -132,32 +176,52 @@ fn lock_state(shared: &Shared) -> std::sync::MutexGuard<'_, State> {
     shared.state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+impl Shared {
+    /// Wakes an idle thread, if there is one that was not woken yet.
+    fn call(&self, state: &mut State) -> bool {
+        let idle = state.idle > state.called;
+        if idle {
+            state.called += 1;
+            self.wake.notify_one();
+        }
+        idle
+    }
+}
+
 enum Turn {
-    Demand(Lane, Job),
-    Ahead(u64, Job),
+    Demand(Lane, Job, Reserved),
+    Ahead(u64, Job, Reserved),
 }
 
 impl State {
-    fn next(&mut self, Shared { cores, most, per_file, .. }: &Shared) -> Option<Turn> {
+    fn next(&mut self, Shared { cores, most, per_file, pool, .. }: &Shared) -> Option<Turn> {
+        let (of_source, of_file) = (pool.limit() / SOURCE_SHARE, pool.limit() / SHARE as u64);
         let mut full = None;
-        let free = |(lane, _): &(Lane, Job)| {
+        let free = |(lane, job): &(Lane, Job)| {
             if full == Some(lane.source) {
                 return false;
             }
             let Some(source) = self.sources.get(&lane.source) else { return true };
-            if source.running >= *most {
+            let Running { jobs, need } = source.running;
+            if jobs >= *most || (jobs >= ANYWAY && need + job.need > of_source) {
                 full = Some(lane.source);
                 return false;
             }
-            source.files.get(&lane.file).is_none_or(|running| running < per_file)
+            source.files.get(&lane.file).is_none_or(|&Running { jobs, need }| {
+                jobs < *per_file && (jobs < OF_A_FILE || need + job.need <= of_file)
+            })
         };
         if let Some(at) = self.demand.iter().position(free)
+            && let Some((lane, need)) = self.demand.get(at).map(|(lane, job)| (*lane, job.need))
+            // One that needs much waits for its memory; those behind it would take it away.
+            && let must = self.sources.get(&lane.source).is_none_or(|source| source.running.jobs < ANYWAY)
+            && let Some(reserved) = self.memory(need, pool, must)
             && let Some((lane, job)) = self.demand.remove(at)
         {
             let source = self.source(lane.source);
-            source.running += 1;
-            *source.files.entry(lane.file).or_default() += 1;
-            return Some(Turn::Demand(lane, job));
+            source.running.begun(need);
+            source.files.entry(lane.file).or_default().begun(need);
+            return Some(Turn::Demand(lane, job, reserved));
         }
         if self.ahead.is_empty() {
             return None;
@@ -169,9 +233,18 @@ impl State {
             None => moving < room,
         };
         let at = self.ahead.iter().position(free)?;
+        let need = self.ahead.get(at)?.1.need;
+        let reserved = self.memory(need, pool, false)?;
         let (source, job) = self.ahead.remove(at)?;
         self.source(source).ahead += 1;
-        Some(Turn::Ahead(source, job))
+        Some(Turn::Ahead(source, job, reserved))
+    }
+
+    /// Reserves memory for a job; in any case if it `must` run.
+    fn memory(&mut self, need: u64, pool: &Arc<Pool>, must: bool) -> Option<Reserved> {
+        let reserved = if must { Some(pool.reserve(need)) } else { pool.try_reserve(need) };
+        self.short |= reserved.is_none();
+        reserved
     }
 
     fn source(&mut self, number: u64) -> &mut Source {
@@ -183,45 +256,44 @@ impl State {
         let source = self.source(number);
         what(source);
         source.moved = Instant::now();
-        if source.running + source.busy() == 0 {
+        if source.running.jobs + source.busy() == 0 {
             self.sources.remove(&number);
         }
     }
 }
 
 impl Workers {
-    /// Threads for a machine of `cores` cores, and for each source as many as fit `memory` (bytes) and some beside it. Panics of
-    /// work ahead are counted in `counters`.
-    pub fn new(cores: usize, memory: u64, counters: Arc<Counters>) -> Self {
+    /// Threads for a machine of `cores` cores, whose jobs reserve memory of `pool`. Panics of work ahead are counted in `counters`.
+    pub fn new(cores: usize, pool: Arc<Pool>, counters: Arc<Counters>) -> Self {
         let cores = cores.max(1);
-        let fit = usize::try_from(memory.saturating_add(BESIDE) / PER_THREAD).unwrap_or(usize::MAX);
-        let most = fit.clamp(SHARE, THREADS.max(2 * cores));
-        Self::of((cores, most, most / SHARE), "decode", counters)
+        let most = THREADS.max(2 * cores);
+        Self::of((cores, most, most / SHARE), "decode", (pool, counters))
     }
 
     /// Threads for requests that are short unless their source hangs, and take no memory to speak of.
     #[must_use]
     pub fn for_short_requests() -> Self {
-        Self::of((1, THREADS, THREADS / SHORT_SHARE), "metadata", Arc::default())
+        Self::of((1, THREADS, THREADS / SHORT_SHARE), "metadata", (Pool::new(0), Arc::default()))
     }
 
-    fn of((cores, most, per_file): (usize, usize, usize), name: &'static str, counters: Arc<Counters>) -> Self {
+    fn of(
+        (cores, most, per_file): (usize, usize, usize),
+        name: &'static str,
+        (pool, counters): (Arc<Pool>, Arc<Counters>),
+    ) -> Self {
         let (state, wake) = (Mutex::default(), Condvar::new());
-        Self(Arc::new(Shared { state, wake, cores, most, per_file, name, counters }))
+        Self(Arc::new(Shared { state, wake, cores, most, per_file, name, pool, counters }))
     }
 
     /// Does `job` for a reader as soon as possible. When no thread can be made it is done before this returns.
     pub fn demand(&self, lane: Lane, job: Job) {
         let mut state = lock_state(&self.0);
-        let Some(wake) = self.staff(&mut state) else {
+        if !self.staff(&mut state) {
             drop(state);
-            return job();
-        };
-        state.demand.push_back((lane, job));
-        drop(state);
-        if wake {
-            self.0.wake.notify_one();
+            let _reserved = self.0.pool.reserve(job.need);
+            return (job.run)();
         }
+        state.demand.push_back((lane, job));
     }
 
     /// Does jobs on bytes of a source when there is time, in this order.
@@ -235,9 +307,7 @@ impl Workers {
             dropped.extend(state.ahead.pop_front());
         }
         for _ in 0..added.min(self.0.cores) {
-            if self.staff(&mut state) == Some(true) {
-                self.0.wake.notify_one();
-            }
+            self.staff(&mut state);
         }
         drop(state);
         // Jobs may hold the last reference to a file.
@@ -250,19 +320,18 @@ impl Workers {
         Demanding(&self.0, source)
     }
 
-    /// Sees to it that a thread takes one more job; gives whether an idle one must be woken for it. `None` when there is no
+    /// Sees to it that a thread takes one more job, which is in the queue before the lock is given up. `false` when there is no
     /// thread and none can be made.
-    fn staff(&self, state: &mut State) -> Option<bool> {
-        if state.idle > state.called {
-            state.called += 1;
-            return Some(true);
+    fn staff(&self, state: &mut State) -> bool {
+        if self.0.call(state) {
+            return true;
         }
         if state.threads < SOURCES * self.0.most + self.0.cores {
             let shared = Arc::clone(&self.0);
             let made = std::thread::Builder::new().name(self.0.name.into()).spawn(move || work(&shared));
             state.threads += usize::from(made.is_ok());
         }
-        (state.threads > 0).then_some(false)
+        state.threads > 0
     }
 }
 
@@ -296,28 +365,33 @@ fn work(shared: &Shared) {
             continue;
         };
         drop(state);
-        let (source, file, job) = match turn {
-            Turn::Demand(Lane { source, file }, job) => (source, Some(file), job),
-            Turn::Ahead(source, job) => (source, None, job),
+        let (source, file, Job { need, run }, reserved) = match turn {
+            Turn::Demand(Lane { source, file }, job, reserved) => (source, Some(file), job, reserved),
+            Turn::Ahead(source, job, reserved) => (source, None, job, reserved),
         };
-        if catch_unwind(AssertUnwindSafe(job)).is_err() {
+        if catch_unwind(AssertUnwindSafe(run)).is_err() {
             // The hook has logged the message. A reader got its error when the job was dropped, which counts the panic.
             Counters::add(&shared.counters.panics, file.is_none().into());
             log::error!("defect in bsfs, please report it: a {} thread panicked", shared.name);
         }
+        drop(reserved);
         state = lock_state(shared);
         state.ended(source, |source| match file {
             Some(file) => {
-                source.running -= 1;
+                source.running.ended(need);
                 if let Some(running) = source.files.get_mut(&file) {
-                    *running -= 1;
-                    if *running == 0 {
+                    running.ended(need);
+                    if running.jobs == 0 {
                         source.files.remove(&file);
                     }
                 }
             }
             None => source.ahead -= 1,
         });
+        // What this job leaves may be enough for more than the one that this thread takes next.
+        if std::mem::take(&mut state.short) {
+            shared.call(&mut state);
+        }
     }
     state.threads -= 1;
 }
@@ -339,20 +413,20 @@ mod tests {
         let hanging = Arc::new(Mutex::new(hanging));
         let job = move || {
             let hanging = Arc::clone(&hanging);
-            Box::new(move || assert!(hanging.lock().unwrap().recv().is_err())) as Job
+            Job::new(1 << 20, move || assert!(hanging.lock().unwrap().recv().is_err()))
         };
         (release, job)
     }
 
     #[test]
     fn a_file_or_source_that_hangs_leaves_threads_to_others() {
-        let workers = Workers::new(2, 256 << 20, Arc::default());
+        let workers = Workers::new(2, Pool::new(256 << 20), Arc::default());
         let (release, hang) = hanging();
         let (done, answers) = mpsc::channel();
         let answered = |lane| {
             for n in 0..10 {
                 let done = done.clone();
-                workers.demand(lane, Box::new(move || done.send(n).unwrap()));
+                workers.demand(lane, Job::new(1 << 20, move || done.send(n).unwrap()));
             }
             assert_eq!((0..10).map(|_| answers.recv_timeout(SOON).unwrap()).max(), Some(9));
         };
@@ -372,7 +446,7 @@ mod tests {
 
     #[test]
     fn a_source_that_hangs_does_not_end_work_ahead_for_others() {
-        let workers = Workers::new(1, 256 << 20, Arc::default());
+        let workers = Workers::new(1, Pool::new(256 << 20), Arc::default());
         let (release, hang) = hanging();
         let _decodes = [workers.demanding(1), workers.demanding(1)];
         workers.ahead(1, (0..10).map(|_| hang()));
@@ -381,7 +455,7 @@ mod tests {
         while begun.elapsed() < SOON && order.try_recv().is_err() {
             let done = done.clone();
             // The reader has gone by then when this fails.
-            workers.ahead(2, [Box::new(move || _ = done.send(())) as Job]);
+            workers.ahead(2, [Job::new(1 << 20, move || _ = done.send(()))]);
             std::thread::sleep(Duration::from_millis(100));
         }
         assert!(begun.elapsed() < SOON, "work ahead of the other source");
@@ -390,15 +464,15 @@ mod tests {
 
     #[test]
     fn readers_come_before_work_ahead_and_a_panic_ends_only_its_job() {
-        let workers = Workers::new(1, 0, Arc::default());
+        let workers = Workers::new(1, Pool::new(0), Arc::default());
         let (done, order) = mpsc::channel();
         let guards: Vec<_> = (0..=READING).map(|_| workers.demanding(1)).collect();
         let say = |word: &'static str| {
             let done = done.clone();
-            Box::new(move || done.send(word).unwrap()) as Job
+            Job::new(0, move || done.send(word).unwrap())
         };
         workers.ahead(1, [say("ahead")]);
-        workers.demand(lane(1, 1), Box::new(|| panic!("on purpose")));
+        workers.demand(lane(1, 1), Job::new(0, || panic!("on purpose")));
         workers.demand(lane(1, 1), say("reader"));
         assert_eq!(order.recv_timeout(SOON), Ok("reader"));
         assert!(
@@ -410,5 +484,43 @@ mod tests {
         let begun = Instant::now();
         drop(workers);
         assert!(begun.elapsed() < SOON);
+    }
+
+    #[test]
+    fn jobs_that_run_at_once_fit_the_memory_and_all_of_them_run() {
+        const NEED: usize = 1 << 20;
+        let pool = Pool::new(16 << 20);
+        let workers = Workers::new(64, Arc::clone(&pool), Arc::default());
+        let (now, peak) = (Arc::new(Mutex::new(0_usize)), Arc::new(Mutex::new(0_usize)));
+        let (done, answers) = mpsc::channel();
+        let job = |need: usize| {
+            let (now, peak, done) = (Arc::clone(&now), Arc::clone(&peak), done.clone());
+            Job::new(need, move || {
+                let at_once = {
+                    let mut now = now.lock().unwrap();
+                    *now += need;
+                    *now
+                };
+                peak.lock().map(|mut peak| *peak = at_once.max(*peak)).unwrap();
+                std::thread::sleep(Duration::from_millis(2));
+                *now.lock().unwrap() -= need;
+                done.send(()).unwrap();
+            })
+        };
+        for n in 0..500 {
+            workers.demand(lane(1, n % 20), job(NEED));
+            workers.ahead(1, [job(NEED)]);
+        }
+        // As much as there is at all, which is had when the others have ended, or beside the few that always run.
+        workers.demand(lane(1, 1000), job(16 * NEED));
+        for _ in 0..1001 {
+            answers.recv_timeout(SOON).unwrap();
+        }
+        let peak = *peak.lock().unwrap();
+        assert!(peak <= (12 + ANYWAY) * NEED + 16 * NEED, "{peak}");
+        let begun = Instant::now();
+        while pool.try_reserve(1 << 30).is_none() {
+            assert!(begun.elapsed() < SOON, "something stays reserved");
+        }
     }
 }

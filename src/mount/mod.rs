@@ -21,6 +21,7 @@ mod limit;
 mod live;
 mod logfile;
 mod look;
+mod memory;
 mod meter;
 mod metrics;
 mod options;
@@ -47,6 +48,7 @@ pub use daemon::{
 };
 pub use live::{Changes, Settings, remount};
 pub use logfile::LogFile;
+pub use memory::default_memory;
 pub use meter::Requests;
 pub use options::{CacheMode, Event, Generic, MountOptions};
 pub use readable::readable;

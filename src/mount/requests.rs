@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::guard::Guard;
 use super::pending::{Pending, Pendings, Reply, Subject};
-use crate::engine::{Lane, Workers};
+use crate::engine::{Job, Lane, Workers};
 use crate::error::Result;
 use crate::vfs::Vfs;
 
@@ -71,7 +71,7 @@ impl Requests {
                 fail(&pending, errno);
             }
         };
-        self.workers.demand(lane, Box::new(job));
+        self.workers.demand(lane, Job::new(0, job));
     }
 }
 

@@ -190,7 +190,7 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
 
     // Before the mount: a signal that comes in between waits instead of leaving a dead mount behind.
     let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(Error::io("wait for signals", &mount_point))?;
-    // Until the mount is announced: by then whoever waits for it at a trigger has not been let go on.
+    // Until the mount is announced: programs that wait for it at a trigger go on only then.
     let joined = options.caller.map(CallerGroup::join);
     let (device, mounted) = match &options.fuse {
         None => {

@@ -20,6 +20,8 @@ use super::{ReadAt, Stat, waits, way};
 use crate::access::Attributes;
 use crate::error::{Error, Result};
 
+/// Most bytes that are read of what a file has beyond its length, to tell how many there are.
+const BEYOND: u64 = 64 << 20;
 /// How long a program that was asked to give up its lease on a file may take. The kernel takes the lease away after 45 s,
 /// unless /proc/sys/fs/lease-break-time says otherwise.
 const LEASE_BREAK: Duration = Duration::from_secs(50);
@@ -194,6 +196,29 @@ impl FileSource {
         Ok(done)
     }
 
+    /// How many bytes can be read of a file that has fewer than the system tells.
+    fn read_len(&self) -> Result<u64> {
+        let (mut first, mut end) = (0, self.identity.len);
+        // Between the two the file ends.
+        while first < end {
+            let middle = first + (end - first) / 2;
+            if self.read_at(middle, &mut [0])? == 0 { end = middle } else { first = middle + 1 }
+        }
+        Ok(first)
+    }
+
+    /// How many bytes there are from the end on that the system tells, up to [`BEYOND`].
+    fn beyond(&self) -> Result<u64> {
+        let (mut piece, mut more) = (vec![0; 64 << 10], 0);
+        while more < BEYOND {
+            match self.read_at(self.identity.len + more, &mut piece)? {
+                0 => break,
+                got => more += got as u64,
+            }
+        }
+        Ok(more)
+    }
+
     /// Reads bytes at `offset` that the system has in memory, without waiting; `None` when it has none of them, or cannot
     /// tell. May read fewer than there are.
     #[must_use]
@@ -249,6 +274,27 @@ impl ReadAt for FileSource {
 
     fn unchanged(&self) -> Result<bool> {
         Self::unchanged(self)
+    }
+
+    fn check_end(&self) -> Result<()> {
+        let len = self.identity.len;
+        // The last byte that should be there, and one more.
+        let from = len.saturating_sub(1);
+        let got = from + self.read_at(from, &mut [0; 2])? as u64;
+        if got < len {
+            return Err(Error::Truncated { path: self.path.clone(), expected: len, got: self.read_len()? });
+        }
+        if got > len {
+            let more = self.beyond()?;
+            let most = if more < BEYOND { "" } else { "at least " };
+            let text = "the system tells another length than can be read; copy it, and use the copy";
+            return Err(Error::invalid(format!(
+                "{}: {len} bytes by stat, {most}{} by reading: {text}",
+                self.path.display(),
+                len + more
+            )));
+        }
+        Ok(())
     }
 
     fn identity(&self) -> Option<Identity> {

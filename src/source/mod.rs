@@ -12,6 +12,7 @@ pub mod remote;
 mod times;
 mod tree;
 pub mod waits;
+mod walk;
 pub mod way;
 
 pub use ahead::Streams;
@@ -20,6 +21,7 @@ pub use file::{FileSource, Identity};
 pub use memory::MemorySource;
 pub use times::{BOUNDS, TimeCounts, Times};
 pub use tree::{LocalTree, Stat, Timestamp, Traffic, Tree};
+pub use walk::{Bounds, Found, Walk, walk};
 
 use std::path::Path;
 
@@ -69,6 +71,15 @@ pub trait ReadAt: Send + Sync {
     /// [`Error::Io`](crate::Error::Io) when the system does not say.
     fn unchanged(&self) -> Result<bool> {
         Ok(true)
+    }
+
+    /// Looks whether reads end where [`len`](ReadAt::len) says: of some files the system tells another length than can be read.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`](crate::Error::Invalid) when there is more, [`Error::Truncated`](crate::Error::Truncated) when there is less;
+    /// both tell both lengths.
+    fn check_end(&self) -> Result<()> {
+        Ok(())
     }
 
     /// What tells this version of the source from others; `None` when there is nothing.

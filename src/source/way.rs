@@ -12,6 +12,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path, PathBuf};
 
+use crate::longpath;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 
 /// Where the system shows the open files of a process.
@@ -55,7 +56,7 @@ pub fn is_way(path: &Path) -> bool {
 pub fn open(path: &Path, flags: OFlags) -> io::Result<File> {
     let flags = flags | OFlags::CLOEXEC;
     let Some((root, rest)) = split(path) else {
-        return Ok(rustix::fs::open(path, flags, Mode::empty())?.into());
+        return longpath::open(path, flags, Mode::empty());
     };
     if rest.as_os_str().is_empty() {
         // The system shows an open file as a link, which leads to nothing but that.
@@ -73,7 +74,7 @@ pub fn open(path: &Path, flags: OFlags) -> io::Result<File> {
 /// # Errors
 /// Those of the system.
 pub fn metadata(path: &Path) -> io::Result<Metadata> {
-    if is_way(path) { open(path, OFlags::PATH | OFlags::NOFOLLOW)?.metadata() } else { fs::metadata(path) }
+    if is_way(path) { open(path, OFlags::PATH | OFlags::NOFOLLOW)?.metadata() } else { longpath::metadata(path) }
 }
 
 /// The same of a link itself, wherever it is.
@@ -81,7 +82,7 @@ pub fn metadata(path: &Path) -> io::Result<Metadata> {
 /// # Errors
 /// Those of the system.
 pub fn symlink_metadata(path: &Path) -> io::Result<Metadata> {
-    if is_way(path) { metadata(path) } else { fs::symlink_metadata(path) }
+    if is_way(path) { metadata(path) } else { longpath::symlink_metadata(path) }
 }
 
 /// The text of a link.
@@ -90,7 +91,7 @@ pub fn symlink_metadata(path: &Path) -> io::Result<Metadata> {
 /// Those of the system.
 pub fn read_link(path: &Path) -> io::Result<PathBuf> {
     if !is_way(path) {
-        return fs::read_link(path);
+        return longpath::read_link(path);
     }
     let link = open(path, OFlags::PATH | OFlags::NOFOLLOW)?;
     let text = rustix::fs::readlinkat(&link, "", Vec::new())?;

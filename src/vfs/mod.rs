@@ -377,7 +377,7 @@ impl Vfs {
     /// the caller's thread.
     fn let_go(&self, reading: Arc<Reading>) {
         if let Some(last) = Arc::into_inner(reading) {
-            self.engine.run(last.lane, Box::new(move || drop(last)));
+            self.engine.run(last.lane, 0, move |_| drop(last));
         }
     }
 

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::ops::{Deref, Range};
 use std::sync::{Arc, Weak};
-use std::time::Instant;
 
 use super::base::Bases;
 use super::lock;
@@ -104,17 +103,16 @@ impl OpenFile {
                 match source.read_cached(offset, &mut buffer) {
                     Some(got) if got == size => done(Ok(Data(Held::Plain { buffer, len: size }))),
                     _ => {
+                        // While it waits for its turn it needs no memory.
+                        drop(buffer);
                         let file = Arc::clone(self);
-                        let job = move || {
+                        let job = move |buffer| {
                             if let Self::Plain(source) = &*file {
                                 Cost::begin();
-                                let start = Instant::now();
-                                let data = read_plain(&**source, offset, buffer);
-                                Cost::add(|cost| cost.source += start.elapsed());
-                                done(data);
+                                done(Cost::of_source(|| read_plain(&**source, offset, buffer)));
                             }
                         };
-                        engine.run(lane, Box::new(job));
+                        engine.run(lane, size, job);
                     }
                 }
             }

@@ -31,4 +31,5 @@ mod start;
 mod stopped;
 mod stress;
 mod troubleshooting;
+mod verbs;
 mod watch;

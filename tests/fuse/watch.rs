@@ -232,7 +232,8 @@ fn settings_change_while_mounted_and_only_for_the_owner() {
     }
     let engine = mount.status().engine;
     assert_eq!((engine.memory_limit, engine.ahead_window), (1 << 20, 1 << 17));
-    assert!(engine.buffer_bytes <= 1 << 20, "what was too much has left: {engine:?}");
+    // What is in use, for the disk cache for one, leaves when it is given back.
+    eventually("what was too much has left", || mount.status().engine.buffer_bytes <= 1 << 20);
     // The kernel's readahead, as the kernel says it.
     let dev = std::os::unix::fs::MetadataExt::dev(&fs::metadata(&mount.point).unwrap());
     let setting = format!("/sys/class/bdi/{}:{}/read_ahead_kb", rustix::fs::major(dev), rustix::fs::minor(dev));

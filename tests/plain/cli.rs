@@ -260,9 +260,10 @@ fn a_directory_becomes_a_mirror_and_comes_back() {
     ok(dir, 0, &["verify", "packed", "--source", "hub/snapshots/c0ffee"]);
     fails(dir, &["compress", "hub/snapshots/c0ffee", "-o", "packed"], &["exists already"]);
 
-    // The whole cache: blobs that links lead to are there once, under the links' names.
+    // The whole cache: blobs are there once, and links lead to them.
     ok(dir, 0, &["compress", "hub", "-o", "whole"]);
-    assert_eq!(names(&dir.join("whole/blobs")), [""; 0]);
+    assert_eq!(names(&dir.join("whole/blobs")), ["aaaa.bs", "bbbb"]);
+    assert_eq!(names(&dir.join("whole/snapshots/c0ffee")), ["config.json", "model.safetensors.bs", "sub"]);
     // Into a directory inside the input: it is not packed into itself.
     ok(dir, 0, &["compress", "hub", "-o", "hub/packed"]);
     assert_eq!(names(&dir.join("hub/packed")), ["blobs", "snapshots"]);

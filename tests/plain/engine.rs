@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
+use crate::common;
 use bsfs::codec::Mode;
 use bsfs::compress::{Options, compress};
 use bsfs::engine::{Cost, Engine, EngineConfig, Image, Whole, verify};
@@ -150,6 +151,50 @@ fn the_cost_of_a_read_is_its_own_and_not_that_of_its_threads_earlier_work() {
     }
     let spent = Duration::from_nanos(source.spent.load(Ordering::Relaxed));
     assert!(told <= spent + spent / 10, "{told:?} were told of {spent:?}");
+}
+
+#[test]
+fn all_buffers_keep_to_the_bound_however_many_threads_read() {
+    const MEMORY: u64 = 32 << 20;
+    let raw = common::safetensors(5, 16 << 20);
+    let dir = tempfile::tempdir().unwrap();
+    let (input, output) = (dir.path().join("m.safetensors"), dir.path().join("m.safetensors.bs"));
+    std::fs::write(&input, &raw).unwrap();
+    common::pack(&input, &output);
+    let packed = std::fs::read(output).unwrap();
+    let container = Arc::new(Container::open(&MemorySource::new("m.bs", packed.clone())).unwrap());
+    let bytes = MemorySource::new("m.bs", packed);
+    let source: Arc<dyn ReadAt> = Arc::new(Slow { bytes, each: Duration::from_millis(2), spent: AtomicU64::new(0) });
+    let engine = Engine::new(EngineConfig { memory: MEMORY, threads: 64, ..EngineConfig::default() });
+    let images: Vec<_> = (0..8).map(|_| engine.image(Arc::clone(&container), Arc::clone(&source))).collect();
+    let (peak, done) = (AtomicU64::new(0), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                peak.fetch_max(engine.stats().buffer_bytes, Ordering::Relaxed);
+                std::thread::yield_now();
+            }
+        });
+        let readers: Vec<_> = (0..64_usize)
+            .map(|thread| {
+                let (raw, image) = (&raw, &images[thread % images.len()]);
+                scope.spawn(move || {
+                    for n in 0..20 {
+                        let at = (thread * 7_919_003 + n * 1_048_577) % raw.len();
+                        let expected = &raw[at..raw.len().min(at + (1 << 20))];
+                        let (send, receive) = mpsc::channel();
+                        image.read(at as u64, 1 << 20, move |bytes| send.send(bytes.unwrap().to_vec()).unwrap());
+                        assert!(receive.recv().unwrap() == expected, "at {at}");
+                    }
+                })
+            })
+            .collect();
+        readers.into_iter().for_each(|reader| reader.join().unwrap());
+        done.store(true, Ordering::Relaxed);
+    });
+    let peak = peak.into_inner();
+    assert!(peak <= MEMORY, "{peak} bytes of {MEMORY}");
+    assert!(engine.stats().ahead_chunks > 0 && peak > MEMORY / 2, "{peak}");
 }
 
 #[test]

@@ -4,23 +4,24 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Each room and the rooms it may name. `error` and `parallel` name none.
+/// Each room and the rooms it may name. `error` and `longpath` name none.
 const ALLOWED: &[(&str, &[&str])] = &[
     ("access", &[]),
     ("error", &["escape"]),
     ("escape", &[]),
     ("parallel", &["error"]),
-    ("sink", &["access", "error"]),
-    ("source", &["access", "error", "cache"]),
+    ("longpath", &[]),
+    ("sink", &["access", "error", "longpath"]),
+    ("source", &["access", "error", "longpath", "cache"]),
     ("cache", &["error"]),
     ("tensor", &["error"]),
     ("codec", &["error"]),
     ("format", &["error", "codec", "tensor", "source"]),
-    ("compress", &["access", "error", "parallel", "sink", "source", "tensor", "codec", "format"]),
+    ("compress", &["access", "error", "longpath", "parallel", "sink", "source", "tensor", "codec", "format"]),
     ("engine", &["access", "error", "parallel", "source", "cache", "tensor", "codec", "format"]),
     ("vfs", &["access", "error", "source", "format", "engine"]),
     ("mount", &["error", "escape", "sink", "source", "cache", "engine", "vfs", "hub"]),
-    ("hub", &["error", "parallel", "source", "sink"]),
+    ("hub", &["error", "longpath", "parallel", "source", "sink"]),
 ];
 
 /// Packages that only one room may name.

@@ -20,6 +20,11 @@ impl WordsBack {
         self.at = len;
     }
 
+    /// Bytes of memory that it holds.
+    pub fn memory(&self) -> usize {
+        self.words.capacity() * size_of::<u16>()
+    }
+
     /// The words, the first to be decoded first.
     pub fn words(&self) -> &[u16] {
         self.words.get(self.at..).unwrap_or_default()

@@ -160,6 +160,11 @@ pub struct Columns {
 }
 
 impl Columns {
+    /// Bytes of memory that it holds.
+    pub fn memory(&self) -> usize {
+        self.offsets.capacity() * size_of::<u32>()
+    }
+
     /// From the offset for each column; a number of columns that is a multiple of 64.
     pub fn new(offsets: &[u32]) -> Self {
         let mut ordered = vec![0; offsets.len()];

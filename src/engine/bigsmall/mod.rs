@@ -29,16 +29,17 @@ use lru::LruCache;
 
 use self::pass::{Failure, Other, Plan};
 use self::points::{Budget, Points};
+use self::presented::Window;
 use self::proof::TensorByTensor;
 use self::saved::Saved;
 use self::stream::{Stream, Waiting};
 use super::base::Base;
-use super::buffer::Buffer;
+use super::buffer::{Buffer, capacity};
 use super::content::{Content, Part, Place};
 use super::memory::Key;
 use super::stats::{Counters, Reads};
 use super::sync::{Mutex, lock};
-use super::workers::Lane;
+use super::workers::{Job, Lane};
 use super::{Engine, EngineConfig};
 use crate::cache::Proof;
 use crate::error::{Damage, Error, Result};
@@ -234,6 +235,22 @@ impl Shown {
         }
     }
 
+    /// Bytes of memory that making a window takes: its bytes and its symbols, what is added to it, and a chunk of the base.
+    fn need(&self, window: &Window) -> usize {
+        let content = self.master(window.entry).map(|(_, entry)| &entry.content);
+        let buffers = match content {
+            Some(From::Xor(_)) => 6,
+            Some(From::Chain { .. }) => 3,
+            _ => 2,
+        };
+        buffers * capacity(window.len() as usize)
+    }
+
+    fn part(&self, window: &Window) -> Part {
+        let (raw_len, need) = (window.len(), self.need(window));
+        Part { id: window.chunk, raw_offset: window.raw_offset, raw_len, need }
+    }
+
     /// Makes the window that is chunk `chunk` of the image.
     fn window(self: &Arc<Self>, chunk: ChunkId, engine: &Arc<Engine>) -> Result<Buffer> {
         let chunk = self.presented.known_as(chunk);
@@ -244,14 +261,12 @@ impl Shown {
         if stream.wants_help() {
             let (shown, stream, weak) = (Arc::clone(self), Arc::clone(&stream), Arc::downgrade(engine));
             let first = chunk.0 - place.window;
-            engine.workers.ahead(
-                self.lane().source,
-                [Box::new(move || {
-                    if let Some(engine) = weak.upgrade() {
-                        stream.help(&engine, &|window, buffer| shown.shelve(&engine, first + window, buffer));
-                    }
-                }) as super::workers::Job],
-            );
+            let job = Job::new(self.need(&place), move || {
+                if let Some(engine) = weak.upgrade() {
+                    stream.help(&engine, &|window, buffer| shown.shelve(&engine, first + window, buffer));
+                }
+            });
+            engine.workers.ahead(self.lane().source, [job]);
         }
         let shelf = |window, buffer| self.shelve(engine, chunk.0 - place.window + window, buffer);
         let was_good = stream.is_good();
@@ -384,14 +399,11 @@ impl Content for Image {
             return Some(Place::Literal { raw_offset: 0, range: 0..presented.header().len() });
         }
         let window = presented.window_at(raw_offset)?;
-        let raw_len = window.len();
-        let need = raw_len as usize;
-        Some(Place::Chunk(Part { id: window.chunk, raw_offset: window.raw_offset, raw_len, need }))
+        Some(Place::Chunk(self.0.part(&window)))
     }
 
     fn part(&self, chunk: ChunkId) -> Option<Part> {
-        let window = self.0.presented.window(chunk)?;
-        Some(Part { id: chunk, raw_offset: window.raw_offset, raw_len: window.len(), need: window.len() as usize })
+        self.0.presented.window(chunk).map(|window| self.0.part(&window))
     }
 
     fn digest(&self) -> [u8; 32] {

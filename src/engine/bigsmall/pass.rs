@@ -15,6 +15,7 @@ use super::WINDOW;
 use super::points::{Point, Points};
 use super::ticket::TicketLock;
 use crate::codec::bigsmall::{Back, Blob, Fault, Front, Symbols, open};
+use crate::engine::buffer::Pool;
 use crate::engine::stats::Reads;
 use crate::engine::sync::{Mutex, lock};
 use crate::error::{Damage, Error, Result};
@@ -161,8 +162,8 @@ impl Ticket {
 
     /// Decodes the window into `out`, as soon as those before it are far enough. With the last window the tensor's digest is
     /// compared, if the pass can tell it.
-    pub fn run(mut self, plan: &Plan, out: &mut [u8]) -> Result<Spent, Failure> {
-        let spent = self.pass.run(plan, self.window, out)?;
+    pub fn run(mut self, plan: &Plan, pool: &Arc<Pool>, out: &mut [u8]) -> Result<Spent, Failure> {
+        let spent = self.pass.run(plan, self.window, pool, out)?;
         self.done = true;
         Ok(spent)
     }
@@ -221,7 +222,7 @@ impl Pass {
         self.proves
     }
 
-    fn run(&self, plan: &Plan, window: u32, out: &mut [u8]) -> Result<Spent, Failure> {
+    fn run(&self, plan: &Plan, window: u32, pool: &Arc<Pool>, out: &mut [u8]) -> Result<Spent, Failure> {
         let mut spent = Spent::default();
         let last = window + 1 == plan.windows();
         let position = plan.skip + u64::from(window) * WINDOW;
@@ -258,14 +259,16 @@ impl Pass {
             *backs = std::mem::take(&mut *lock(opened));
         }
         let back_state = if note { backs.first().and_then(Back::state) } else { None };
-        let mut addend = Vec::new();
+        // What is added to the first part, or what the base has.
+        let needs_addend = plan.parts.len() > 1 || plan.other.is_some();
+        let mut addend = needs_addend.then(|| pool.take(out.len()));
+        let addend = addend.as_deref_mut().unwrap_or_default();
         for (i, (back, symbols)) in backs.iter_mut().zip(&symbols).enumerate() {
             if i == 0 {
                 back.window(symbols, out)?;
             } else {
-                addend.resize(out.len(), 0);
-                back.window(symbols, &mut addend)?;
-                add(out, &addend, plan.width);
+                back.window(symbols, addend)?;
+                add(out, addend, plan.width);
             }
             if last && plan.ends() {
                 back.finish()?;
@@ -276,9 +279,8 @@ impl Pass {
         lock(&self.spare).push(symbols);
 
         if let Some(other) = &plan.other {
-            addend.resize(out.len(), 0);
-            other.read(u64::from(window) * WINDOW, &mut addend).map_err(Failure::Read)?;
-            out.iter_mut().zip(&addend).for_each(|(byte, other)| *byte ^= other);
+            other.read(u64::from(window) * WINDOW, addend).map_err(Failure::Read)?;
+            out.iter_mut().zip(&*addend).for_each(|(byte, other)| *byte ^= other);
         }
 
         let asked = Instant::now();

@@ -255,7 +255,7 @@ impl Stream {
         let len = self.plan.window_len(window);
         engine.chunks.make_room(len);
         let mut buffer = engine.pool.take(len);
-        let result = ticket.run(&self.plan, &mut buffer);
+        let result = ticket.run(&self.plan, &engine.pool, &mut buffer);
         guard.armed = false;
         if let Ok(spent) = &result {
             engine.counters.decoded(None, len);

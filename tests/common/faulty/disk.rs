@@ -80,6 +80,8 @@ pub enum Verdict {
     Flip(u64),
     /// A read is answered when the test says so.
     Hold,
+    /// Just before the request, another process renames a file with these bytes over this name in the same directory.
+    Put(&'static str, &'static [u8]),
 }
 
 type Judge = Box<dyn FnMut(&Call<'_>) -> Verdict + Send>;

@@ -24,6 +24,12 @@ impl State {
     fn may(&mut self, op: Op, ino: u64, name: Option<&OsStr>, offset: u64, len: usize) -> Result<(), Errno> {
         match self.ask(op, ino, name, offset, len) {
             Verdict::Fail(errno) => Err(Errno::from_i32(errno)),
+            Verdict::Put(name, bytes) => {
+                let (new, place) = (self.make(Some(bytes.to_vec())), (ino, name.into()));
+                self.unlink(&place);
+                self.link(new, place);
+                Ok(())
+            }
             _ => Ok(()),
         }
     }
@@ -93,6 +99,9 @@ impl State {
     }
 
     fn rename(&mut self, from: Place, to: Place, flags: RenameFlags) -> Result<(), Errno> {
+        if flags.contains(RenameFlags::RENAME_EXCHANGE) {
+            return Err(Errno::EINVAL);
+        }
         self.may(Op::Rename, from.0, Some(&to.1), 0, 0)?;
         let ino = self.entry(&from)?;
         if flags.contains(RenameFlags::RENAME_NOREPLACE) && self.entry(&to).is_ok() {
@@ -275,7 +284,7 @@ impl Filesystem for Server {
                 });
                 return;
             }
-            Verdict::Go => {}
+            Verdict::Go | Verdict::Put(..) => {}
         }
         reply.data(&bytes);
     }

@@ -1,0 +1,336 @@
+//! A directory that was compressed comes back whole: `compress DIR -o OUT`, then `decompress OUT -o BACK`.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, UNIX_EPOCH};
+
+use crate::common::{Bench, noise, safetensors};
+use bsfs::longpath;
+
+fn command(dir: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bsfs"));
+    command.args(arguments).current_dir(dir).stdin(Stdio::null());
+    command
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+/// Runs bsfs, which must end with `code`; gives what it printed.
+fn ends(dir: &Path, code: i32, arguments: &[&str]) -> String {
+    let output = command(dir, arguments).output().unwrap();
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}\n{}", said(&output));
+    said(&output)
+}
+
+/// What a directory holds: of each name below it the kind, the permissions, the time, and the bytes or the text.
+type Held = BTreeMap<PathBuf, (char, u32, (i64, i64), Vec<u8>)>;
+
+fn held(root: &Path) -> Held {
+    let mut held = Held::new();
+    let mut left = vec![PathBuf::new()];
+    while let Some(below) = left.pop() {
+        let path = root.join(&below);
+        let meta = longpath::symlink_metadata(&path).unwrap();
+        let time = (meta.mtime(), meta.mtime_nsec());
+        let about = if meta.is_symlink() {
+            ('l', 0, (0, 0), longpath::read_link(&path).unwrap().as_os_str().as_bytes().to_vec())
+        } else if meta.is_dir() {
+            left.extend(longpath::names(&path).unwrap().into_iter().map(|name| below.join(name)));
+            ('d', meta.mode() & 0o7777, time, Vec::new())
+        } else {
+            let mut bytes = Vec::new();
+            let flags = rustix::fs::OFlags::RDONLY;
+            let mut file = longpath::open(&path, flags, rustix::fs::Mode::empty()).unwrap();
+            std::io::Read::read_to_end(&mut file, &mut bytes).unwrap();
+            ('f', meta.mode() & 0o7777, time, bytes)
+        };
+        held.insert(below, about);
+    }
+    held
+}
+
+fn assert_same(a: &Held, b: &Held, what: &str) {
+    let keys: Vec<_> = a.keys().collect();
+    assert_eq!(keys, b.keys().collect::<Vec<_>>(), "{what}");
+    for (path, about) in a {
+        let other = &b[path];
+        assert!(about == other, "{what}: {}: {:?} {:?}", path.display(), short(about), short(other));
+    }
+}
+
+fn short((kind, mode, time, bytes): &(char, u32, (i64, i64), Vec<u8>)) -> String {
+    let text = String::from_utf8_lossy(&bytes[..bytes.len().min(60)]).into_owned();
+    format!("{kind} {mode:o} {time:?} {} bytes {text:?}", bytes.len())
+}
+
+/// Whatever is in a tree, by chance.
+struct Tree {
+    random: std::vec::IntoIter<u8>,
+    root: PathBuf,
+    directories: Vec<PathBuf>,
+    files: Vec<PathBuf>,
+    links: Vec<PathBuf>,
+}
+
+impl Tree {
+    fn pick(&mut self, below: usize) -> usize {
+        usize::from(self.random.next().unwrap()) * 256 % below.max(1)
+            + usize::from(self.random.next().unwrap()) % below.max(1) % below.max(1)
+    }
+
+    fn one<'a, T>(&mut self, of: &'a [T]) -> &'a T {
+        let at = self.pick(of.len()) % of.len();
+        &of[at]
+    }
+
+    fn name(&mut self, ending: &str) -> PathBuf {
+        let directories = self.directories.clone();
+        let directory = self.one(&directories).clone();
+        let stems: [&[u8]; 7] =
+            [b"model", b".hidden", b"with space", b"a\nb", b"\xff\xfe", "größe".as_bytes(), b"x.safetensors"];
+        let stem = self.one(&stems).to_vec();
+        let number = self.directories.len() + self.files.len() + self.links.len();
+        let name = [&stem[..], format!("-{number}{ending}").as_bytes()].concat();
+        directory.join(OsStr::from_bytes(&name))
+    }
+
+    fn grow(seed: u64, root: &Path) {
+        let mut tree = Self {
+            random: noise(seed, 4096).into_iter(),
+            root: root.to_path_buf(),
+            directories: vec![PathBuf::new()],
+            files: Vec::new(),
+            links: Vec::new(),
+        };
+        fs::create_dir(root).unwrap();
+        for _ in 0..8 {
+            let path = tree.name("");
+            fs::create_dir(root.join(&path)).unwrap();
+            tree.directories.push(path);
+        }
+        for n in 0..24 {
+            let ending = *tree.one(&[".safetensors", ".safetensors", ".json", ".bin", "", ".sh"]);
+            let path = tree.name(ending);
+            let bytes = match tree.pick(5) {
+                0 => Vec::new(),
+                1 => noise(seed + n, 5000),
+                _ if ending == ".safetensors" => safetensors(seed * 100 + n, 20_000),
+                _ => format!("{{\"n\": {n}}}").into_bytes(),
+            };
+            let at = root.join(&path);
+            fs::write(&at, bytes).unwrap();
+            let file = File::options().write(true).open(&at).unwrap();
+            file.set_modified(UNIX_EPOCH + Duration::new(1_500_000_000 + n * 1001, n as u32 * 7919)).unwrap();
+            let mode = *tree.one(&[0o644, 0o600, 0o755, 0o664, 0o440, 0o777]);
+            fs::set_permissions(&at, fs::Permissions::from_mode(mode)).unwrap();
+            tree.files.push(path);
+        }
+        for _ in 0..16 {
+            tree.link();
+        }
+        for (n, path) in tree.directories.clone().into_iter().enumerate().rev() {
+            let directory = File::open(root.join(path)).unwrap();
+            let mode = *tree.one(&[0o755, 0o700, 0o775, 0o555]);
+            directory.set_permissions(fs::Permissions::from_mode(mode)).unwrap();
+            directory.set_modified(UNIX_EPOCH + Duration::new(1_400_000_000 + n as u64, 123)).unwrap();
+        }
+    }
+
+    /// A link in the tree to something in it, or to nothing.
+    fn link(&mut self) {
+        let targets: Vec<PathBuf> = match self.pick(4) {
+            0 => self.directories.clone(),
+            1 if !self.links.is_empty() => self.links.clone(),
+            _ => self.files.clone(),
+        };
+        let target = self.one(&targets).clone();
+        let ending = *self.one(&["", ".safetensors", ".json"]);
+        let path = self.name(ending);
+        let up = path.parent().unwrap().components().map(|_| Path::new(".."));
+        let way: PathBuf = up.chain([target.as_path()]).collect();
+        let way = if self.pick(8) == 0 { PathBuf::from("../nowhere/at all") } else { way };
+        let way = if way.as_os_str().is_empty() { PathBuf::from(".") } else { way };
+        symlink(way, self.root.join(&path)).unwrap();
+        self.links.push(path);
+    }
+}
+
+#[test]
+fn a_tree_comes_back_as_it_was() {
+    let rounds: u64 = std::env::var("BSFS_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(6);
+    for seed in 1..=rounds {
+        let bench = Bench::new();
+        let dir = &bench.dir;
+        let tree = dir.join("tree");
+        Tree::grow(seed, &tree);
+        let before = held(&tree);
+        ends(dir, 0, &["compress", "tree", "-o", "packed", "-j", "2"]);
+        assert_same(&before, &held(&tree), "the input");
+        let what = ends(dir, 0, &["decompress", "packed", "-o", "back", "-j", "2"]);
+        let count = |kind| before.iter().filter(|(_, about)| about.0 == kind).count();
+        let packed = held(&dir.join("packed"));
+        let restored =
+            packed.iter().filter(|(path, about)| about.0 == 'f' && path.extension() == Some("bs".as_ref())).count();
+        let copied = count('f') + count('l') - restored;
+        assert!(what.contains(&format!("{restored} restored, {copied} copied")), "{what}");
+        assert_same(&before, &held(&dir.join("back")), &format!("seed {seed}"));
+        ends(dir, 0, &["verify", "packed", "--source", "tree"]);
+        // Nothing of a link's is there twice.
+        let bytes = |held: &Held| held.values().map(|about| about.3.len()).sum::<usize>();
+        assert!(bytes(&packed) < bytes(&before) + 3000 * restored, "seed {seed}");
+    }
+}
+
+#[test]
+fn a_hub_cache_comes_back_with_its_blobs_and_links_and_one_of_an_earlier_release_too() {
+    let bench = Bench::new();
+    let (dir, hub) = (&bench.dir, bench.dir.join("hub"));
+    for sub in ["blobs", "snapshots/aa", "snapshots/bb", "refs"] {
+        fs::create_dir_all(hub.join(sub)).unwrap();
+    }
+    let raw = safetensors(1, 50_000);
+    fs::write(hub.join("blobs/1111"), &raw).unwrap();
+    fs::write(hub.join("blobs/2222"), b"{}").unwrap();
+    fs::write(hub.join("refs/main"), b"aa").unwrap();
+    for snapshot in ["aa", "bb"] {
+        symlink("../../blobs/1111", hub.join("snapshots").join(snapshot).join("model.safetensors")).unwrap();
+        symlink("../../blobs/2222", hub.join("snapshots").join(snapshot).join("config.json")).unwrap();
+    }
+    ends(dir, 0, &["compress", "hub", "-o", "packed"]);
+    assert_eq!(longpath::names(&dir.join("packed/blobs")).unwrap(), ["1111.bs", "2222"]);
+    let link = fs::read_link(dir.join("packed/snapshots/bb/model.safetensors.bs")).unwrap();
+    assert_eq!(link, Path::new("../../blobs/1111.bs"));
+    ends(dir, 0, &["decompress", "packed", "-o", "back"]);
+    assert_same(&held(&hub), &held(&dir.join("back")), "hub cache");
+
+    // As 0.1.0 wrote it: the first link a file, the second a link to that.
+    fs::create_dir_all(dir.join("old/aa")).unwrap();
+    fs::create_dir_all(dir.join("old/bb")).unwrap();
+    fs::rename(dir.join("packed/blobs/1111.bs"), dir.join("old/aa/model.safetensors.bs")).unwrap();
+    symlink("../aa/model.safetensors.bs", dir.join("old/bb/model.safetensors.bs")).unwrap();
+    ends(dir, 0, &["decompress", "old", "-o", "old-back"]);
+    assert_eq!(fs::read_link(dir.join("old-back/bb/model.safetensors")).unwrap(), Path::new("../aa/model.safetensors"));
+    assert!(fs::read(dir.join("old-back/bb/model.safetensors")).unwrap() == raw);
+}
+
+/// Runs bsfs as a user who may not read everything.
+fn as_nobody(dir: &Path, arguments: &[&str]) -> Output {
+    let mut command = command(dir, arguments);
+    if rustix::process::geteuid().is_root() {
+        command.uid(65534).gid(65534);
+    }
+    command.output().unwrap()
+}
+
+#[test]
+fn what_may_not_be_read_is_left_out_and_the_rest_is_done() {
+    let bench = Bench::new();
+    let dir = &bench.dir;
+    let probe = dir.join("probe");
+    fs::write(&probe, b"x").unwrap();
+    let open = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    open(dir, 0o777);
+    for sub in ["plain", "packed", "replaced"] {
+        fs::create_dir_all(dir.join(sub).join("lost+found")).unwrap();
+        fs::create_dir_all(dir.join(sub).join("m")).unwrap();
+        open(&dir.join(sub), 0o777);
+        open(&dir.join(sub).join("m"), 0o777);
+    }
+    for sub in ["plain", "replaced"] {
+        fs::write(dir.join(sub).join("m/a.safetensors"), safetensors(1, 20_000)).unwrap();
+        fs::write(dir.join(sub).join("m/secret.safetensors"), safetensors(2, 20_000)).unwrap();
+        open(&dir.join(sub).join("m/secret.safetensors"), 0);
+    }
+    ends(dir, 0, &["compress", "plain/m/a.safetensors", "-o", "packed/m/a.safetensors.bs"]);
+    open(&dir.join("packed/m/a.safetensors.bs"), 0o666);
+    ["plain", "packed", "replaced"].iter().for_each(|sub| open(&dir.join(sub).join("lost+found"), 0));
+
+    let verbs: [(&[&str], &str); 6] = [
+        (&["compress", "plain", "-o", "out"], "a.safetensors.bs"),
+        (&["estimate", "plain"], "plain/m/a.safetensors"),
+        (&["compress", "replaced", "--replace", "--yes"], "1 replaced"),
+        (&["info", "packed"], "a.safetensors.bs"),
+        (&["verify", "packed"], "sound"),
+        (&["decompress", "packed", "-o", "back"], "1 restored"),
+    ];
+    for (arguments, done) in verbs {
+        let output = as_nobody(dir, arguments);
+        let what = format!("{arguments:?}: {}", said(&output));
+        assert_eq!(output.status.code(), Some(2), "{what}");
+        assert!(what.contains(done) && what.contains("lost+found: cannot list: Permission denied"), "{what}");
+        assert!(what.contains("; left out"), "{what}");
+    }
+    assert!(dir.join("out/m/a.safetensors.bs").is_file() && dir.join("back/m/a.safetensors").is_file());
+    assert!(dir.join("replaced/m/secret.safetensors").is_file() && !dir.join("replaced/m/a.safetensors").exists());
+    let migrated = as_nobody(dir, &["migrate", "packed", "-o", "migrated"]);
+    assert!(said(&migrated).contains("left out"), "{}", said(&migrated));
+}
+
+#[test]
+fn paths_longer_than_the_system_takes_are_no_matter() {
+    let bench = Bench::new();
+    let dir = &bench.dir;
+    let mut deep = dir.join("tree");
+    while deep.as_os_str().len() < 9000 {
+        deep.push("deep".repeat(50));
+    }
+    longpath::create_dir_all(&deep).unwrap();
+    let flags = rustix::fs::OFlags::CREATE | rustix::fs::OFlags::WRONLY;
+    let raw = safetensors(1, 20_000);
+    for (name, bytes) in [("m.safetensors", &raw[..]), ("config.json", b"{}")] {
+        let mut file = longpath::open(&deep.join(name), flags, rustix::fs::Mode::from_raw_mode(0o644)).unwrap();
+        std::io::Write::write_all(&mut file, bytes).unwrap();
+    }
+    longpath::symlink(Path::new("m.safetensors"), &deep.join("link.safetensors")).unwrap();
+    let before = held(&dir.join("tree"));
+    let estimated = ends(dir, 0, &["estimate", "tree", "--json"]);
+    assert!(estimated.contains(&format!("\"raw_bytes\": {}", raw.len())), "{estimated}");
+    ends(dir, 0, &["compress", "tree", "-o", "packed"]);
+    assert!(ends(dir, 0, &["verify", "packed", "--source", "tree"]).contains("sound"));
+    ends(dir, 0, &["info", "packed"]);
+    ends(dir, 0, &["decompress", "packed", "-o", "back"]);
+    assert_same(&before, &held(&dir.join("back")), "deep");
+    assert!(ends(dir, 0, &["compress", "tree", "--replace", "--yes"]).contains("1 replaced"));
+    assert!(ends(dir, 0, &["decompress", "tree", "--replace", "--yes"]).contains("1 replaced"));
+    let mut after = held(&dir.join("tree"));
+    // The directory's time is the one of the last replacement.
+    for (path, about) in &mut after {
+        about.2 = before[path].2;
+    }
+    assert_same(&before, &after, "deep, in place");
+}
+
+#[test]
+fn an_input_that_reads_longer_or_shorter_than_stat_says_is_refused_with_both_lengths() {
+    let bench = Bench::new();
+    let dir = &bench.dir;
+    let version = fs::read("/proc/version").unwrap();
+    let told = format!("0 bytes by stat, {} by reading", version.len());
+    for arguments in [
+        &["compress", "/proc/version", "-o", "v.bs"][..],
+        &["estimate", "/proc/version"],
+        &["compress", "/proc/version", "-o", "v.bs", "-n"],
+    ] {
+        let text = ends(dir, 2, arguments);
+        assert!(text.contains(&told), "{text}");
+    }
+    assert!(!dir.join("v.bs").exists());
+    fs::write(dir.join("empty"), b"").unwrap();
+    ends(dir, 0, &["compress", "empty"]);
+    let text = ends(dir, 2, &["verify", "empty.bs", "--source", "/proc/version"]);
+    assert!(text.contains(&told), "{text}");
+    // A copy of what is no model takes what is there.
+    fs::create_dir(dir.join("m")).unwrap();
+    symlink("/proc/version", dir.join("m/version")).unwrap();
+    fs::write(dir.join("m/a.safetensors"), safetensors(1, 1000)).unwrap();
+    ends(dir, 0, &["compress", "m", "-o", "packed"]);
+    assert_eq!(fs::read(dir.join("packed/version")).unwrap(), version);
+}
