@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io;
 use std::num::NonZeroU64;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -310,6 +311,10 @@ impl ReadAt for FileSource {
         self.advise((0, None), advice);
     }
 
+    fn in_memory(&self, offset: u64, len: u64) -> Option<bool> {
+        cached_pages(&*self.descriptor.open_file()?, offset, len).map(|pages| pages > 0)
+    }
+
     fn wont_need(&self, offset: u64, len: u64) {
         // The first page is shared with what was read before it, the last with what comes next. Without a length the system
         // would take it for the rest of the file.
@@ -317,4 +322,21 @@ impl ReadAt for FileSource {
             self.advise((offset / 4096 * 4096, Some(len)), Advice::DontNeed);
         }
     }
+}
+
+/// Number of the system call on every processor that this crate is built for.
+const CACHESTAT: libc::c_long = 451;
+
+/// Pages of a part of a file that the page cache has. `None` before Linux 6.5, and for files that the kernel does not tell this
+/// user of. Reads nothing, and starts no reading ahead, unlike a read that must not wait.
+fn cached_pages(file: &File, offset: u64, len: u64) -> Option<u64> {
+    // `struct cachestat_range` and `struct cachestat`.
+    let range = [offset, len];
+    let mut found = [0_u64; 5];
+    #[allow(unsafe_code, reason = "a system call that no library here has a function for")]
+    // SAFETY: both arrays have the sizes of the structures, of which the kernel reads the first and writes the second, and live
+    // through the call; the descriptor is open.
+    let done = unsafe { libc::syscall(CACHESTAT, file.as_raw_fd(), range.as_ptr(), found.as_mut_ptr(), 0) };
+    let [cached, ..] = found;
+    (done == 0).then_some(cached)
 }

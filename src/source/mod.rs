@@ -101,6 +101,11 @@ pub trait ReadAt: Send + Sync {
     /// Says that these bytes were found wrong: what was kept of them on the way is to be fetched anew.
     fn doubt(&self, _offset: u64, _len: u64) {}
 
+    /// Whether the system has some of these bytes in memory; `None` when it does not tell.
+    fn in_memory(&self, _offset: u64, _len: u64) -> Option<bool> {
+        None
+    }
+
     /// Says that these bytes need not be kept in memory by the system. Only a hint.
     fn wont_need(&self, _offset: u64, _len: u64) {}
 }
