@@ -16,6 +16,7 @@ mod memory;
 mod native;
 mod references;
 mod scan;
+mod spent;
 mod stats;
 mod sync;
 mod troubles;
@@ -50,7 +51,8 @@ pub struct EngineConfig {
     pub threads: usize,
     /// Decode ahead of readers.
     pub ahead: bool,
-    /// Let the system drop packed bytes from its page cache once they were read through: a model is there once, decoded.
+    /// Let the system drop packed bytes from its page cache once they were read through, if they were not there before: a model
+    /// is there once, decoded.
     pub drop_packed: bool,
     /// Answer every read with zeros, without reading or decoding anything: what remains is the cost of everything else.
     pub null: bool,

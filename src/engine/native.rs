@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
@@ -10,6 +10,7 @@ use super::buffer::Buffer;
 use super::content::{Content, Part, Place};
 use super::memory::Key;
 use super::references::{self, Later, References};
+use super::spent::Spent;
 use super::workers::Lane;
 use super::{Engine, decode};
 use crate::cache::Proof;
@@ -18,18 +19,13 @@ use crate::error::{Error, Result};
 use crate::format::{Chunk, ChunkId, Container, Piece};
 use crate::source::ReadAt;
 
-/// Packed bytes that were read through are given up when there are so many: fewer calls.
-const GIVE_UP: u64 = 4 << 20;
-
 /// A container and the source that it was read from.
 pub struct Native {
     container: Arc<Container>,
     source: Arc<dyn ReadAt>,
     references: Option<Later>,
-    /// Let the system drop what was read through.
-    drop_packed: bool,
-    /// Packed bytes that were read through and not yet given up.
-    through: Mutex<Range<u64>>,
+    /// What the system may drop of what was read through; `None` if it is to keep all.
+    spent: Option<Spent>,
 }
 
 impl Native {
@@ -39,7 +35,8 @@ impl Native {
         references: Option<Later>,
         drop_packed: bool,
     ) -> Self {
-        Self { container, source, references, drop_packed, through: Mutex::new(0..0) }
+        let spent = drop_packed.then(|| Spent::new(source.len()));
+        Self { container, source, references, spent }
     }
 
     /// The chunk of this number.
@@ -60,6 +57,11 @@ impl Native {
             Ok(())
         })
     }
+}
+
+/// Where the packed bytes of a chunk lie.
+fn packed(chunk: &Chunk) -> Range<u64> {
+    chunk.packed_offset..chunk.packed_offset + u64::from(chunk.packed_len)
 }
 
 fn part(chunk: &Chunk) -> Part {
@@ -130,6 +132,9 @@ impl Content for Native {
 
     fn decode(&self, chunk: ChunkId, engine: &Arc<Engine>) -> Result<Buffer> {
         let chunk = self.chunk(chunk)?;
+        if let Some(spent) = &self.spent {
+            spent.reads(&*self.source, packed(&chunk));
+        }
         let later = self.references.as_ref().filter(|_| chunk.codec().is_some_and(Codec::needs_base));
         let decode = |references: Option<&References>| {
             let from = decode::From {
@@ -156,20 +161,9 @@ impl Content for Native {
     }
 
     fn read_through(&self, chunk: ChunkId) {
-        let Some(chunk) = self.container.chunk(chunk).filter(|_| self.drop_packed) else { return };
-        let end = chunk.packed_offset + u64::from(chunk.packed_len);
-        let mut through = self.through.lock().unwrap_or_else(PoisonError::into_inner);
-        let out = if through.end == chunk.packed_offset {
-            through.end = end;
-            if through.end - through.start < GIVE_UP {
-                return;
-            }
-            std::mem::replace(&mut *through, end..end)
-        } else {
-            std::mem::replace(&mut *through, chunk.packed_offset..end)
-        };
-        drop(through);
-        self.source.wont_need(out.start, out.end - out.start);
+        if let (Some(spent), Some(chunk)) = (&self.spent, self.container.chunk(chunk)) {
+            spent.read_through(&*self.source, packed(&chunk));
+        }
     }
 }
 
@@ -192,7 +186,8 @@ impl Proof for WholeFile {
 
 impl Drop for Native {
     fn drop(&mut self) {
-        let through = self.through.get_mut().unwrap_or_else(PoisonError::into_inner);
-        self.source.wont_need(through.start, through.end - through.start);
+        if let Some(spent) = &self.spent {
+            spent.end(&*self.source);
+        }
     }
 }

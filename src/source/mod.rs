@@ -4,6 +4,7 @@
 
 mod ahead;
 mod confined;
+mod descriptors;
 mod file;
 mod memory;
 #[cfg(feature = "remote")]
@@ -15,6 +16,7 @@ mod walk;
 pub mod way;
 
 pub use ahead::Streams;
+pub use descriptors::{as_before, raise_limit};
 pub use file::{FileSource, Identity};
 pub use memory::MemorySource;
 pub use times::{BOUNDS, TimeCounts, Times};
@@ -98,6 +100,11 @@ pub trait ReadAt: Send + Sync {
 
     /// Says that these bytes were found wrong: what was kept of them on the way is to be fetched anew.
     fn doubt(&self, _offset: u64, _len: u64) {}
+
+    /// Whether the system has some of these bytes in memory; `None` when it does not tell.
+    fn in_memory(&self, _offset: u64, _len: u64) -> Option<bool> {
+        None
+    }
 
     /// Says that these bytes need not be kept in memory by the system. Only a hint.
     fn wont_need(&self, _offset: u64, _len: u64) {}

@@ -197,6 +197,53 @@ fn all_buffers_keep_to_the_bound_however_many_threads_read() {
     assert!(engine.stats().ahead_chunks > 0 && peak > MEMORY / 2, "{peak}");
 }
 
+/// Pages of a file that the page cache has, of all its pages.
+fn pages_in_memory(path: &Path) -> (usize, usize) {
+    let file = std::fs::File::open(path).unwrap();
+    // SAFETY: nothing changes the file meanwhile.
+    let map = unsafe { memmap2::Mmap::map(&file) }.unwrap();
+    let mut pages = vec![0_u8; map.len().div_ceil(4096)];
+    // SAFETY: a mapping of that length, and a byte for each of its pages.
+    let done = unsafe { libc::mincore(map.as_ptr().cast_mut().cast(), map.len(), pages.as_mut_ptr()) };
+    assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+    (pages.iter().filter(|page| **page & 1 == 1).count(), pages.len())
+}
+
+#[test]
+fn packed_bytes_leave_the_page_cache_if_this_engine_read_them_in_and_stay_if_others_did() {
+    let raw = common::safetensors(6, 24 << 20);
+    // On a disk, where that may be: what lies in memory alone cannot leave it.
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let (input, output) = (dir.path().join("m.safetensors"), dir.path().join("m.safetensors.bs"));
+    std::fs::write(&input, &raw).unwrap();
+    common::pack(&input, &output);
+    let file = std::fs::File::open(&output).unwrap();
+    file.sync_all().unwrap();
+    let forget = || rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+    let read = || {
+        let source: Arc<dyn ReadAt> = Arc::new(FileSource::open(&output).unwrap());
+        let container = Arc::new(Container::open(&*source).unwrap());
+        let engine = Engine::new(EngineConfig { ahead: false, ..EngineConfig::default() });
+        let image = engine.image(container, source);
+        for at in (0..raw.len()).step_by(1 << 20) {
+            assert!(*image.read_at(at as u64, 1 << 20).unwrap() == raw[at..raw.len().min(at + (1 << 20))]);
+        }
+    };
+    forget();
+    if pages_in_memory(&output).0 > 0 || FileSource::open(&output).unwrap().in_memory(0, 1).is_none() {
+        return common::skip("the system does not say what it has in memory, or does not drop it");
+    }
+    read();
+    let (left, all) = pages_in_memory(&output);
+    // What the header and the index lie in was in memory when they had been read.
+    assert!(left < all / 2, "{left} of {all} pages are there twice");
+    // Another process keeps it warm.
+    std::fs::read(&output).unwrap();
+    assert_eq!(pages_in_memory(&output), (all, all));
+    read();
+    assert_eq!(pages_in_memory(&output), (all, all), "what others keep warm");
+}
+
 #[test]
 fn no_flip_and_no_truncation_gives_wrong_bytes() {
     let (raw, packed) = sample();
