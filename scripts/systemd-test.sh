@@ -6,7 +6,8 @@
 #   --install   first install what is needed with apt-get (debootstrap, systemd-container)
 #
 # Checked are: the unit is started only when the mount answers, and stopping it unmounts; a daemon that is killed is started anew,
-# on a clean mount point; what is wrong is in the journal; a line of /etc/fstab; the unit of a user; "bsfs service".
+# on a clean mount point; what is wrong is in the journal; lines of /etc/fstab, one of them with x-systemd.automount and a source
+# behind another automount; the unit of a user; "bsfs service".
 # Exit status 77 where that cannot be run. The Debian is kept in ${BSFS_CACHE:-~/.cache/bsfs-scripts}. BSFS names a ready program.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 help_wanted "$@"
@@ -36,12 +37,16 @@ rm -rf -- "$root"/etc/bsfs "$root"/etc/systemd/{system,user}/bsfs@.service "$roo
     "$root"/home/someone/.config "$root"/srv/models "$root"/var/log/journal
 BSFS=$BSFS "$SCRIPTS/install.sh" --prefix /usr --destdir "$root" >/dev/null
 work_dir work
-mkdir -p "$root"/{etc/bsfs,srv/models,mnt/{models,table,service}}
+mkdir -p "$root"/{etc/bsfs,srv/{models,shared},mnt/{models,table,auto,service}}
 head -c 3000000 /dev/urandom >"$work/m.bin"
 "$BSFS" compress "$work/m.bin" -o "$root/srv/models/m.bin.bs" >/dev/null
 printf 'SOURCE=/srv/models\nMOUNTPOINT=/mnt/models\nOPTIONS=--allow-other --memory 64M --cache off\n' >"$root/etc/bsfs/x.conf"
 printf 'SOURCE=/srv/nothing\nMOUNTPOINT=/mnt/models\nOPTIONS=\n' >"$root/etc/bsfs/bad.conf"
-printf '/srv/models /mnt/table bsfs memory=64M,cache=off,allow_other,noauto 0 0\n' >"$root/etc/fstab"
+cat >"$root/etc/fstab" <<'end'
+/srv/models /mnt/table bsfs memory=64M,cache=off,allow_other,noauto 0 0
+/srv/models /srv/shared none bind,noauto,x-systemd.automount 0 0
+/srv/shared /mnt/auto bsfs cache=off,users,_netdev,noauto,x-systemd.automount 0 0
+end
 [[ -d $root/home/someone ]] || chroot "$root" useradd -m someone
 mkdir -p "$root/home/someone/"{shown,.config/bsfs}
 printf 'SOURCE=/srv/models\nMOUNTPOINT=/home/someone/shown\nOPTIONS=--cache off\n' >"$root/home/someone/.config/bsfs/u.conf"
@@ -51,7 +56,7 @@ chroot "$root" chown -R someone: /home/someone
 mknod -m 666 "$work/fuse" c 10 229 || skip "no device can be made here"
 say "booting"
 setsid systemd-nspawn -D "$root" -b --register=no --keep-unit "--bind=$work/fuse:/dev/fuse" --capability=CAP_SYS_ADMIN --console=pipe \
-    -M "bsfs-test-$$" </dev/null >"$work/boot" 2>&1 &
+    --bind=/dev/autofs "--property=DeviceAllow=/dev/autofs rw" -M "bsfs-test-$$" </dev/null >"$work/boot" 2>&1 &
 nspawn=$!
 _servers+=("$nspawn")
 init=''
@@ -112,6 +117,16 @@ if inside bsfs remount --help >/dev/null 2>&1; then
     check "which is in force" changed
 fi
 check "and unmounts" inside umount /mnt/table
+
+if inside systemctl start srv-shared.automount mnt-auto.automount; then
+    check "the first access mounts, and the source before it" same /mnt/auto
+    check "on one mount" test "$(inside grep -c ' /mnt/auto fuse.bsfs ' /proc/mounts)" = 1
+    check "and systemd knows it" is mnt-auto.mount ActiveState active
+    check "and unmounts it" inside systemctl stop mnt-auto.automount mnt-auto.mount srv-shared.automount srv-shared.mount
+    check "which leaves nothing" not mounted /mnt/auto
+else
+    say "no automounts here"
+fi
 
 user=(inside runuser -u someone -- env XDG_RUNTIME_DIR=/run/user/1000 systemctl --user)
 inside loginctl enable-linger someone || say "loginctl failed"

@@ -21,7 +21,9 @@ use serde::Serialize;
 use super::against::{Bases, Needs};
 use super::base::BaseArg;
 use super::companions::{self, Directories};
+use super::doubt;
 use super::exit::Exit;
+use super::left_out;
 use super::opened;
 use super::optimise::Work;
 use super::out::{self, print, row, say, shorten, shown, with_bs};
@@ -165,7 +167,7 @@ pub fn run(args: &CompressArgs) -> Result<ExitCode> {
     let started = Instant::now();
     let stop = out::stop_flag();
     let (mode, chunk_len) = (args.work.optimise.mode(), args.work.optimise.chunk_len());
-    let Plan { mut tasks, directories, exit } = plan(args, &found(args, &stop)?)?;
+    let Plan { mut tasks, directories, parents, exit } = plan(args, &found(args, &stop)?)?;
     if let Some(share) = args.shard {
         tasks = share_of(share, tasks, args.force, &stop)?;
     }
@@ -190,6 +192,9 @@ pub fn run(args: &CompressArgs) -> Result<ExitCode> {
     let mut made = Directories::default();
     if !args.dry_run {
         check_outputs(&tasks, args.force || args.shard.is_some())?;
+        for dir in &parents {
+            longpath::create_dir_all(dir).map_err(Error::io("create directory", dir))?;
+        }
         directories.iter().try_for_each(|(input, output)| made.make(input, output))?;
     }
 
@@ -209,6 +214,15 @@ pub fn run(args: &CompressArgs) -> Result<ExitCode> {
     };
     let mut failed = (exit != Exit::Done).then_some(exit);
     for task in &tasks {
+        match task {
+            Task::Compress { input, mirror, .. } => {
+                doubt::packed(input, *mirror).iter().for_each(|about| bar.say(&format!("{about}; packed as it is")));
+            }
+            Task::Copy { input, .. } => {
+                doubt::copied(input).iter().for_each(|about| bar.say(&format!("{about}; copied as it is")));
+            }
+            Task::Link { .. } => {}
+        }
         let done = match task {
             Task::Compress { input, output, mirror, .. } => {
                 bar.name(&input.display().to_string());
@@ -293,10 +307,22 @@ pub fn run(args: &CompressArgs) -> Result<ExitCode> {
     } else {
         print(&describe(&summary))?;
     }
+    if summary.files.is_empty() && failed.is_none() {
+        left_out::nothing(&copied(&tasks)).iter().for_each(|text| say(text));
+    }
     if failed.is_some() {
         say("some files failed; see above");
     }
     Ok(failed.unwrap_or(Exit::Done).into())
+}
+
+/// Files that are copied, and their lengths.
+fn copied(tasks: &[Task]) -> Vec<(PathBuf, u64)> {
+    let of = |task: &Task| match task {
+        Task::Copy { input, len, .. } => Some((input.clone(), *len)),
+        Task::Compress { .. } | Task::Link { .. } => None,
+    };
+    tasks.iter().filter_map(of).collect()
 }
 
 /// The archives among what is copied, in which there may be weights that other files have as well.
@@ -400,12 +426,14 @@ struct Plan {
     tasks: Vec<Task>,
     /// Directories to make, parents first, and those that they mirror.
     directories: Vec<(PathBuf, PathBuf)>,
+    /// Directories to make that mirror none.
+    parents: Vec<PathBuf>,
     /// What could not be read, and so is left out.
     exit: Exit,
 }
 
 fn plan(args: &CompressArgs, inputs: &[Input]) -> Result<Plan> {
-    let mut plan = Plan { tasks: Vec::new(), directories: Vec::new(), exit: Exit::Done };
+    let mut plan = Plan { tasks: Vec::new(), directories: Vec::new(), parents: Vec::new(), exit: Exit::Done };
     let several = inputs.len() > 1;
     if let Some(out) = &args.output {
         stream::refuse(out)?;
@@ -425,9 +453,7 @@ fn plan(args: &CompressArgs, inputs: &[Input]) -> Result<Plan> {
         let output = match &args.output {
             None => with_bs(input),
             Some(out) if several || out.is_dir() => {
-                if !args.dry_run {
-                    fs::create_dir_all(out).map_err(Error::io("create directory", out))?;
-                }
+                plan.parents.push(out.clone());
                 with_bs(&out.join(name_of(input)?))
             }
             Some(out) => out.clone(),
@@ -507,7 +533,7 @@ fn describe(s: &Summary) -> String {
         text += &line(&shown(&f.output).to_string(), f.raw_bytes, f.packed_bytes, f.ratio, f.seconds);
         needs.describe(&mut text, f);
     }
-    if s.files.len() != 1 || s.copied_files > 0 {
+    if s.files.len() > 1 || (s.files.len() == 1 && s.copied_files > 0) {
         let files = s.files.len();
         text += &line(&format!("{files} compressed"), s.raw_bytes, s.packed_bytes, s.ratio, s.seconds);
     }

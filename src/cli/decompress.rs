@@ -221,6 +221,10 @@ fn open_one(args: &DecompressArgs, input: &Path, exit: &mut Exit) -> Result<Opti
 /// All of a directory: containers, other files, links and directories.
 fn plan_mirror(args: &DecompressArgs, out: &Path, plan: &mut Plan, exit: &mut Exit) -> Result<()> {
     let root = &args.input;
+    if matches!((fs::canonicalize(root), fs::canonicalize(out)), (Ok(a), Ok(b)) if a == b) {
+        let text = "is the input; without -o the originals go beside their containers";
+        return Err(Error::invalid(format!("{}: {text}", out.display())));
+    }
     let tree = compress::walk(root, Some(out))?;
     tree.skipped.iter().for_each(|skipped| say(&format!("{skipped}; left out")));
     *exit = exit.and(out::left_out(&tree.errors));

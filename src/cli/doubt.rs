@@ -28,5 +28,5 @@ fn told(path: &Path, doubt: impl FnOnce(&FileSource) -> Result<Option<String>>) 
 
 /// Says it, if there is something.
 pub fn say_packed(path: &Path, found: bool) {
-    packed(path, found).iter().for_each(|about| say(&format!("{about}; packed as it is")));
+    packed(path, found).iter().for_each(|about| say(about));
 }

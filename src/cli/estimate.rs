@@ -11,6 +11,7 @@ use bsfs::{Error, Result};
 use clap::Args;
 use serde::Serialize;
 
+use super::doubt;
 use super::exit::Exit;
 use super::optimise::Work;
 use super::out::{self, print, row, say, shorten};
@@ -60,6 +61,7 @@ struct Summary {
 pub fn run(args: &EstimateArgs) -> Result<ExitCode> {
     let stop = out::stop_flag();
     let (mut files, mut exit): (Vec<(PathBuf, u64)>, _) = (Vec::new(), Exit::Done);
+    let mut found: Vec<(PathBuf, u64)> = Vec::new();
     for path in &args.paths {
         let meta = std::fs::metadata(path).map_err(Error::io("open", path))?;
         if !meta.is_dir() {
@@ -68,13 +70,18 @@ pub fn run(args: &EstimateArgs) -> Result<ExitCode> {
         }
         let tree = compress::walk(path, None)?;
         exit = exit.and(out::left_out(&tree.errors));
-        files.extend(tree.entries.into_iter().filter_map(|entry| match entry {
+        found.extend(tree.entries.into_iter().filter_map(|entry| match entry {
             Entry::Compress { path: below, len } => Some((path.join(below), len)),
             Entry::Copy { .. } | Entry::Link { .. } => None,
         }));
     }
+    files.iter().for_each(|(path, _)| doubt::say_packed(path, false));
+    found.iter().for_each(|(path, _)| doubt::say_packed(path, true));
+    files.extend(found);
     if files.is_empty() {
-        return Err(Error::invalid("no .safetensors file in what you named or below it"));
+        let text =
+            "no .safetensors file in what you named or below it; a file that you name is taken whatever it is called";
+        return Err(Error::invalid(text));
     }
     let pool = parallel::pool(args.work.threads)?;
     let (mode, chunk_len) = (args.work.optimise.mode(), args.work.optimise.chunk_len());

@@ -42,6 +42,7 @@ const NOT_DONE: &[(&str, &str)] = &[
     ("uid", "owners are those of the source"),
     ("gid", "groups are those of the source"),
     ("umask", "permissions are those of the source"),
+    ("debug", "BSFS_LOG=debug, or 'bsfs remount --log-level debug', has the log say more"),
     ("direct_io", "the page cache is used; open files with O_DIRECT to go round it"),
     ("blkdev", "a directory is shown, not a block device"),
 ];

@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use bsfs::compress::{self, Beside, Options, Original};
 use bsfs::engine::Engine;
+use bsfs::longpath;
 use bsfs::parallel;
 use bsfs::source::ReadAt;
 use bsfs::{Error, Result};
@@ -188,7 +189,7 @@ fn check_original(args: &MigrateArgs, input: &Path, file: &BigSmall) -> Result<(
             "not migrated in place, as tensors may be lost: {error}; use -o to migrate what is there"
         ));
     }
-    let meta = input.symlink_metadata().map_err(Error::io("stat", input))?;
+    let meta = longpath::symlink_metadata(input).map_err(Error::io("stat", input))?;
     if meta.is_symlink() {
         return refuse("is a link, and --in-place would leave what it leads to; use -o, or name that file");
     }
@@ -215,7 +216,7 @@ fn output_of(args: &MigrateArgs, is_dir: bool, input: &Path) -> Result<PathBuf> 
     }
     if is_dir && args.output.is_some() && !args.dry_run {
         let dir = shards::directory(&output);
-        fs::create_dir_all(dir).map_err(Error::io("create directory", dir))?;
+        longpath::create_dir_all(dir).map_err(Error::io("create directory", dir))?;
     }
     Ok(output)
 }
@@ -290,7 +291,7 @@ fn migrate(
         done.done(&task.input, &task.output, file.presented.tensor_bytes());
         if let Some(held) = held {
             if !in_its_place {
-                let meta = task.output.symlink_metadata().map_err(Error::io("stat", &task.output))?;
+                let meta = longpath::symlink_metadata(&task.output).map_err(Error::io("stat", &task.output))?;
                 let successors = [(task.output.clone(), (meta.dev(), meta.ino()))];
                 let names = std::slice::from_ref(&task.input);
                 replaced::remove(tools.halt, &source, names, held.meta.nlink(), &successors)?;

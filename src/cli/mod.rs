@@ -11,6 +11,7 @@ mod compress;
 mod decompress;
 #[cfg(feature = "mount")]
 mod doctor;
+mod doubt;
 mod estimate;
 mod exit;
 mod export;
@@ -21,6 +22,7 @@ mod info;
 mod info_bases;
 mod info_bigsmall;
 mod lease;
+mod left_out;
 #[cfg(feature = "mount")]
 mod logging;
 mod memory;

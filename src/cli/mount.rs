@@ -88,9 +88,10 @@ pub struct MountArgs {
     /// Of a remote place: fetch all of it into the disk cache before the mount is made
     #[arg(long, help_heading = "Memory and cache")]
     pub download: bool,
-    /// Seconds that a read waits for a server of which nothing comes before it fails (1 to 31536000)
-    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = numbers::seconds(1))]
-    pub patience: u64,
+    /// Seconds that a read waits for a source of which nothing comes before it fails (1 to 31536000) [default: 60 for a server, 300
+    /// for files of this machine]
+    #[arg(long, value_name = "SECONDS", value_parser = numbers::seconds(1))]
+    pub patience: Option<u64>,
     /// Put all files into it in the background ("bsfs status" shows how far that is); with --cache auto those that it keeps
     #[arg(long, help_heading = "Memory and cache")]
     pub warm: bool,
@@ -103,7 +104,7 @@ pub struct MountArgs {
     /// Threads that take requests from the kernel, up to 1024 [default: one for each core, at least 2]
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, value_parser = numbers::threads(), help_heading = "Memory and cache")]
     pub session_threads: usize,
-    /// Requests for readahead that the kernel may have waiting, up to 65535 [default: 4 for each thread, at least 32]
+    /// Requests for readahead that the kernel may have waiting, up to 65535 [default: 1024]
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, help_heading = "Memory and cache")]
     pub max_background: u16,
     /// Leave compressed data in the page cache after it was read through. (Decoded data is there too by then)
@@ -214,7 +215,6 @@ fn daemon_arguments(args: &MountArgs) -> Result<Vec<OsString>> {
     let mut list: Vec<OsString> = vec!["mount".into(), "--daemon".into()];
     let mut option = |name: &str, value: OsString| list.extend([name.into(), value]);
     option("--readahead", args.readahead.to_string().into());
-    option("--patience", args.patience.to_string().into());
     option("--ttl", args.ttl.to_string().into());
     option("--threads", args.threads.to_string().into());
     option("--session-threads", args.session_threads.to_string().into());
@@ -224,6 +224,9 @@ fn daemon_arguments(args: &MountArgs) -> Result<Vec<OsString>> {
     }
     if let Some(cache) = args.cache.to_possible_value() {
         option("--cache", cache.get_name().into());
+    }
+    if let Some(patience) = args.patience {
+        option("--patience", patience.to_string().into());
     }
     if let Some(dir) = &args.cache_dir {
         option("--cache-dir", absolute(dir)?);
@@ -272,7 +275,7 @@ fn serve(args: &MountArgs) -> Result<()> {
     let options = MountOptions {
         source: told.map_or_else(|| args.source.clone(), PathBuf::from),
         download: args.download,
-        patience: Duration::from_secs(args.patience),
+        patience: args.patience.map(Duration::from_secs),
         mount_point: args.mount_point.clone(),
         fuse: given(args).map(connection).transpose()?,
         bases: args.base.clone(),

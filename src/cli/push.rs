@@ -72,7 +72,8 @@ pub fn run(args: &PushArgs) -> Result<ExitCode> {
     } else {
         print(&describe(&pushed))?;
     }
-    Ok(Exit::Done.into())
+    pushed.left_out.iter().for_each(|error| out::say(&format!("{error}; left out")));
+    Ok(if pushed.left_out.is_empty() { Exit::Done } else { Exit::Failed }.into())
 }
 
 fn describe(pushed: &Pushed) -> String {

@@ -8,12 +8,14 @@ use std::time::Instant;
 
 use bsfs::compress::{Options, ratio};
 use bsfs::escape::Escaped;
+use bsfs::longpath;
 use bsfs::parallel;
 use bsfs::{Error, Result};
 use serde::Serialize;
 
 use super::compress::CompressArgs;
 use super::decompress::DecompressArgs;
+use super::doubt;
 use super::estimate::estimates;
 use super::exit::Exit;
 use super::lease::{self, Halt};
@@ -128,6 +130,9 @@ fn run(
     let plan = plan(job.inputs, job.way)?;
     plan.skipped.iter().for_each(|skipped| say(&format!("{skipped}; left as it is")));
     let mut exit = out::left_out(&plan.errors);
+    if job.way == Way::Pack {
+        plan.groups.iter().filter_map(|group| group.names.first()).for_each(|name| doubt::say_packed(name, true));
+    }
     let pool = parallel::pool(job.threads)?;
     let expected = expect(&pool, &plan)?;
     let becomes = |group: &Group| group.names.first().and_then(|name| expected.get(name)).copied();
@@ -201,7 +206,8 @@ fn becomes_raw(way: Way, group: &Group, becomes: &dyn Fn(&Group) -> Option<u64>)
 fn announce(way: Way, plan: &Plan, becomes: &dyn Fn(&Group) -> Option<u64>) -> String {
     if plan.groups.is_empty() {
         let what = if way == Way::Pack { ".safetensors file" } else { ".bs file" };
-        return format!("no {what} to replace\n");
+        let named = if way == Way::Pack { "; a file that you name is taken whatever it is called" } else { "" };
+        return format!("no {what} to replace{named}\n");
     }
     let count = plan.groups.len();
     let before: u64 = plan.groups.iter().map(|group| group.len).sum();
@@ -324,13 +330,31 @@ fn finish(job: &Job<'_>, s: &Summary, links: usize) -> String {
         }
     }
     text += "\n";
+    let replaced = s.files.iter().filter(|file| ["replaced", "finished"].contains(&file.state));
+    let replaced: Vec<&Path> = replaced.map(|file| file.input.as_path()).collect();
     if job.way == Way::Pack
-        && count(&["replaced", "finished"]) > 0
-        && let Some(dir) = job.inputs.iter().find(|input| input.is_dir())
+        && let Some(first) = replaced.first()
     {
-        let dir = out::shown(dir);
-        let links = if links > 0 { format!(", and what links lead to ({links})") } else { String::new() };
-        text += &format!("The files are at their places again{links} with: bsfs mount {dir} {dir}\n");
+        let named = job.inputs.iter().find(|input| input.is_dir());
+        let dir = out::shown(named.map_or_else(|| longpath::directory(first), |dir| dir.as_path()));
+        let links = if links > 0 { format!(", and what links lead to ({links}),") } else { String::new() };
+        text += &format!(
+            "The files{links} cannot be read at their places until the directory is mounted, after each reboot too:\n  \
+             bsfs mount {dir} {dir}            until it is unmounted\n  \
+             bsfs service install {dir} {dir}  now and at each start of the machine\n"
+        );
+        if replaced.iter().any(|file| is_in_hub_cache(file)) {
+            text += "Programs that look for a model in this cache while it is not mounted may download it again.\n";
+        }
     }
     text
+}
+
+/// Whether a file lies in a cache of the Hugging Face Hub.
+fn is_in_hub_cache(path: &Path) -> bool {
+    use std::os::unix::ffi::OsStrExt;
+    let is_model = |name: &std::ffi::OsStr| {
+        ["models--", "datasets--", "spaces--"].iter().any(|kind| name.as_bytes().starts_with(kind.as_bytes()))
+    };
+    path.iter().any(is_model) || path.parent().and_then(Path::file_name).is_some_and(|name| name == "blobs")
 }

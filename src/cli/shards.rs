@@ -33,7 +33,7 @@ impl Shards {
     /// That of a directory.
     pub fn of(dir: &Path) -> Result<Option<Self>> {
         let path = dir.join(SHARD_INDEX);
-        if path.symlink_metadata().is_err() {
+        if longpath::symlink_metadata(&path).is_err() {
             return Ok(None);
         }
         let source = FileSource::open(&path)?;

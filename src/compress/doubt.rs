@@ -101,11 +101,21 @@ mod tests {
         let name = "m.safetensors";
         assert_eq!(of(name, &model), "");
         assert_eq!(of(name, &[&model[..], b"more"].concat()), "");
-        for (len, word) in [(0, "empty"), (1, "no header"), (8, "no header"), (9, "cut short"), (60, "cut short"), (model.len() - 1, "cut short")] {
+        for (len, word) in [
+            (0, "empty"),
+            (1, "no header"),
+            (8, "no header"),
+            (9, "cut short"),
+            (60, "cut short"),
+            (model.len() - 1, "cut short"),
+        ] {
             assert!(of(name, &model[..len]).contains(word), "{len}: {}", of(name, &model[..len]));
         }
         let told = of(name, &model[..model.len() - 1]);
-        assert!(told.contains(&format!("{} bytes expected by its header, {} found", model.len(), model.len() - 1)), "{told}");
+        assert!(
+            told.contains(&format!("{} bytes expected by its header, {} found", model.len(), model.len() - 1)),
+            "{told}"
+        );
         for (bytes, word) in [
             (pointer.as_bytes(), "Git LFS pointer"),
             (b"<!DOCTYPE html><html>not found</html>", "an HTML page"),
@@ -116,7 +126,10 @@ mod tests {
         ] {
             assert!(of(name, bytes).contains(word), "{word}: {}", of(name, bytes));
         }
-        assert!(of("m.gguf", pointer.as_bytes()).contains("LFS") && of("m.safetensors.incomplete", &model).contains("did not end"));
+        assert!(
+            of("m.gguf", pointer.as_bytes()).contains("LFS")
+                && of("m.safetensors.incomplete", &model).contains("did not end")
+        );
         assert_eq!(of("m.gguf", b"GGUF"), "");
     }
 }

@@ -5,6 +5,7 @@
 
 mod against;
 mod digest;
+mod doubt;
 mod duplicates;
 mod estimate;
 mod export;
@@ -17,6 +18,7 @@ mod tree;
 mod written;
 
 pub use against::{Against, BaseSource};
+pub use doubt::{doubt, doubt_copy, is_weights};
 pub use duplicates::{Duplicate, duplicates};
 pub use estimate::{Estimate, estimate};
 pub use export::{Exported, export, export_to};

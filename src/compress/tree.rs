@@ -11,6 +11,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
+use super::doubt::is_weights;
 use crate::error::{Error, Result};
 use crate::longpath;
 use crate::source::{self, Bounds, Found, Walk};
@@ -119,10 +120,6 @@ pub fn walk(root: &Path, leave_out: Option<&Path>) -> Result<Tree> {
     );
     let directories = all.directories.into_iter().map(|directory| directory.path).collect();
     Ok(Tree { directories, entries, skipped, errors: all.errors })
-}
-
-fn is_weights(path: &Path) -> bool {
-    path.extension() == Some(OsStr::new("safetensors"))
 }
 
 /// The links of a tree, on the way to what they lead to.

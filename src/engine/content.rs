@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::Engine;
 use super::buffer::Buffer;
+use super::workers::Lane;
 use crate::cache::Proof;
 use crate::error::Result;
 use crate::format::ChunkId;
@@ -43,6 +44,9 @@ pub enum Place {
 pub trait Content: Send + Sync {
     /// A number that no other open container of this process has.
     fn id(&self) -> u64;
+
+    /// What reading it may have to wait for.
+    fn lane(&self) -> Lane;
 
     /// The path that errors name.
     fn path(&self) -> &Path;

@@ -185,14 +185,14 @@ impl Image {
             Cost::begin();
             done(open.read(offset, size));
         };
-        workers.demand(self.0.content.id(), Job::new(need, job));
+        workers.demand(self.0.content.lane(), Job::new(need, job));
         // Further chunks of the same read meanwhile on other threads, which the first one finds done or waits for.
         for chunk in self.0.chunks(offset, offset + len).skip(1) {
             if !self.0.engine.chunks.have([self.0.key(chunk.id)]) {
                 let open = Arc::clone(&self.0);
                 let planned = open.clock.load(Ordering::Relaxed);
                 let job = Job::new(chunk.need, move || open.decode_ahead(&chunk, planned));
-                workers.demand(self.0.content.id(), job);
+                workers.demand(self.0.content.lane(), job);
             }
         }
         self.ahead(offset..offset + len);
@@ -230,7 +230,7 @@ impl Image {
                 }
             })
         });
-        open.engine.workers.ahead(jobs);
+        open.engine.workers.ahead(open.content.lane().source, jobs);
     }
 }
 
@@ -347,7 +347,7 @@ impl Open {
         }
         let result = self.engine.chunks.get(self.key(chunk.id), read, || {
             Counters::add(&counters.misses, 1);
-            let _demanding = self.engine.workers.demanding();
+            let _demanding = self.engine.workers.demanding(self.content.lane().source);
             self.engine.chunks.make_room(chunk.need);
             self.make(chunk)
         });

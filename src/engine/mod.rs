@@ -33,6 +33,7 @@ pub use references::{BaseFile, Finder, MAX_DEPTH, Places, References};
 pub use scan::{Verified, Whole, scan, verify};
 pub use stats::Stats;
 pub use troubles::Troubles;
+pub use workers::{Job, Lane, Workers};
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -72,7 +73,7 @@ pub struct Engine {
     pool: Arc<buffer::Pool>,
     chunks: Arc<flight::Chunks>,
     counters: Arc<stats::Counters>,
-    workers: workers::Workers,
+    workers: Workers,
     streams: bigsmall::Streams,
     finisher: disk::Finisher,
     troubles: Troubles,
@@ -95,7 +96,7 @@ impl Engine {
             troubles: Troubles::default(),
             config,
             chunks: Arc::new(flight::Chunks::new(Arc::clone(&pool))),
-            workers: workers::Workers::new(threads, Arc::clone(&pool), Arc::clone(&counters)),
+            workers: Workers::new(threads, Arc::clone(&pool), Arc::clone(&counters)),
             pool,
             counters,
         })
@@ -209,14 +210,13 @@ impl Engine {
         self.pool.take(len)
     }
 
-    /// Does `job` on a thread that may wait, for a reader of `file`, which is any number that tells files apart. The job gets a
-    /// buffer of `len` bytes, taken when its turn comes.
-    pub fn run(&self, file: u64, len: usize, job: impl FnOnce(Buffer) + Send + 'static) {
+    /// Does `job` on a thread that may wait, for a reader. The job gets a buffer of `len` bytes, taken when its turn comes.
+    pub fn run(&self, lane: Lane, len: usize, job: impl FnOnce(Buffer) + Send + 'static) {
         let (chunks, pool) = (Arc::clone(&self.chunks), Arc::clone(&self.pool));
         let job = move || {
             chunks.make_room(len);
             job(pool.take(len));
         };
-        self.workers.demand(file, workers::Job::new(buffer::capacity(len), job));
+        self.workers.demand(lane, Job::new(buffer::capacity(len), job));
     }
 }

@@ -11,6 +11,7 @@ use super::content::{Content, Part, Place};
 use super::memory::Key;
 use super::references::{self, Later, References};
 use super::spent::Spent;
+use super::workers::Lane;
 use super::{Engine, decode};
 use crate::cache::Proof;
 use crate::codec::Codec;
@@ -70,6 +71,10 @@ fn part(chunk: &Chunk) -> Part {
 impl Content for Native {
     fn id(&self) -> u64 {
         self.container.id()
+    }
+
+    fn lane(&self) -> Lane {
+        Lane::of(&*self.source, self.container.id())
     }
 
     fn path(&self) -> &Path {

@@ -22,6 +22,7 @@ use super::http::{self, Tries, check};
 use super::repo::{Repo, check_revision, quote, relative};
 use super::upload;
 use crate::error::{Error, Result};
+use crate::longpath;
 
 /// Files in one question to the server.
 const BATCH: usize = 256;
@@ -91,6 +92,8 @@ pub struct Pushed {
     pub created: bool,
     /// The files, in order of path.
     pub files: Vec<PushedFile>,
+    /// What could not be read, or cannot be in a repository, and why.
+    pub left_out: Vec<String>,
     /// Bytes that were sent.
     pub uploaded_bytes: u64,
     /// Wall-clock time.
@@ -156,7 +159,7 @@ pub fn push(
         let text = "pushing needs a token that may write: set HF_TOKEN, or HF_TOKEN_PATH to a file with one (HF_HUB_DISABLE_IMPLICIT_TOKEN hides it)";
         return Err(Error::invalid(format!("{what}: {text}")));
     }
-    let mut items = walk(dir)?;
+    let (mut items, errors) = walk(dir)?;
     let created = options.create && create(client, repo, options.private, stop)?;
     for batch in items.chunks_mut(BATCH) {
         ask_modes(client, repo, revision, batch, stop)?;
@@ -198,14 +201,15 @@ pub fn push(
         url,
         created,
         files: items.into_iter().map(row).collect(),
+        left_out: errors.iter().map(ToString::to_string).collect(),
         uploaded_bytes: uploaded,
         seconds: started.elapsed().as_secs_f64(),
     })
 }
 
-/// The files below a directory, in order of path.
-fn walk(root: &Path) -> Result<Vec<Item>> {
-    let mut items = Vec::new();
+/// The files below a directory, in order of path, and what cannot be pushed.
+fn walk(root: &Path) -> Result<(Vec<Item>, Vec<Error>)> {
+    let (mut items, mut errors) = (Vec::new(), Vec::new());
     let meta = fs::metadata(root).map_err(Error::io("open", root))?;
     if !meta.is_dir() {
         return Err(Error::invalid(format!(
@@ -213,54 +217,75 @@ fn walk(root: &Path) -> Result<Vec<Item>> {
             root.display()
         )));
     }
+    longpath::names(root).map_err(Error::io("list", root))?;
     let mut directories = vec![(PathBuf::new(), vec![(meta.dev(), meta.ino())])];
     while let Some((below, above)) = directories.pop() {
         let dir = root.join(&below);
-        for entry in fs::read_dir(&dir).map_err(Error::io("read directory", &dir))? {
-            let path = below.join(entry.map_err(Error::io("read directory", &dir))?.file_name());
-            let full = root.join(&path);
-            let meta = fs::metadata(&full).map_err(Error::io("stat", &full))?;
+        let names = match longpath::names(&dir).map_err(Error::io("list", &dir)) {
+            Ok(names) => names,
+            Err(error) => {
+                errors.push(error);
+                continue;
+            }
+        };
+        for name in names {
+            let path = below.join(name);
             if LEFT_OUT.iter().any(|name| path.ends_with(name)) {
                 continue;
             }
-            if meta.is_dir() {
-                let id = (meta.dev(), meta.ino());
-                if above.contains(&id) {
-                    return Err(Error::invalid(format!(
-                        "{}: a link that leads back to a directory above it",
-                        full.display()
-                    )));
-                }
-                directories.push((path, above.iter().copied().chain([id]).collect()));
-                continue;
+            match look(root, path, &above) {
+                Ok(Looked::File(item)) => items.push(item),
+                Ok(Looked::Directory(path, above)) => directories.push((path, above)),
+                Err(error) => errors.push(error),
             }
-            let Some(name) = path.to_str().filter(|name| meta.is_file() && relative(name).is_some()) else {
-                return Err(Error::invalid(format!(
-                    "{}: neither a file nor a name that a repository can have",
-                    full.display()
-                )));
-            };
-            let mut sample = Vec::new();
-            let open = File::open(&full).and_then(|file| file.take(SAMPLE).read_to_end(&mut sample));
-            open.map_err(Error::io("read", &full))?;
-            items.push(Item {
-                path: name.to_owned(),
-                size: meta.len(),
-                identity: identity(&meta),
-                sample,
-                lfs: false,
-                remote: None,
-                hash: String::new(),
-                state: Sent::Uploaded,
-                full,
-            });
         }
+    }
+    if items.is_empty() && !errors.is_empty() {
+        return Err(errors.swap_remove(0));
     }
     if items.is_empty() {
         return Err(Error::invalid(format!("{}: no files to push", root.display())));
     }
     items.sort_by(|a, b| a.path.cmp(&b.path));
-    Ok(items)
+    Ok((items, errors))
+}
+
+/// What a name below the directory is.
+enum Looked {
+    File(Item),
+    /// Its path, and the numbers of it and of those above it.
+    Directory(PathBuf, Vec<(u64, u64)>),
+}
+
+fn look(root: &Path, path: PathBuf, above: &[(u64, u64)]) -> Result<Looked> {
+    let full = root.join(&path);
+    let meta = longpath::metadata(&full).map_err(Error::io("stat", &full))?;
+    if meta.is_dir() {
+        let id = (meta.dev(), meta.ino());
+        if above.contains(&id) {
+            let text = "a link that leads back to a directory above it";
+            return Err(Error::invalid(format!("{}: {text}", full.display())));
+        }
+        return Ok(Looked::Directory(path, above.iter().copied().chain([id]).collect()));
+    }
+    let Some(name) = path.to_str().filter(|name| meta.is_file() && relative(name).is_some()) else {
+        let text = "neither a file nor a name that a repository can have";
+        return Err(Error::invalid(format!("{}: {text}", full.display())));
+    };
+    let mut sample = Vec::new();
+    let open = File::open(&full).and_then(|file| file.take(SAMPLE).read_to_end(&mut sample));
+    open.map_err(Error::io("read", &full))?;
+    Ok(Looked::File(Item {
+        path: name.to_owned(),
+        size: meta.len(),
+        identity: identity(&meta),
+        sample,
+        lfs: false,
+        remote: None,
+        hash: String::new(),
+        state: Sent::Uploaded,
+        full,
+    }))
 }
 
 fn identity(meta: &fs::Metadata) -> (u64, u64, i64, i64) {

@@ -9,7 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use fuser::{
     AccessFlags, BsdFileFlags, Errno, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
@@ -17,18 +17,18 @@ use fuser::{
     ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs,
     ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
-use log::{debug, warn};
+use log::debug;
 use rustix::fs::OFlags;
 
 use super::answer::Answer;
 use super::control::{Control, FILES, What};
 use super::convert::{absent, attributes, handle, inode, kind};
-use super::guard::Guard;
 use super::live::{self, Live};
 use super::passthrough::Passthrough;
+use super::pending::{Reply, Subject};
+use super::requests::{OWN, Requests, nothing};
 use super::status;
-use crate::error::Result;
-use crate::vfs::{Inode, Vfs};
+use crate::vfs::{Attr, FsFigures, Handle, Inode, Moment, Vfs};
 
 /// The largest request, bytes. Larger ones gain nothing and make a cold fault slow.
 const MAX_REQUEST: u32 = 1024 * 1024;
@@ -41,29 +41,22 @@ const FACTS: &str = "user.bsfs.";
 const GENERATION: Generation = Generation(0);
 
 /// Makes the answer to the status attribute, with names of files or without.
-pub(super) type Report = Box<dyn Fn(bool) -> Vec<u8> + Send + Sync>;
+pub(super) type Report = Arc<dyn Fn(bool) -> Vec<u8> + Send + Sync>;
 
 /// A tree as fuser sees it.
 pub(super) struct Adapter {
-    pub(super) vfs: Arc<Vfs>,
-    pub(super) guard: Arc<Guard>,
+    pub(super) requests: Requests,
     pub(super) live: Arc<Live>,
     /// How many requests may wait in the background.
     pub(super) background: u16,
     pub(super) report: Report,
     /// The hidden directory.
-    pub(super) control: Control,
+    pub(super) control: Arc<Control>,
     /// Time that went into answers to reads, which is the kernel's copy into its pages; nanoseconds.
     pub(super) replying: Arc<AtomicU64>,
     pub(super) passthrough: Arc<Passthrough>,
     /// There is a disk cache, whose files the kernel may read by itself.
     pub(super) caching: bool,
-}
-
-impl Adapter {
-    fn run<T>(&self, op: &'static str, work: impl FnOnce(&Vfs) -> Result<T>) -> Result<T, Errno> {
-        self.guard.run(op, || work(&self.vfs))
-    }
 }
 
 impl Filesystem for Adapter {
@@ -93,43 +86,58 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let none = |(), reply: ReplyEntry| reply.error(Errno::ENOENT);
         match Control::find(parent.0, name) {
             Some(Some(what)) => {
-                return reply.entry(&Duration::ZERO, &attributes(&self.control.attr(what)), GENERATION);
+                let give = |attr: Attr, reply: ReplyEntry| reply.entry(&Duration::ZERO, &attributes(&attr), GENERATION);
+                return self.own("lookup", reply, move |control| control.attr(what), give);
             }
-            Some(None) => return reply.error(Errno::ENOENT),
+            Some(None) => return self.requests.at_once("lookup", reply, |_| Ok(()), none),
             None => {}
         }
-        match self.run("lookup", |vfs| vfs.lookup(inode(parent), name)) {
-            Ok(Some(attr)) => reply.entry(&self.live.ttl(), &attributes(&attr), GENERATION),
-            Ok(None) => reply.entry(&self.live.ttl().min(MAX_ABSENT), &absent(), GENERATION),
-            Err(errno) => reply.error(errno),
-        }
+        let (parent, name, ttl) = (inode(parent), name.to_owned(), self.live.ttl());
+        let lane = self.requests.vfs.lane_of_name(parent, &name);
+        self.requests.later(
+            ("lookup", lane, Subject::Name(parent, name.clone())),
+            reply,
+            move |vfs| vfs.lookup(parent, &name),
+            move |found, reply| match found {
+                Some(attr) => reply.entry(&ttl, &attributes(&attr), GENERATION),
+                None => reply.entry(&ttl.min(MAX_ABSENT), &absent(), GENERATION),
+            },
+            |found, vfs| found.iter().for_each(|attr| vfs.forget(attr.inode, 1)),
+        );
     }
 
     fn forget(&self, _req: &Request, ino: INodeNo, count: u64) {
         // Has no answer; what goes wrong is counted and logged.
-        let _ = self.run("forget", |vfs| {
-            vfs.forget(inode(ino), count);
+        let _ = self.requests.guard.run("forget", || {
+            self.requests.vfs.forget(inode(ino), count);
             Ok(())
         });
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         if let Some(what) = Control::what(ino.0) {
-            return reply.attr(&Duration::ZERO, &attributes(&self.control.attr(what)));
+            let give = |attr: Attr, reply: ReplyAttr| reply.attr(&Duration::ZERO, &attributes(&attr));
+            return self.own("getattr", reply, move |control| control.attr(what), give);
         }
-        match self.run("getattr", |vfs| vfs.getattr(inode(ino))) {
-            Ok(attr) => reply.attr(&self.live.ttl(), &attributes(&attr)),
+        let (ino, ttl) = (inode(ino), self.live.ttl());
+        let give = move |attr: Attr, reply: ReplyAttr| reply.attr(&ttl, &attributes(&attr));
+        match self.requests.guard.catch("getattr", || self.requests.vfs.getattr_known(ino)) {
+            Ok(Some(attr)) => self.requests.at_once("getattr", reply, |_| Ok(attr), give),
+            Ok(None) => {
+                let lane = self.requests.vfs.lane(ino);
+                let about = ("getattr", lane, Subject::Inode(ino));
+                self.requests.later(about, reply, move |vfs| vfs.getattr(ino), give, nothing);
+            }
             Err(errno) => reply.error(errno),
         }
     }
 
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
-        match self.run("readlink", |vfs| vfs.read_link(inode(ino))) {
-            Ok(text) => reply.data(&text),
-            Err(errno) => reply.error(errno),
-        }
+        let read = |vfs: &Vfs| vfs.read_link(inode(ino));
+        self.requests.at_once("readlink", reply, read, |text, reply| reply.data(&text));
     }
 
     fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
@@ -138,15 +146,20 @@ impl Filesystem for Adapter {
         }
         if let Some(What::File(at)) = Control::what(ino.0) {
             // Its length is another at each look.
-            return reply.opened(FileHandle(self.control.open(at)), FopenFlags::FOPEN_DIRECT_IO);
+            let give = |handle, reply: ReplyOpen| reply.opened(FileHandle(handle), FopenFlags::FOPEN_DIRECT_IO);
+            return self.own("open", reply, move |control| control.open(at), give);
         }
-        match self.run("open", |vfs| vfs.open(inode(ino))) {
-            Ok(handle) => {
-                let direct = OFlags::from_bits_retain(flags.0.cast_unsigned()).contains(OFlags::DIRECT);
-                self.passthrough.open(ino, FileHandle(handle.0), direct, || self.vfs.sealed(handle), reply);
-            }
-            Err(errno) => reply.error(errno),
-        }
+        let direct = OFlags::from_bits_retain(flags.0.cast_unsigned()).contains(OFlags::DIRECT);
+        let (passthrough, vfs, node) = (Arc::clone(&self.passthrough), Arc::clone(&self.requests.vfs), inode(ino));
+        self.requests.later(
+            ("open", vfs.lane(node), Subject::Inode(node)),
+            reply,
+            move |vfs| vfs.open(node),
+            move |handle, reply| {
+                passthrough.open(ino, FileHandle(handle.0), direct, || vfs.sealed(handle), reply);
+            },
+            |handle, vfs| vfs.release(handle),
+        );
     }
 
     fn read(
@@ -161,20 +174,28 @@ impl Filesystem for Adapter {
         reply: ReplyData,
     ) {
         if Control::has_handle(fh.0) {
-            return self.control.read(fh.0, offset, size, |bytes| reply.data(bytes));
+            let read = |bytes: &[u8], reply: ReplyData| reply.data(bytes);
+            return self.requests.at_once(
+                "read",
+                reply,
+                |_| Ok(()),
+                |(), reply| {
+                    self.control.read(fh.0, offset, size, |bytes| read(bytes, reply));
+                },
+            );
         }
+        let Requests { vfs, guard, pendings, .. } = &self.requests;
         let answer = Answer {
-            reply: Some(reply),
-            vfs: self.vfs.clone(),
-            guard: self.guard.clone(),
+            pending: pendings.add("read", Subject::Handle(handle(fh)), reply),
+            vfs: Arc::clone(vfs),
+            guard: Arc::clone(guard),
             replying: self.replying.clone(),
-            asked: Instant::now(),
             handle: handle(fh),
             offset,
             size,
         };
         // The answer is given here for what is in memory, by another thread otherwise. A panic drops it, which counts it.
-        let read = || self.vfs.read_with(handle(fh), offset, size, move |result| answer.give(result));
+        let read = || vfs.read_with(handle(fh), offset, size, move |result| answer.give(result));
         let _ = catch_unwind(AssertUnwindSafe(read));
     }
 
@@ -189,105 +210,107 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         if Control::has_handle(fh.0) {
-            self.control.release(fh.0);
-            return reply.ok();
+            let release = |(), reply: ReplyEmpty| {
+                self.control.release(fh.0);
+                reply.ok();
+            };
+            return self.requests.at_once("release", reply, |_| Ok(()), release);
         }
-        self.passthrough.release(ino);
-        self.close(fh, reply);
+        let passthrough = Arc::clone(&self.passthrough);
+        self.close(fh, reply, move || passthrough.release(ino));
     }
 
     fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         if Control::what(ino.0).is_some() {
             return reply.opened(FileHandle(ino.0), FopenFlags::empty());
         }
-        match self.run("opendir", |vfs| vfs.opendir(inode(ino))) {
-            Ok(handle) => reply.opened(FileHandle(handle.0), FopenFlags::empty()),
-            Err(errno) => reply.error(errno),
-        }
+        let node = inode(ino);
+        self.requests.later(
+            ("opendir", self.requests.vfs.lane(node), Subject::Inode(node)),
+            reply,
+            move |vfs| vfs.opendir(node),
+            |handle, reply| reply.opened(FileHandle(handle.0), FopenFlags::empty()),
+            |handle, vfs| vfs.release(handle),
+        );
     }
 
-    fn readdir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+    fn readdir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, reply: ReplyDirectory) {
         if Control::has_handle(fh.0) {
-            for (at, name) in FILES.iter().enumerate().skip(usize::try_from(offset).unwrap_or(usize::MAX)) {
-                let file = self.control.attr(What::File(at)).inode;
-                if reply.add(INodeNo(file.0), at as u64 + 1, FileType::RegularFile, name) {
-                    break;
+            let first = usize::try_from(offset).unwrap_or(usize::MAX);
+            let list = |(), mut reply: ReplyDirectory| {
+                for (at, name) in FILES.iter().enumerate().skip(first) {
+                    let file = Control::inode(What::File(at));
+                    if reply.add(INodeNo(file.0), at as u64 + 1, FileType::RegularFile, name) {
+                        break;
+                    }
                 }
-            }
-            return reply.ok();
+                reply.ok();
+            };
+            return self.requests.at_once("readdir", reply, |_| Ok(()), list);
         }
-        let filled = self.run("readdir", |vfs| {
-            vfs.readdir(handle(fh), offset, |item| {
-                !reply.add(INodeNo(item.inode.0), item.next, kind(item.kind), item.name)
-            })
+        self.list("readdir", (handle(fh), offset), reply, move |(moment, _), mut reply| {
+            moment.items(offset, |item| !reply.add(INodeNo(item.inode.0), item.next, kind(item.kind), item.name));
+            reply.ok();
         });
-        match filled {
-            Ok(()) => reply.ok(),
-            Err(errno) => reply.error(errno),
-        }
     }
 
-    fn readdirplus(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+    fn readdirplus(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, reply: ReplyDirectoryPlus) {
         if Control::has_handle(fh.0) {
-            for (at, name) in FILES.iter().enumerate().skip(usize::try_from(offset).unwrap_or(usize::MAX)) {
-                let file = attributes(&self.control.attr(What::File(at)));
-                if reply.add(file.ino, at as u64 + 1, name, &Duration::ZERO, &file, GENERATION) {
-                    break;
+            let first = usize::try_from(offset).unwrap_or(usize::MAX);
+            let files = move |control: &Control| {
+                let files = (0..FILES.len()).map(|at| attributes(&control.attr(What::File(at))));
+                files.collect::<Vec<_>>()
+            };
+            return self.own("readdirplus", reply, files, move |files, mut reply| {
+                for (at, (file, name)) in files.iter().zip(FILES).enumerate().skip(first) {
+                    if reply.add(file.ino, at as u64 + 1, name, &Duration::ZERO, file, GENERATION) {
+                        break;
+                    }
                 }
-            }
-            return reply.ok();
+                reply.ok();
+            });
         }
-        let filled = self.run("readdirplus", |vfs| {
-            vfs.readdirplus(handle(fh), offset, |item, attr| {
+        let ttl = self.live.ttl();
+        self.list("readdirplus", (handle(fh), offset), reply, move |(moment, vfs), mut reply| {
+            vfs.items_plus(&moment, offset, |item, attr| {
                 let attr = attributes(attr);
-                !reply.add(attr.ino, item.next, item.name, &self.live.ttl(), &attr, GENERATION)
-            })
+                !reply.add(attr.ino, item.next, item.name, &ttl, &attr, GENERATION)
+            });
+            reply.ok();
         });
-        match filled {
-            Ok(()) => reply.ok(),
-            Err(errno) => reply.error(errno),
-        }
     }
 
     fn releasedir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
         if Control::has_handle(fh.0) {
             return reply.ok();
         }
-        self.close(fh, reply);
+        // Closes nothing in the source.
+        let release = |vfs: &Vfs| {
+            vfs.release(handle(fh));
+            Ok(())
+        };
+        self.requests.at_once("release", reply, release, |(), reply| reply.ok());
     }
 
     fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
-        match self.run("statfs", |vfs| Ok(vfs.statfs())) {
-            Ok(f) => {
-                reply.statfs(f.blocks, f.free, f.available, f.files, f.files_free, f.block, f.name_max, f.fragment);
-            }
-            Err(errno) => reply.error(errno),
-        }
+        let about = ("statfs", self.requests.vfs.lane(Inode::ROOT), Subject::Inode(Inode::ROOT));
+        let give = |f: FsFigures, reply: ReplyStatfs| {
+            reply.statfs(f.blocks, f.free, f.available, f.files, f.files_free, f.block, f.name_max, f.fragment);
+        };
+        self.requests.later(about, reply, |vfs| Ok(vfs.statfs()), give, nothing);
     }
 
     fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        let answer = if inode(ino) == Inode::ROOT && name == status::ATTRIBUTE {
-            self.run("status", |_| Ok(Some((self.report)(is_owner(req)))))
-        } else {
-            match name.to_str().and_then(|name| name.strip_prefix(FACTS)) {
-                Some(fact) if Control::what(ino.0).is_none() => {
-                    self.run("getxattr", |vfs| Ok(vfs.fact(inode(ino), fact)?.map(String::into_bytes)))
-                }
-                _ => Ok(None),
-            }
-        };
-        let answer = match answer {
-            Ok(Some(answer)) => answer,
-            Ok(None) => return reply.error(Errno::NO_XATTR),
-            Err(errno) => return reply.error(errno),
-        };
-        match (size as usize, answer.len()) {
-            (_, len) if len > status::MAX_BYTES => reply.error(Errno::E2BIG),
-            // Counters grow between the question for the size and the one for the value.
-            (0, len) => reply.size(len.saturating_add(256).min(status::MAX_BYTES).try_into().unwrap_or(u32::MAX)),
-            (room, len) if room < len => reply.error(Errno::ERANGE),
-            _ => reply.data(&answer),
+        if inode(ino) == Inode::ROOT && name == status::ATTRIBUTE {
+            let (report, names) = (Arc::clone(&self.report), is_owner(req));
+            let work = move |_: &Control| Some(report(names));
+            return self.own("status", reply, work, move |text, reply| value(text, size, reply));
         }
+        let fact = |vfs: &Vfs| match name.to_str().and_then(|name| name.strip_prefix(FACTS)) {
+            Some(fact) if Control::what(ino.0).is_none() => Ok(vfs.fact(inode(ino), fact)?.map(String::into_bytes)),
+            _ => Ok(None),
+        };
+        self.requests.at_once("getxattr", reply, fact, |fact, reply| value(fact, size, reply));
     }
 
     fn listxattr(&self, _req: &Request, _ino: INodeNo, size: u32, reply: ReplyXattr) {
@@ -334,10 +357,9 @@ impl Filesystem for Adapter {
         if !is_owner(req) {
             return reply.error(Errno::EPERM);
         }
-        match self.run("ioctl", |_| Ok(self.live.answer(in_data))) {
-            Ok(answer) => reply.ioctl(0, &answer),
-            Err(errno) => reply.error(errno),
-        }
+        let (live, question) = (Arc::clone(&self.live), in_data.to_vec());
+        let give = |answer: Vec<u8>, reply: ReplyIoctl| reply.ioctl(0, &answer);
+        self.own("ioctl", reply, move |_| live.answer(&question), give);
     }
 
     // Everything that writes.
@@ -474,17 +496,57 @@ fn is_owner(req: &Request) -> bool {
 }
 
 impl Adapter {
-    fn close(&self, fh: FileHandle, reply: ReplyEmpty) {
-        let closed = self.run("release", |vfs| {
-            vfs.release(handle(fh));
-            Ok(())
-        });
-        match closed {
-            Ok(()) => reply.ok(),
-            Err(errno) => {
-                warn!("handle {} was not closed", fh.0);
-                reply.error(errno);
-            }
+    /// Answers with what this process itself has to say, on another thread.
+    fn own<R: Reply, T: 'static>(
+        &self,
+        op: &'static str,
+        reply: R,
+        work: impl FnOnce(&Control) -> T + Send + 'static,
+        give: impl FnOnce(T, R) + Send + 'static,
+    ) {
+        let control = Arc::clone(&self.control);
+        self.requests.later((op, OWN, Subject::Mount), reply, move |_| Ok(work(&control)), give, nothing);
+    }
+
+    /// Answers with the names of an open directory: at once, unless they are to be read anew.
+    fn list<R: Reply>(
+        &self,
+        op: &'static str,
+        (handle, offset): (Handle, u64),
+        reply: R,
+        give: impl FnOnce((Moment, Arc<Vfs>), R) + Send + 'static,
+    ) {
+        let vfs = Arc::clone(&self.requests.vfs);
+        let (rewound, lane) = (vfs.is_rewound(handle, offset), vfs.lane_of_handle(handle));
+        let work = move |_: &Vfs| Ok((vfs.moment(handle, offset)?, vfs));
+        if rewound {
+            self.requests.later((op, lane, Subject::Handle(handle)), reply, work, give, nothing);
+        } else {
+            self.requests.at_once(op, reply, work, give);
         }
+    }
+
+    /// Closes a file, after what is done `before`.
+    fn close(&self, fh: FileHandle, reply: ReplyEmpty, before: impl FnOnce() + Send + 'static) {
+        let handle = handle(fh);
+        let close = move |vfs: &Vfs| {
+            before();
+            vfs.release(handle);
+            Ok(())
+        };
+        let about = ("release", self.requests.vfs.lane_of_handle(handle), Subject::Handle(handle));
+        self.requests.later(about, reply, close, |(), reply| reply.ok(), nothing);
+    }
+}
+
+/// Answers with the value of an extended attribute.
+fn value(value: Option<Vec<u8>>, size: u32, reply: ReplyXattr) {
+    let Some(value) = value else { return reply.error(Errno::NO_XATTR) };
+    match (size as usize, value.len()) {
+        (_, len) if len > status::MAX_BYTES => reply.error(Errno::E2BIG),
+        // Counters grow between the question for the size and the one for the value.
+        (0, len) => reply.size(len.saturating_add(256).min(status::MAX_BYTES).try_into().unwrap_or(u32::MAX)),
+        (room, len) if room < len => reply.error(Errno::ERANGE),
+        _ => reply.data(&value),
     }
 }

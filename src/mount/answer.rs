@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use fuser::{Errno, ReplyData};
+use fuser::ReplyData;
 
 use super::guard::Guard;
+use super::pending::Pending;
 use super::slow::{SlowRead, why};
 use crate::engine::Cost;
 use crate::error::Result;
@@ -14,11 +15,10 @@ use crate::vfs::{Data, Handle, Vfs};
 
 /// What a reader is waiting for. Dropped without an answer, as by a panic, it is EIO.
 pub(super) struct Answer {
-    pub(super) reply: Option<ReplyData>,
+    pub(super) pending: Pending<ReplyData>,
     pub(super) vfs: Arc<Vfs>,
     pub(super) guard: Arc<Guard>,
     pub(super) replying: Arc<AtomicU64>,
-    pub(super) asked: Instant,
     /// What was asked for.
     pub(super) handle: Handle,
     pub(super) offset: u64,
@@ -27,8 +27,8 @@ pub(super) struct Answer {
 
 impl Answer {
     /// Answers, on the thread that has the bytes.
-    pub(super) fn give(mut self, result: Result<Data>) {
-        let Some(reply) = self.reply.take() else { return };
+    pub(super) fn give(self, result: Result<Data>) {
+        let Some(reply) = self.pending.take() else { return };
         let mut replying = Duration::ZERO;
         match self.guard.answer("read", result) {
             Ok(data) => {
@@ -46,7 +46,7 @@ impl Answer {
     /// `cost` and `replying` are what is known of this read.
     fn count(&self, cost: Cost, replying: Duration) {
         let now = Instant::now();
-        let took = now.duration_since(self.asked);
+        let took = now.duration_since(self.pending.asked());
         self.guard.meter.request("read", took);
         self.guard.slow.add(now, took, || self.describe(took, why(took, cost, replying)));
     }
@@ -59,17 +59,6 @@ impl Answer {
             seconds: took.as_secs_f64(),
             why: why.to_owned(),
             ago: 0,
-        }
-    }
-}
-
-impl Drop for Answer {
-    fn drop(&mut self) {
-        if let Some(reply) = self.reply.take() {
-            self.guard.panicked("read");
-            reply.error(Errno::EIO);
-            // The thread that drops it may have done other reads, and this one never.
-            self.count(Cost::default(), Duration::ZERO);
         }
     }
 }

@@ -67,18 +67,25 @@ impl Control {
         Self::what(parent).map(|_| FILES.iter().position(|file| name == *file).map(What::File))
     }
 
+    pub(super) fn inode(what: What) -> Inode {
+        Inode(match what {
+            What::Directory => FIRST,
+            What::File(at) => FIRST + 1 + at as u64,
+        })
+    }
+
     pub(super) fn attr(&self, what: What) -> Attr {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let time = (i64::try_from(now.as_secs()).unwrap_or(0), now.subsec_nanos());
-        let (number, kind, size, mode, links) = match what {
-            What::Directory => (FIRST, Kind::Directory, 0, 0o755, 2),
+        let (kind, size, mode, links) = match what {
+            What::Directory => (Kind::Directory, 0, 0o755, 2),
             What::File(at) => {
                 let mode = if FILES.get(at) == Some(&NAMELESS) { 0o644 } else { 0o600 };
-                (FIRST + 1 + at as u64, Kind::File, self.content(at).len() as u64, mode, 1)
+                (Kind::File, self.content(at).len() as u64, mode, 1)
             }
         };
         let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-        Attr { inode: Inode(number), kind, size, mtime: time, ctime: time, mode, links, uid, gid }
+        Attr { inode: Self::inode(what), kind, size, mtime: time, ctime: time, mode, links, uid, gid }
     }
 
     /// Opens a file; gives its handle.

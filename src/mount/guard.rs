@@ -49,10 +49,24 @@ impl Guard {
     /// Runs `work`. Its result may cross an unwind: rooms below keep no half-made state outside of locks, and locks
     /// are taken whatever happened to their last holder.
     pub(super) fn run<T>(&self, op: &'static str, work: impl FnOnce() -> Result<T>) -> Result<T, Errno> {
-        let start = Instant::now();
-        let done = catch_unwind(AssertUnwindSafe(work));
-        self.meter.request(op, start.elapsed());
-        match done {
+        self.run_since(Instant::now(), op, work)
+    }
+
+    /// The same for a request that was asked before.
+    pub(super) fn run_since<T>(
+        &self,
+        asked: Instant,
+        op: &'static str,
+        work: impl FnOnce() -> Result<T>,
+    ) -> Result<T, Errno> {
+        let done = self.catch(op, work);
+        self.meter.request(op, asked.elapsed());
+        done
+    }
+
+    /// Runs a part of a request, which is not counted as one.
+    pub(super) fn catch<T>(&self, op: &'static str, work: impl FnOnce() -> Result<T>) -> Result<T, Errno> {
+        match catch_unwind(AssertUnwindSafe(work)) {
             Ok(result) => self.answer(op, result),
             Err(payload) => {
                 self.errors.fetch_add(1, Ordering::Relaxed);

@@ -50,7 +50,7 @@ pub struct MountOptions {
     pub threads: usize,
     /// Threads that take requests from the kernel and answer what is in memory; 0 for one for each core, two at least.
     pub session_threads: usize,
-    /// Requests that the kernel may have waiting for readahead; 0 for four for each thread, 32 at least.
+    /// Requests that the kernel may have waiting for readahead; 0 for 1024.
     pub max_background: u16,
     /// Where the bases of deltas may be: files, or directories that hold them.
     pub bases: Vec<PathBuf>,
@@ -74,8 +74,9 @@ pub struct MountOptions {
     pub cache_size: Option<u64>,
     /// Of a remote place: fetches all of it into the disk cache before the mount is made.
     pub download: bool,
-    /// How long a read waits for a server of which nothing comes before it fails.
-    pub patience: Duration,
+    /// How long a request waits for a source of which nothing comes before it fails; `None` for a minute where that is a server,
+    /// and five where it is a file system of this machine.
+    pub patience: Option<Duration>,
     /// Puts all files into the disk cache in the background.
     pub warm: bool,
     /// A file to write figures for Prometheus to, every 15 seconds.

@@ -82,7 +82,7 @@ impl Place {
         let config = RemoteConfig {
             memory: (options.memory / REMOTE_SHARE).max(REMOTE_LEAST),
             store: store.cloned(),
-            patience: options.patience,
+            patience: options.patience.unwrap_or(RemoteConfig::default().patience),
             ..RemoteConfig::default()
         };
         #[cfg(feature = "hub")]

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, mpsc};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use fuser::{Config, SessionACL};
 use log::{error, info, warn};
@@ -28,18 +28,21 @@ use super::look::look;
 use super::metrics::{self, Ask};
 use super::options::{Event, MountOptions};
 use super::passthrough::Passthrough;
+use super::pending::Pendings;
 use super::place::{self, Place};
 use super::readable;
 use super::reporter::{Fixed, Reporter};
+use super::requests::Requests;
 use super::signals::{drain_on, unmount_on};
 use super::warm::{Progress, warm};
-use crate::engine::{Engine, EngineConfig, Keep};
+use crate::engine::{Engine, EngineConfig, Keep, Workers};
 use crate::error::{Error, Result};
 use crate::vfs::{Vfs, VfsConfig};
 
-/// Threads that take requests for a remote place, at least: each may wait for a listing.
-const REMOTE_THREADS: usize = 8;
-
+/// How long a source of this machine may hang before requests that wait for it fail.
+const PATIENCE: Duration = Duration::from_secs(300);
+/// Reads that the kernel may have waiting at once. What hangs counts, of whatever source: with few, they would end all reads.
+const BACKGROUND: u16 = 1024;
 /// Problems that are told before the mount is made; "status" has them all.
 const TOLD: usize = 5;
 
@@ -121,7 +124,7 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
     )?);
     let guard = Arc::new(Guard::default());
     let threads = match options.session_threads {
-        0 => thread::available_parallelism().map_or(2, usize::from).max(if remote { REMOTE_THREADS } else { 2 }),
+        0 => thread::available_parallelism().map_or(2, usize::from).max(2),
         n => n.min(MAX_SESSION_THREADS),
     };
     let replying = Arc::new(AtomicU64::new(0));
@@ -152,16 +155,21 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
     if let Some(path) = &options.metrics_file {
         metrics::to_file(path, Arc::clone(&ask))?;
     }
+    let patience = options.patience.unwrap_or(PATIENCE);
     let adapter = Adapter {
-        vfs: vfs.clone(),
-        guard,
+        requests: Requests {
+            vfs: vfs.clone(),
+            guard: guard.clone(),
+            pendings: Pendings::new(vfs.clone(), guard, patience)?,
+            workers: Workers::for_short_requests(),
+        },
         live: live.clone(),
         background: match options.max_background {
-            0 => u16::try_from(threads.saturating_mul(4).clamp(32, 1024)).unwrap_or(32),
+            0 => BACKGROUND,
             n => n,
         },
-        report: Box::new(report),
-        control: Control::new(Arc::clone(&ask), options.log.clone()),
+        report: Arc::new(report),
+        control: Arc::new(Control::new(Arc::clone(&ask), options.log.clone())),
         replying,
         passthrough,
         caching: disk.is_some(),
@@ -182,7 +190,7 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
 
     // Before the mount: a signal that comes in between waits instead of leaving a dead mount behind.
     let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(Error::io("wait for signals", &mount_point))?;
-    // Until the mount is announced: by then whoever waits for it at a trigger has not been let go on.
+    // Until the mount is announced: programs that wait for it at a trigger go on only then.
     let joined = options.caller.map(CallerGroup::join);
     let (device, mounted) = match &options.fuse {
         None => {

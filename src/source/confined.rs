@@ -14,7 +14,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{CWD, Dir, Mode, OFlags, ResolveFlags};
+use rustix::fs::{CWD, Dir, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use super::Stat;
@@ -100,14 +100,15 @@ impl Confined {
         text(&self.reach(path, OFlags::PATH, false)?.file)
     }
 
-    /// The names in a directory, `.` and `..` apart.
-    pub(super) fn names(&self, path: &Path) -> io::Result<Vec<OsString>> {
+    /// The names in a directory, `.` and `..` apart, each with whether it is a directory by its own entry.
+    pub(super) fn entries(&self, path: &Path) -> io::Result<Vec<(OsString, bool)>> {
         let directory = self.reach(path, OFlags::RDONLY | OFlags::DIRECTORY, true)?.file;
         let mut names = Vec::new();
         for entry in Dir::new(directory)? {
-            let name = CString::from(entry?.file_name()).into_bytes();
+            let entry = entry?;
+            let name = CString::from(entry.file_name()).into_bytes();
             if !matches!(&*name, b"." | b"..") {
-                names.push(OsString::from_vec(name));
+                names.push((OsString::from_vec(name), entry.file_type() == FileType::Directory));
             }
         }
         Ok(names)

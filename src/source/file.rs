@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::Advice;
 
-use super::ReadAt;
+use super::{ReadAt, waits};
 use crate::access::Attributes;
 use crate::error::{Error, Result};
 
@@ -69,6 +69,7 @@ impl FileSource {
     /// [`Error::Io`] when it cannot be opened, [`Error::Invalid`] when it is not a regular file.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
+        let _call = waits::call();
         // A FIFO without a writer would block an ordinary open for ever.
         let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC | rustix::fs::OFlags::NONBLOCK;
         let file = when_leased(|| super::way::open(path, flags));
@@ -96,6 +97,7 @@ impl FileSource {
     /// # Errors
     /// [`Error::Io`] when `stat` fails.
     pub fn unchanged(&self) -> Result<bool> {
+        let _call = waits::call();
         let meta = self.file.metadata().map_err(Error::io("stat", &self.path))?;
         let now = Identity::of(&meta);
         // The inode's own change time moves when a link is made or removed; the contents do not.
@@ -115,6 +117,7 @@ impl FileSource {
     pub fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
         let mut done = 0;
         while let Some(rest) = buf.get_mut(done..).filter(|r| !r.is_empty()) {
+            let _call = waits::call();
             match self.file.read_at(rest, offset.saturating_add(done as u64)) {
                 Ok(0) => break,
                 Ok(n) => done += n,

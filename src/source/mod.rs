@@ -10,6 +10,7 @@ mod memory;
 pub mod remote;
 mod times;
 mod tree;
+pub mod waits;
 mod walk;
 pub mod way;
 

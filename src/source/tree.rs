@@ -12,7 +12,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::confined::Confined;
-use super::{FileSource, Identity, ReadAt, TimeCounts, file, way};
+use super::{FileSource, Identity, ReadAt, TimeCounts, file, waits, way};
 use crate::access::{Access, Acl};
 use crate::error::{Error, Result};
 
@@ -123,6 +123,14 @@ pub trait Tree: Debug + Send + Sync {
     /// Those of listing it.
     fn names(&self, path: &Path) -> Result<Vec<OsString>>;
 
+    /// The same, each with whether it is a directory by its own entry, as far as that is known without looking at it.
+    ///
+    /// # Errors
+    /// Those of listing it.
+    fn entries(&self, path: &Path) -> Result<Vec<(OsString, bool)>> {
+        Ok(self.names(path)?.into_iter().map(|name| (name, false)).collect())
+    }
+
     /// Opens a file.
     ///
     /// # Errors
@@ -178,6 +186,7 @@ impl LocalTree {
 
 impl Tree for LocalTree {
     fn stat(&self, path: &Path) -> io::Result<Stat> {
+        let _call = waits::call();
         match self.confines(path) {
             Some(confined) => confined.stat(path),
             None => way::metadata(path).map(|meta| Stat::of(&meta, || Acl::of_path(path), &[])),
@@ -185,6 +194,7 @@ impl Tree for LocalTree {
     }
 
     fn stat_link(&self, path: &Path) -> io::Result<Stat> {
+        let _call = waits::call();
         match self.confines(path) {
             Some(confined) => confined.stat_link(path),
             None => way::symlink_metadata(path).map(|meta| Stat::of(&meta, || Acl::of_path(path), &[])),
@@ -192,6 +202,7 @@ impl Tree for LocalTree {
     }
 
     fn read_link(&self, path: &Path) -> io::Result<PathBuf> {
+        let _call = waits::call();
         match self.confines(path) {
             Some(confined) => confined.read_link(path),
             None => way::read_link(path),
@@ -199,14 +210,20 @@ impl Tree for LocalTree {
     }
 
     fn names(&self, path: &Path) -> Result<Vec<OsString>> {
+        Ok(self.entries(path)?.into_iter().map(|(name, _)| name).collect())
+    }
+
+    fn entries(&self, path: &Path) -> Result<Vec<(OsString, bool)>> {
+        let _call = waits::call();
         match self.confines(path) {
-            Some(confined) => confined.names(path),
-            None => way::names(path),
+            Some(confined) => confined.entries(path),
+            None => way::entries(path),
         }
         .map_err(Error::io("list", path))
     }
 
     fn open(&self, path: &Path) -> Result<Arc<dyn ReadAt>> {
+        let _call = waits::call();
         match self.confines(path) {
             Some(confined) => {
                 let file = file::when_leased(|| confined.open(path)).map_err(Error::io("open", path))?;

@@ -103,7 +103,18 @@ pub fn read_link(path: &Path) -> io::Result<PathBuf> {
 /// # Errors
 /// Those of the system.
 pub fn names(directory: &Path) -> io::Result<Vec<OsString>> {
-    let list = |path: &Path| fs::read_dir(path)?.map(|entry| Ok(entry?.file_name())).collect();
+    Ok(entries(directory)?.into_iter().map(|(name, _)| name).collect())
+}
+
+/// The same, each with whether it is a directory by its own entry, which is known without looking at it.
+///
+/// # Errors
+/// Those of the system.
+pub fn entries(directory: &Path) -> io::Result<Vec<(OsString, bool)>> {
+    let list = |path: &Path| {
+        let entry = |entry: fs::DirEntry| (entry.file_name(), entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        fs::read_dir(path)?.map(|found| found.map(entry)).collect()
+    };
     if !is_way(directory) {
         return list(directory);
     }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::lock;
 use super::open::OpenFile;
+use crate::engine::Lane;
 
 /// Closed files that are remembered. The least read makes room for another, and starts anew if it comes back.
 const REMEMBERED: usize = 256;
@@ -29,7 +30,9 @@ pub struct FileTraffic {
 pub(super) struct Reading {
     pub(super) file: Arc<OpenFile>,
     pub(super) path: PathBuf,
-    pub(super) traffic: Traffic,
+    /// What requests for it may have to wait for.
+    pub(super) lane: Lane,
+    pub(super) traffic: Arc<Traffic>,
 }
 
 #[derive(Debug, Default)]
@@ -79,16 +82,11 @@ impl Busy {
         files.insert(reading.path.clone(), traffic);
     }
 
-    /// The `most` files of which most was read, those that are `open` included; paths are below `root`.
-    pub(super) fn most<'a>(
-        &self,
-        open: impl IntoIterator<Item = &'a Reading>,
-        root: &Path,
-        most: usize,
-    ) -> Vec<FileTraffic> {
+    /// The `most` files of which most was read, what was read of those that are `open` included; paths are below `root`.
+    pub(super) fn most(&self, open: Vec<(PathBuf, (u64, u64))>, root: &Path, most: usize) -> Vec<FileTraffic> {
         let mut files = lock(&self.0).clone();
-        for reading in open {
-            add(files.entry(reading.path.clone()).or_default(), reading.traffic.now());
+        for (path, traffic) in open {
+            add(files.entry(path).or_default(), traffic);
         }
         let mut files: Vec<_> = files.into_iter().filter(|(_, (_, bytes))| *bytes > 0).collect();
         files.sort_by(|(path, a), (other, b)| b.1.cmp(&a.1).then_with(|| path.cmp(other)));

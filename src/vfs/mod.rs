@@ -23,6 +23,7 @@ mod packed;
 mod scan;
 mod shards;
 mod tree;
+mod turn;
 
 pub use attr::{Attr, BLOCK_SIZE, FsFigures, Item, Kind, Time};
 pub use busy::FileTraffic;
@@ -32,28 +33,29 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use rustix::io::Errno;
 
 use crate::access::Access;
-use crate::engine::{Engine, Finder, Places};
+use crate::engine::{Engine, Finder, Lane, Places};
 use crate::error::{Error, Result};
-use crate::source::{LocalTree, Stat, Timestamp, Tree};
+use crate::source::{LocalTree, Stat, Timestamp, Tree, waits};
 use base::Bases;
 use busy::{Busy, Reading};
 use open::OpenFile;
 use packed::Packed;
-use scan::{Class, Place, Stamp};
+use scan::{Class, Place};
 use tree::{Body, Contents, Directory, Listing, Node, Table};
 
 /// A listing that cannot prove itself unchanged (its directory was written to just before the scan) is trusted for
 /// this long.
 const UNSETTLED_AGE: Duration = Duration::from_millis(50);
 /// A listing or an absent name is trusted for this long when the directory's own times have not changed: a `.bs`
-/// rewritten in place, or the missing end of a link, change no directory.
+/// rewritten in place, or the missing end of a link, change no directory. One that took longer to scan is trusted for as long
+/// as that took, or such a directory would be scanned at each look.
 const LISTING_AGE: Duration = Duration::from_secs(1);
 
 /// Number of an inode. Never used twice in a process.
@@ -137,7 +139,25 @@ impl Counts {
 #[derive(Debug, Clone)]
 enum Open {
     File(Arc<Reading>),
-    Directory(Arc<Node>, Arc<Listing>),
+    Directory(Arc<Names>),
+}
+
+/// An open directory.
+#[derive(Debug)]
+struct Names {
+    node: Arc<Node>,
+    directory: Arc<Directory>,
+    /// The names that are given out.
+    listing: Mutex<Arc<Listing>>,
+    /// They were read from the start before: who does so again wants the present ones.
+    begun: AtomicBool,
+}
+
+/// The names of an open directory at one moment.
+#[derive(Debug)]
+pub struct Moment {
+    node: Arc<Node>,
+    listing: Arc<Listing>,
 }
 
 /// Takes a lock whatever happened to its last holder: all that locks guard here is replaced whole.
@@ -237,6 +257,43 @@ impl Vfs {
         }
     }
 
+    /// What a request for a name may have to wait for.
+    #[must_use]
+    pub fn lane_of_name(&self, parent: Inode, name: &OsStr) -> Lane {
+        let node = lock(&self.table).get(parent);
+        let listed = |node: &Node| {
+            let Body::Directory(directory) = &node.body else { return None };
+            directory.listing()?.find(name).map(|entry| entry.node.lane())
+        };
+        // A file system that is mounted there, or that a link leads to, may hang while that of the directory does not.
+        node.map_or(Lane { source: 0, file: parent.0 }, |node| listed(&node).unwrap_or_else(|| node.lane()))
+    }
+
+    /// What a request for an inode may have to wait for.
+    #[must_use]
+    pub fn lane(&self, inode: Inode) -> Lane {
+        lock(&self.table).get(inode).map_or(Lane { source: 0, file: inode.0 }, |node| node.lane())
+    }
+
+    /// The same for an open file or directory.
+    #[must_use]
+    pub fn lane_of_handle(&self, handle: Handle) -> Lane {
+        match self.handles.read().unwrap_or_else(PoisonError::into_inner).get(&handle) {
+            Some(Open::File(reading)) => reading.lane,
+            Some(Open::Directory(names)) => names.node.lane(),
+            None => Lane { source: 0, file: handle.0 },
+        }
+    }
+
+    /// Attributes of an inode that are known without looking at the source: all but those of directories.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when there is no such inode.
+    pub fn getattr_known(&self, inode: Inode) -> Result<Option<Attr>> {
+        let node = self.node("stat", inode)?;
+        Ok((node.kind() != Kind::Directory).then(|| self.attr_known(&node)))
+    }
+
     /// Attributes of an inode. Those of a file never change.
     ///
     /// # Errors
@@ -281,7 +338,7 @@ impl Vfs {
             Body::Link(_) => return Err(refuse("open", &self.config.source, Errno::LOOP)),
         };
         let open = OpenFile::open(file, &self.engine, (&self.bases, &self.finder))?;
-        let reading = Reading { file: open, path: file.path.clone(), traffic: busy::Traffic::default() };
+        let reading = Reading { file: open, path: file.path.clone(), lane: node.lane(), traffic: Arc::default() };
         Ok(self.keep(Open::File(Arc::new(reading))))
     }
 
@@ -304,15 +361,23 @@ impl Vfs {
             Ok(reading) => reading,
             Err(error) => return done(Err(error)),
         };
-        let counts = Arc::clone(&self.counts);
-        let file = Arc::clone(&reading.file);
-        file.read(&self.engine, offset, size as usize, move |result| {
+        let (counts, traffic) = (Arc::clone(&self.counts), Arc::clone(&reading.traffic));
+        reading.file.read(&self.engine, reading.lane, (offset, size as usize), move |result| {
             if let Ok(data) = &result {
                 counts.add(data.len());
-                reading.traffic.add(data.len());
+                traffic.add(data.len());
             }
             done(result);
         });
+        self.let_go(reading);
+    }
+
+    /// Gives back a file that may have been closed meanwhile. The last who has it closes the descriptor, which may hang: not on
+    /// the caller's thread.
+    fn let_go(&self, reading: Arc<Reading>) {
+        if let Some(last) = Arc::into_inner(reading) {
+            self.engine.run(last.lane, 0, move |_| drop(last));
+        }
     }
 
     /// The whole file in the disk cache, if it was proven there: what it holds is what reads of `handle` give.
@@ -333,21 +398,40 @@ impl Vfs {
     /// The `most` files of which most was read since the start.
     #[must_use]
     pub fn busiest(&self, most: usize) -> Vec<FileTraffic> {
-        let open: Vec<_> = {
+        let open = {
             let handles = self.handles.read().unwrap_or_else(PoisonError::into_inner);
             let files = handles.values().filter_map(|open| match open {
-                Open::File(reading) => Some(Arc::clone(reading)),
-                Open::Directory(..) => None,
+                Open::File(reading) => Some((reading.path.clone(), reading.traffic.now())),
+                Open::Directory(_) => None,
             });
             files.collect()
         };
-        self.busy.most(open.iter().map(|reading| &**reading), &self.config.source, most)
+        self.busy.most(open, &self.config.source, most)
     }
 
     /// How the file of a handle is called in the source, below its root; empty for one that is closed.
     #[must_use]
     pub fn name_of(&self, handle: Handle) -> String {
-        self.file(handle).map_or_else(|_| String::new(), |reading| busy::below(&self.config.source, &reading.path))
+        self.path_of_handle(handle).map_or_else(String::new, |path| busy::below(&self.config.source, &path))
+    }
+
+    /// Where an open file or directory is in the source.
+    #[must_use]
+    pub fn path_of_handle(&self, handle: Handle) -> Option<PathBuf> {
+        match self.handles.read().unwrap_or_else(PoisonError::into_inner).get(&handle)? {
+            Open::File(reading) => Some(reading.path.clone()),
+            Open::Directory(names) => Some(names.directory.place.path.clone()),
+        }
+    }
+
+    /// Where what an inode stands for is in the source.
+    #[must_use]
+    pub fn path(&self, inode: Inode) -> Option<PathBuf> {
+        match &lock(&self.table).get(inode)?.body {
+            Body::Directory(directory) => Some(directory.place.path.clone()),
+            Body::File(file) => Some(file.path.clone()),
+            Body::Link(_) => None,
+        }
     }
 
     fn file(&self, handle: Handle) -> Result<Arc<Reading>> {
@@ -373,48 +457,78 @@ impl Vfs {
     /// [`Error::Io`] when the source cannot be listed.
     pub fn opendir(&self, inode: Inode) -> Result<Handle> {
         let (node, directory) = self.directory("list", inode)?;
-        let listing = self.current(&node, &directory, None)?;
-        Ok(self.keep(Open::Directory(node, listing)))
+        let listing = Mutex::new(self.current(&node, &directory, None)?);
+        Ok(self.keep(Open::Directory(Arc::new(Names { node, directory, listing, begun: AtomicBool::new(false) }))))
     }
 
     /// Gives the items of an open directory from `offset` (0, or an item's `next`) to `take`, until it returns
-    /// `false`, which refuses that item. `.` and `..` come first.
+    /// `false`, which refuses that item. `.` and `..` come first. From 0 for a second time they are those of that moment.
     ///
     /// # Errors
-    /// [`Error::Io`] for a handle that is no open directory.
-    pub fn readdir(&self, handle: Handle, offset: u64, mut take: impl FnMut(Item<'_>) -> bool) -> Result<()> {
-        self.items(handle, offset, |item, _| Ok(take(item)))
+    /// [`Error::Io`] for a handle that is no open directory, or when the source cannot be listed anew.
+    pub fn readdir(&self, handle: Handle, offset: u64, take: impl FnMut(Item<'_>) -> bool) -> Result<()> {
+        self.moment(handle, offset)?.items(offset, take);
+        Ok(())
     }
 
     /// Like [`Vfs::readdir`], with the attributes of each item. Each item that is taken, `.` and `..` apart, counts
     /// one reference as [`Vfs::lookup`] does.
     ///
     /// # Errors
-    /// [`Error::Io`] for a handle that is no open directory.
-    pub fn readdirplus(
-        &self,
-        handle: Handle,
-        offset: u64,
-        mut take: impl FnMut(Item<'_>, &Attr) -> bool,
-    ) -> Result<()> {
-        self.items(handle, offset, |item, node| {
-            let attr = match node {
-                Some(node) => self.attr(node),
-                None => self.getattr(item.inode),
+    /// The same.
+    pub fn readdirplus(&self, handle: Handle, offset: u64, take: impl FnMut(Item<'_>, &Attr) -> bool) -> Result<()> {
+        self.items_plus(&self.moment(handle, offset)?, offset, take);
+        Ok(())
+    }
+
+    /// Whether reading an open directory from `offset` may have to wait for the source, because it begins anew there.
+    #[must_use]
+    pub fn is_rewound(&self, handle: Handle, offset: u64) -> bool {
+        self.names(handle).is_ok_and(|names| offset == 0 && names.begun.load(Ordering::Relaxed))
+    }
+
+    /// The names of an open directory for who reads from `offset`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] for a handle that is no open directory, or when the source cannot be listed anew.
+    pub fn moment(&self, handle: Handle, offset: u64) -> Result<Moment> {
+        let names = self.names(handle)?;
+        if offset == 0 && names.begun.swap(true, Ordering::Relaxed) {
+            let listing = self.current(&names.node, &names.directory, None)?;
+            *lock(&names.listing) = listing;
+        }
+        let listing = Arc::clone(&lock(&names.listing));
+        Ok(Moment { node: Arc::clone(&names.node), listing })
+    }
+
+    /// Like [`Moment::items`], with what is known of the attributes of each item. Each that is taken, `.` and `..` apart, counts
+    /// one reference as [`Vfs::lookup`] does. Looks at nothing in the source: the attributes of a directory are those of its
+    /// last look.
+    pub fn items_plus(&self, moment: &Moment, offset: u64, mut take: impl FnMut(Item<'_>, &Attr) -> bool) {
+        moment.each(offset, |item, node| {
+            let Some(node) = node else {
+                // The kernel ignores the attributes of `.` and `..`.
+                return take(item, &self.attr_known(&moment.node));
             };
-            // A directory that was removed since the listing was made; its name is stale in the same way.
-            let Ok(attr) = attr else { return Ok(true) };
-            let taken = take(item, &attr);
-            if let (true, Some(node)) = (taken, node) {
+            let taken = take(item, &self.attr_known(node));
+            if taken {
                 lock(&self.table).remember(node);
             }
-            Ok(taken)
-        })
+            taken
+        });
+    }
+
+    fn names(&self, handle: Handle) -> Result<Arc<Names>> {
+        match self.handles.read().unwrap_or_else(PoisonError::into_inner).get(&handle) {
+            Some(Open::Directory(names)) => Ok(Arc::clone(names)),
+            _ => Err(refuse("list", &self.config.source, Errno::BADF)),
+        }
     }
 
     /// Figures of the file system that holds the source.
     #[must_use]
     pub fn statfs(&self) -> FsFigures {
+        let _call = waits::call();
         FsFigures::of(self.tree.is_local().then(|| rustix::fs::statvfs(&self.config.source).ok()).flatten())
     }
 
@@ -428,37 +542,6 @@ impl Vfs {
             read_bytes: self.counts.bytes.load(Ordering::Relaxed),
             inodes: inodes as u64,
             metadata_bytes,
-        }
-    }
-
-    fn items(
-        &self,
-        handle: Handle,
-        offset: u64,
-        mut take: impl FnMut(Item<'_>, Option<&Arc<Node>>) -> Result<bool>,
-    ) -> Result<()> {
-        let open = self.handles.read().unwrap_or_else(PoisonError::into_inner).get(&handle).cloned();
-        let Some(Open::Directory(dir, listing)) = open else {
-            return Err(refuse("list", &self.config.source, Errno::BADF));
-        };
-        let mut position = offset;
-        loop {
-            let next = position.saturating_add(1);
-            let item = |name, inode, kind| Item { name, inode, kind, next };
-            let taken = match position {
-                0 => take(item(OsStr::new("."), dir.inode, Kind::Directory), None)?,
-                1 => take(item(OsStr::new(".."), dir.parent, Kind::Directory), None)?,
-                n => {
-                    let Some(entry) = usize::try_from(n - 2).ok().and_then(|n| listing.entry(n)) else {
-                        return Ok(());
-                    };
-                    take(item(&entry.name, entry.node.inode, entry.node.kind()), Some(&entry.node))?
-                }
-            };
-            if !taken {
-                return Ok(());
-            }
-            position = next;
         }
     }
 
@@ -487,7 +570,7 @@ impl Vfs {
         if let Some(listing) = directory.listing().filter(|l| is_current(directory, l, name)) {
             return Ok(listing);
         }
-        let _turn = lock(&directory.turn);
+        let _turn = directory.turn.take();
         // Somebody else may have scanned while this request waited for its turn.
         let old = directory.listing();
         if let Some(listing) = old.as_ref().filter(|l| is_current(directory, l, name)) {
@@ -496,7 +579,7 @@ impl Vfs {
         let known = old.as_ref().map(|l| l.classes()).unwrap_or_default();
         let notes = old.as_ref().map(|l| &l.notes);
         let bounds = scan::Bounds { root: &self.config.source, exclude: self.config.exclude.as_deref() };
-        let scan = scan::scan(&directory.place, &known, notes, bounds)?;
+        let scan = scan::scan(&directory.place, &known, notes, (bounds, name))?;
         for found in &scan.found {
             if let Class::Container(opened) = &found.class
                 && let Packed::Native(container) = &opened.packed
@@ -508,7 +591,20 @@ impl Vfs {
         Ok(lock(&self.table).publish(node, directory, scan))
     }
 
+    /// Attributes of what a node stands for; of a directory those of this moment.
     fn attr(&self, node: &Node) -> Result<Attr> {
+        if let Body::Directory(directory) = &node.body {
+            match directory.look() {
+                // The mount point itself always answers, or nobody could ask the mount what is wrong with it.
+                Err(error) if node.inode != Inode::ROOT => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(self.attr_known(node))
+    }
+
+    /// The same as far as it is known without looking at the source.
+    fn attr_known(&self, node: &Node) -> Attr {
         let nanos = |n: i64| u32::try_from(n).unwrap_or(0);
         let common = |kind, size, mtime, ctime, access: Option<Access>, links| {
             let (uid, gid, mode) = match access {
@@ -525,15 +621,11 @@ impl Vfs {
             };
             Attr { inode: node.inode, kind, size, mtime, ctime, mode, links, uid, gid }
         };
-        Ok(match &node.body {
+        match &node.body {
             Body::Directory(directory) => {
                 let of = |(seconds, n): Timestamp| (seconds, nanos(n));
-                let (mtime, ctime, access) = match stamp(directory) {
-                    Ok(stamp) => (of(stamp.mtime), of(stamp.ctime), stamp.access),
-                    // The mount point itself always answers, or nobody could ask the mount what is wrong with it.
-                    Err(_) if node.inode == Inode::ROOT => ((0, 0), (0, 0), None),
-                    Err(error) => return Err(error),
-                };
+                let seen = directory.seen().map(|stamp| (of(stamp.mtime), of(stamp.ctime), stamp.access));
+                let (mtime, ctime, access) = seen.unwrap_or(((0, 0), (0, 0), None));
                 common(Kind::Directory, 0, mtime, ctime, access, 2)
             }
             Body::Link(link) => {
@@ -543,37 +635,60 @@ impl Vfs {
                 common(Kind::Symlink, size, of(version.mtime), of(version.ctime), None, 1)
             }
             Body::File(file) => {
-                let (version, size, original) = match &file.contents {
-                    Contents::AsItIs(identity) => (Some(*identity), identity.len, None),
-                    Contents::Original(opened) => {
-                        (Some(opened.identity), opened.packed.raw_len(), opened.packed.mtime())
-                    }
-                    Contents::Generated(generated) => (generated.identity(), generated.text().len() as u64, None),
+                let version = file.version();
+                let (size, original) = match &file.contents {
+                    Contents::AsItIs(identity) => (identity.len, None),
+                    Contents::Original(opened) => (opened.packed.raw_len(), opened.packed.mtime()),
+                    Contents::Generated(generated) => (generated.text().len() as u64, None),
                 };
                 let of = |time: Option<(i64, i64)>| time.map_or((0, 0), |(seconds, n)| (seconds, nanos(n)));
                 let ctime = of(version.map(|version| version.ctime));
                 let mtime = original.unwrap_or_else(|| of(version.map(|version| version.mtime)));
                 common(Kind::File, size, mtime, ctime, file.access, 1)
             }
-        })
+        }
     }
 }
 
-fn stamp(directory: &Directory) -> Result<Stamp> {
-    Stamp::take(&*directory.place.tree, &directory.place.path)
+impl Moment {
+    /// Gives the items from `offset` (0, or an item's `next`) to `take`, until it returns `false`, which refuses that item. `.` and
+    /// `..` come first.
+    pub fn items(&self, offset: u64, mut take: impl FnMut(Item<'_>) -> bool) {
+        self.each(offset, |item, _| take(item));
+    }
+
+    fn each(&self, offset: u64, mut take: impl FnMut(Item<'_>, Option<&Arc<Node>>) -> bool) {
+        let mut position = offset;
+        loop {
+            let next = position.saturating_add(1);
+            let item = |name, inode, kind| Item { name, inode, kind, next };
+            let taken = match position {
+                0 => take(item(OsStr::new("."), self.node.inode, Kind::Directory), None),
+                1 => take(item(OsStr::new(".."), self.node.parent, Kind::Directory), None),
+                n => {
+                    let Some(entry) = usize::try_from(n - 2).ok().and_then(|n| self.listing.entry(n)) else { return };
+                    take(item(&entry.name, entry.node.inode, entry.node.kind()), Some(&entry.node))
+                }
+            };
+            if !taken {
+                return;
+            }
+            position = next;
+        }
+    }
 }
 
 /// Whether a listing still tells the truth, as far as a few calls of `stat` can say.
 fn is_current(directory: &Directory, listing: &Listing, name: Option<&OsStr>) -> bool {
     let age = listing.taken.elapsed();
-    if !stamp(directory).is_ok_and(|stamp| stamp == listing.stamp) {
+    if !directory.look().is_ok_and(|stamp| stamp == listing.stamp) {
         return false;
     }
-    if !listing.settled && age > UNSETTLED_AGE {
+    if !listing.settled && age > UNSETTLED_AGE.max(listing.took) {
         return false;
     }
     match name.and_then(|name| listing.find(name)) {
         Some(entry) => entry.unchanged(directory),
-        None => age <= LISTING_AGE,
+        None => age <= LISTING_AGE.max(listing.took),
     }
 }

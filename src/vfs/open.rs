@@ -9,7 +9,7 @@ use super::lock;
 use super::packed::Packed;
 use super::shards::{Generated, has_version};
 use super::tree::{Contents, File};
-use crate::engine::{Buffer, Bytes, Cost, Engine, Finder, Image};
+use crate::engine::{Buffer, Bytes, Cost, Engine, Finder, Image, Lane};
 use crate::error::{Error, Result};
 use crate::source::{Identity, ReadAt};
 
@@ -87,8 +87,8 @@ impl OpenFile {
     pub(super) fn read(
         self: &Arc<Self>,
         engine: &Engine,
-        offset: u64,
-        size: usize,
+        lane: Lane,
+        (offset, size): (u64, usize),
         done: impl FnOnce(Result<Data>) + Send + 'static,
     ) {
         Cost::begin();
@@ -112,8 +112,7 @@ impl OpenFile {
                                 done(Cost::of_source(|| read_plain(&**source, offset, buffer)));
                             }
                         };
-                        // Apart from the numbers of containers, which count up from 1.
-                        engine.run(u64::MAX - source.identity().map_or(0, |identity| identity.ino), size, job);
+                        engine.run(lane, size, job);
                     }
                 }
             }

@@ -19,10 +19,13 @@ use super::shards::{self, Generated, Index, SHOWN_INDEX, has_version};
 use crate::access::Access;
 use crate::error::{Error, Result};
 use crate::format::bigsmall::SHARD_INDEX;
-use crate::source::{Identity, Stat, Timestamp, Tree, way};
+use crate::source::{Identity, Stat, Timestamp, Tree, waits, way};
 
 /// A directory's modification time proves nothing about changes within the clock's granularity before the scan.
 const CLOCK_STEP: Duration = Duration::from_millis(50);
+
+/// A call that takes longer hangs, as far as a scan is concerned.
+const HUNG: Duration = Duration::from_secs(1);
 
 /// Device and inode number of a directory.
 pub(super) type DirId = (u64, u64);
@@ -30,7 +33,7 @@ pub(super) type DirId = (u64, u64);
 /// What `stat` of a directory says about its names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Stamp {
-    id: DirId,
+    pub(super) id: DirId,
     pub(super) mtime: Timestamp,
     pub(super) ctime: Timestamp,
     pub(super) access: Option<Access>,
@@ -62,8 +65,8 @@ pub(super) struct Place {
 /// What a name of the source is.
 #[derive(Debug, Clone)]
 pub(super) enum Class {
-    /// A directory.
-    Directory(DirId),
+    /// A directory, and what `stat` said of it.
+    Directory(Stamp),
     /// A file shown as it is.
     Plain(Identity),
     /// A container.
@@ -75,11 +78,22 @@ pub(super) enum Class {
 }
 
 impl Class {
+    /// Whether it was on another file system than its directory.
+    fn is_beyond(&self, directory: &Stamp) -> bool {
+        let device = match self {
+            Self::Directory(stamp) => stamp.id.0,
+            Self::Plain(identity) => identity.dev,
+            Self::Container(opened) => opened.identity.dev,
+            Self::Generated(_) | Self::Link(_) => return false,
+        };
+        device != directory.id.0
+    }
+
     /// Whether `name` in `dir`, a file with `access` if it is one, still is what was found, as far as `stat` can say.
     pub(super) fn unchanged(&self, tree: &dyn Tree, dir: &Path, (name, access): (&OsStr, Option<Access>)) -> bool {
         match self {
-            Self::Directory(id) => {
-                matches!(tree.stat(&dir.join(name)), Ok(Stat::Directory { id: now, .. }) if now == *id)
+            Self::Directory(stamp) => {
+                matches!(tree.stat(&dir.join(name)), Ok(Stat::Directory { id: now, .. }) if now == stamp.id)
             }
             Self::Plain(identity) => has_version(tree, &dir.join(name), Some(*identity), access),
             Self::Container(opened) => {
@@ -110,8 +124,9 @@ pub(super) struct Found {
 #[derive(Debug)]
 pub(super) struct Scan {
     pub(super) stamp: Stamp,
-    /// When the scan began.
+    /// When the scan ended, and how long it took.
     pub(super) taken: Instant,
+    pub(super) took: Duration,
     /// Whether an unchanged stamp proves unchanged names.
     pub(super) settled: bool,
     /// Sorted by shown name.
@@ -134,6 +149,9 @@ pub(super) struct Notes {
     pub(super) failed: HashSet<OsString>,
 }
 
+/// What each name of the source was in the last scan, and who might read it if it was a file.
+pub(super) type Known<'a> = HashMap<&'a OsStr, (&'a Class, Option<Access>)>;
+
 /// Where a scan may look.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bounds<'a> {
@@ -144,12 +162,12 @@ pub(super) struct Bounds<'a> {
 }
 
 /// Scans `place`. `known` gives the class that a source name had in the last scan, which left these notes; a container that
-/// has not changed is not opened again.
+/// has not changed is not opened again. The name that is `wanted` is looked at in any case.
 pub(super) fn scan(
     place: &Place,
-    known: &HashMap<&OsStr, &Class>,
+    known: &Known<'_>,
     last: Option<&Notes>,
-    bounds: Bounds<'_>,
+    (bounds, wanted): (Bounds<'_>, Option<&OsStr>),
 ) -> Result<Scan> {
     // On a way round the mount no link is followed, and nothing else leads into it.
     let exclude = bounds.exclude.filter(|_| place.tree.is_local() && !way::is_way(&place.path));
@@ -165,8 +183,21 @@ pub(super) fn scan(
     let mut failed: HashSet<OsString> = HashSet::new();
     let mut wrong: BTreeMap<OsString, String> = BTreeMap::new();
     let failed_before = |name: &OsString| last.is_some_and(|last| last.failed.contains(name));
-    for source in names(place)? {
+    let hung = waits::longest() > HUNG;
+    for (source, is_directory) in entries(place)? {
         let path = place.path.join(&source);
+        // What another file system holds may hang while this directory does not. A directory there is looked at when its own
+        // name is asked for, and everything there is taken for what it was while some source hangs.
+        if let Some((class, access)) = known.get(source.as_os_str()).filter(|(class, _)| class.is_beyond(&stamp))
+            && wanted != Some(source.as_os_str())
+            && (hung || is_directory && matches!(class, Class::Directory(_)))
+        {
+            let said = last.and_then(|last| last.unopened.get(&source));
+            wrong.extend(said.map(|said| (source.clone(), said.clone())));
+            accesses.extend(access.map(|access| (source.clone(), access)));
+            classes.push((source, (*class).clone()));
+            continue;
+        }
         if let (Some(exclude), Some(real)) = (exclude, &real)
             && way::leads_to(&path, &real.join(&source), exclude)
         {
@@ -201,24 +232,24 @@ pub(super) fn scan(
                 continue;
             }
         };
-        if let Stat::Directory { id, .. } = stat {
+        if let Stat::Directory { id, mtime, ctime, access } = stat {
             // Listed, such a link would make the tree endless for everything that walks it.
             if place.ancestors.contains(&id) {
                 remarks.insert(format!("{}: a link to a directory above itself; not listed", path.display()));
             } else {
-                classes.push((source, Class::Directory(id)));
+                classes.push((source, Class::Directory(Stamp { id, mtime, ctime, access })));
             }
         } else if let Stat::File(identity, access) = stat {
             if let Some(access) = access {
                 accesses.insert(source.clone(), access);
             }
-            match known.get(source.as_os_str()) {
+            match known.get(source.as_os_str()).map(|(class, _)| *class) {
                 Some(class @ (Class::Plain(old) | Class::Container(Opened { identity: old, .. })))
                     if *old == identity && !failed_before(&source) =>
                 {
                     let said = last.and_then(|last| last.unopened.get(&source));
                     wrong.extend(said.map(|said| (source.clone(), said.clone())));
-                    classes.push((source, (*class).clone()));
+                    classes.push((source, class.clone()));
                 }
                 _ if name::may_be_container(&source) => unopened.push((source, identity)),
                 _ => classes.push((source, Class::Plain(identity))),
@@ -282,7 +313,7 @@ pub(super) fn scan(
     debug!("{}: {} names in {:?}", place.path.display(), found.len(), taken.elapsed());
     let settled = failed.is_empty() && (!tree.is_local() || settled(&stamp, now));
     let notes = Notes { remarks, index, generated, unopened: wrong, failed };
-    Ok(Scan { stamp, taken, settled, found, notes })
+    Ok(Scan { stamp, taken: Instant::now(), took: taken.elapsed(), settled, found, notes })
 }
 
 /// What to say of a link that is shown as one because of where it leads.
@@ -303,12 +334,12 @@ fn may_pass(e: &std::io::Error) -> bool {
     )
 }
 
-/// The names in the source directory, `.` and `..` apart.
-fn names(place: &Place) -> Result<Vec<OsString>> {
+/// The names in the source directory, `.` and `..` apart, and which are known to be directories.
+fn entries(place: &Place) -> Result<Vec<(OsString, bool)>> {
     if let Some(only) = &place.only {
-        return Ok(vec![only.clone()]);
+        return Ok(vec![(only.clone(), false)]);
     }
-    place.tree.names(&place.path)
+    place.tree.entries(&place.path)
 }
 
 /// Whether the directory was left alone for long enough before `now`.

@@ -11,7 +11,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Inode;
 use super::attr::Kind;
@@ -19,9 +19,12 @@ use super::link::Shown;
 use super::lock;
 use super::open::OpenFile;
 use super::packed::Opened;
-use super::scan::{Class, Found, Notes, Place, Scan, Stamp};
+use super::scan::{Class, Found, Known, Notes, Place, Scan, Stamp};
 use super::shards::Generated;
+use super::turn::Turn;
 use crate::access::Access;
+use crate::engine::Lane;
+use crate::error::Result;
 use crate::source::{Identity, Tree};
 
 /// What an inode number stands for. Immutable but for the caches inside.
@@ -44,10 +47,12 @@ pub(super) enum Body {
 #[derive(Debug)]
 pub(super) struct Directory {
     pub(super) place: Place,
+    /// What `stat` said of it last; `None` for a root that was never looked at.
+    stamp: Mutex<Option<Stamp>>,
     /// The last scan with inodes.
     listing: Mutex<Option<Arc<Listing>>>,
     /// Held by the one request that scans. Those who wait here need its result; nobody else does.
-    pub(super) turn: Mutex<()>,
+    pub(super) turn: Turn,
 }
 
 /// One version of a file.
@@ -62,6 +67,17 @@ pub(super) struct File {
     pub(super) access: Option<Access>,
     /// The open file, shared by all who have it open.
     pub(super) open: Mutex<Weak<OpenFile>>,
+}
+
+impl File {
+    /// The version of the file of the source.
+    pub(super) fn version(&self) -> Option<Identity> {
+        match &self.contents {
+            Contents::AsItIs(identity) => Some(*identity),
+            Contents::Original(opened) => Some(opened.identity),
+            Contents::Generated(generated) => generated.identity(),
+        }
+    }
 }
 
 /// What a file shows.
@@ -79,7 +95,9 @@ pub(super) enum Contents {
 #[derive(Debug)]
 pub(super) struct Listing {
     pub(super) stamp: Stamp,
+    /// When the scan ended, and how long it took.
     pub(super) taken: Instant,
+    pub(super) took: Duration,
     pub(super) settled: bool,
     /// Sorted by name.
     entries: Vec<Entry>,
@@ -96,6 +114,16 @@ pub(super) struct Entry {
 }
 
 impl Node {
+    /// What requests for it may have to wait for.
+    pub(super) fn lane(&self) -> Lane {
+        let source = match &self.body {
+            Body::Directory(directory) => directory.seen().map(|stamp| stamp.id.0),
+            Body::File(file) => file.version().map(|version| version.dev),
+            Body::Link(link) => Some(link.version().dev),
+        };
+        Lane { source: source.unwrap_or(0), file: self.inode.0 }
+    }
+
     pub(super) fn kind(&self) -> Kind {
         match self.body {
             Body::Directory(_) => Kind::Directory,
@@ -104,14 +132,39 @@ impl Node {
         }
     }
 
+    /// Who may read a file.
+    fn access(&self) -> Option<Access> {
+        match &self.body {
+            Body::File(file) => file.access,
+            Body::Directory(_) | Body::Link(_) => None,
+        }
+    }
+
     pub(super) fn root(place: Place) -> Self {
-        Self { inode: Inode::ROOT, parent: Inode::ROOT, body: Body::Directory(Arc::new(Directory::new(place))) }
+        Self { inode: Inode::ROOT, parent: Inode::ROOT, body: Body::Directory(Arc::new(Directory::new(place, None))) }
     }
 }
 
 impl Directory {
-    fn new(place: Place) -> Self {
-        Self { place, listing: Mutex::new(None), turn: Mutex::new(()) }
+    fn new(place: Place, stamp: Option<Stamp>) -> Self {
+        Self { place, stamp: Mutex::new(stamp), listing: Mutex::new(None), turn: Turn::default() }
+    }
+
+    /// What `stat` says of it now.
+    pub(super) fn look(&self) -> Result<Stamp> {
+        let stamp = Stamp::take(&*self.place.tree, &self.place.path)?;
+        self.looked(stamp);
+        Ok(stamp)
+    }
+
+    /// Takes note of what `stat` said of it.
+    fn looked(&self, stamp: Stamp) {
+        *lock(&self.stamp) = Some(stamp);
+    }
+
+    /// What `stat` said of it last.
+    pub(super) fn seen(&self) -> Option<Stamp> {
+        *lock(&self.stamp)
     }
 
     pub(super) fn listing(&self) -> Option<Arc<Listing>> {
@@ -130,20 +183,17 @@ impl Listing {
         self.entries.get(position)
     }
 
-    /// The class of each source name, for the next scan.
-    pub(super) fn classes(&self) -> HashMap<&OsStr, &Class> {
-        self.entries.iter().map(|e| (e.source.as_os_str(), &e.class)).collect()
+    /// The class of each source name, and who may read it, for the next scan.
+    pub(super) fn classes(&self) -> Known<'_> {
+        self.entries.iter().map(|e| (e.source.as_os_str(), (&e.class, e.node.access()))).collect()
     }
 }
 
 impl Entry {
     /// Whether the source still holds what the inode stands for.
     pub(super) fn unchanged(&self, directory: &Directory) -> bool {
-        let access = match &self.node.body {
-            Body::File(file) => file.access,
-            Body::Directory(_) | Body::Link(_) => None,
-        };
-        self.class.unchanged(&*directory.place.tree, &directory.place.path, (&self.source, access))
+        let (place, access) = (&directory.place, self.node.access());
+        self.class.unchanged(&*place.tree, &place.path, (&self.source, access))
     }
 
     /// Whether `found` is what this entry's inode stands for.
@@ -154,7 +204,7 @@ impl Entry {
             return false;
         }
         match (&self.class, &found.class, &self.node.body) {
-            (Class::Directory(old), Class::Directory(new), Body::Directory(_)) => old == new,
+            (Class::Directory(old), Class::Directory(new), Body::Directory(_)) => old.id == new.id,
             (Class::Plain(old), Class::Plain(new), Body::File(_)) => old == new,
             (Class::Container(old), Class::Container(new), Body::File(file)) => match file.contents {
                 Contents::Original(_) => found.decoded && old.identity == new.identity && old.index == new.index,
@@ -224,12 +274,21 @@ impl Table {
     /// Replaces the listing of `dir` by `scan`. What has not changed keeps its inode.
     pub(super) fn publish(&mut self, dir: &Node, directory: &Directory, scan: Scan) -> Arc<Listing> {
         let old = directory.listing();
+        // Another scan began later and was faster: this one was held up.
+        if let Some(newer) = old.as_ref().filter(|old| old.taken - old.took > scan.taken - scan.took) {
+            return Arc::clone(newer);
+        }
         let before: HashMap<&OsStr, &Entry> =
             old.iter().flat_map(|listing| &listing.entries).map(|entry| (entry.source.as_os_str(), entry)).collect();
         let mut entries = Vec::with_capacity(scan.found.len());
         for found in scan.found {
             let node = match before.get(found.source.as_os_str()).filter(|entry| entry.is(&found)) {
-                Some(entry) => entry.node.clone(),
+                Some(entry) => {
+                    if let (Class::Directory(stamp), Body::Directory(directory)) = (&found.class, &entry.node.body) {
+                        directory.looked(*stamp);
+                    }
+                    entry.node.clone()
+                }
                 None => self.create(dir.inode, directory, &found),
             };
             entries.push(Entry { name: found.shown, source: found.source, class: found.class, node });
@@ -238,6 +297,7 @@ impl Table {
         let listing = Arc::new(Listing {
             stamp: scan.stamp,
             taken: scan.taken,
+            took: scan.took,
             settled: scan.settled,
             entries,
             notes: scan.notes,
@@ -258,10 +318,11 @@ impl Table {
         let open = || Mutex::new(Weak::new());
         let file = |contents| Body::File(File { tree: tree(), path: path.clone(), contents, access, open: open() });
         let body = match &found.class {
-            Class::Directory(id) => {
+            Class::Directory(stamp) => {
                 let mut ancestors = directory.place.ancestors.clone();
-                ancestors.push(*id);
-                Body::Directory(Arc::new(Directory::new(Place { tree: tree(), path, only: None, ancestors })))
+                ancestors.push(stamp.id);
+                let place = Place { tree: tree(), path, only: None, ancestors };
+                Body::Directory(Arc::new(Directory::new(place, Some(*stamp))))
             }
             Class::Plain(identity) => file(Contents::AsItIs(*identity)),
             Class::Container(opened) if found.decoded => file(Contents::Original(opened.clone())),

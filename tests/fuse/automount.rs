@@ -136,7 +136,7 @@ fn succeeds(child: Child) -> bool {
     false
 }
 
-/// The owner of a trigger runs `command` when something steps on it; whoever did sees the mount.
+/// The owner of a trigger runs `command` when a program steps on it, and that program sees the mount.
 fn mounts_on_demand(bench: &Bench, mut command: Command) {
     let owner = Owner::new();
     let Some(mut trigger) = Trigger::new(&owner, &bench.mount_point()) else { return };

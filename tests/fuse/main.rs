@@ -26,6 +26,7 @@ mod remote_mount;
 mod replace;
 mod sidecar;
 mod start;
+mod stopped;
 mod stress;
 mod troubleshooting;
 mod verbs;

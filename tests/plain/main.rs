@@ -20,4 +20,5 @@ mod outputs;
 mod remote;
 mod rooms;
 mod roundtrip;
+mod told;
 mod vfs;

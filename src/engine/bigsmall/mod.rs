@@ -39,7 +39,7 @@ use super::content::{Content, Part, Place};
 use super::memory::Key;
 use super::stats::{Counters, Reads};
 use super::sync::{Mutex, lock};
-use super::workers::Job;
+use super::workers::{Job, Lane};
 use super::{Engine, EngineConfig};
 use crate::cache::Proof;
 use crate::error::{Damage, Error, Result};
@@ -261,11 +261,12 @@ impl Shown {
         if stream.wants_help() {
             let (shown, stream, weak) = (Arc::clone(self), Arc::clone(&stream), Arc::downgrade(engine));
             let first = chunk.0 - place.window;
-            engine.workers.ahead([Job::new(self.need(&place), move || {
+            let job = Job::new(self.need(&place), move || {
                 if let Some(engine) = weak.upgrade() {
                     stream.help(&engine, &|window, buffer| shown.shelve(&engine, first + window, buffer));
                 }
-            })]);
+            });
+            engine.workers.ahead(self.lane().source, [job]);
         }
         let shelf = |window, buffer| self.shelve(engine, chunk.0 - place.window + window, buffer);
         let was_good = stream.is_good();
@@ -283,6 +284,10 @@ impl Shown {
             let at = stream.damaged_at().unwrap_or(u64::from(place.window) * WINDOW);
             self.error(entry, place.raw_offset - u64::from(place.window) * WINDOW + at, failure)
         })
+    }
+
+    fn lane(&self) -> Lane {
+        Lane::of(&*self.source, self.presented.id())
     }
 
     /// A window that was decoded for another's sake.
@@ -366,6 +371,10 @@ pub struct Image(pub Arc<Shown>);
 impl Content for Image {
     fn id(&self) -> u64 {
         self.0.presented.id()
+    }
+
+    fn lane(&self) -> Lane {
+        self.0.lane()
     }
 
     fn path(&self) -> &Path {

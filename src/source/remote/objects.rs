@@ -175,7 +175,7 @@ pub(super) struct Bucket {
     store: Arc<dyn ObjectStore>,
     /// What to say of the environment when the bucket refuses.
     advice: Option<&'static str>,
-    /// Keys that were left out of listings, of which nobody was told yet.
+    /// Keys that were left out of listings and not yet told.
     odd: Arc<Mutex<Vec<String>>>,
 }
 

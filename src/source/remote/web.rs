@@ -19,6 +19,8 @@ pub(super) const PROBE: u64 = super::BLOCK;
 const MAX_PAGE: usize = 16 << 20;
 /// Most names of a page, each of which is a request.
 const MAX_NAMES: usize = 100_000;
+/// The longest name that a file can be shown under, bytes.
+const NAME_MAX: usize = 255;
 /// The longest link that is looked at, bytes: that of a name of 255 bytes, all of them encoded, and of the path before it.
 const MAX_LINK: usize = 8 << 10;
 
@@ -169,10 +171,12 @@ fn links(page: &str, base: &Url) -> Links {
             continue;
         }
         match decode(segment) {
-            Some(name) => _ = found.names.insert(name, (segment.to_owned(), directory)),
+            Some(name) if name.len() <= NAME_MAX => {
+                found.names.insert(name, (segment.to_owned(), directory));
+            }
             // A link to the directory itself.
             None if segment.is_empty() => {}
-            None => found.odd.push(segment.to_owned()),
+            _ => found.odd.push(segment.to_owned()),
         }
     }
     found
