@@ -35,8 +35,27 @@ impl Allocator {
             // A standard error that is closed is no reason to stop here.
             let _ = rustix::io::write(rustix::stdio::stderr(), part);
         }
+        close_connections();
         // SAFETY: it ends the process at once, and runs no handlers, which may want memory.
         unsafe { libc::_exit(i32::from(Exit::Again.code())) }
+    }
+}
+
+/// Closes the connections to the kernel of mounts. A thread of this process that waits for an answer of its own mount cannot be
+/// ended, and would keep the process: it wakes up when the connection is closed.
+fn close_connections() {
+    /// Device number of `/dev/fuse`, and descriptors that are looked at.
+    const FUSE: u64 = libc::makedev(10, 229);
+    const DESCRIPTORS: i32 = 4096;
+    for descriptor in 3..DESCRIPTORS {
+        let mut stat = std::mem::MaybeUninit::<libc::stat>::uninit();
+        // SAFETY: `stat` has room for what is written, and is read only where it was. Nothing uses the connection any more: the
+        // process ends.
+        unsafe {
+            if libc::fstat(descriptor, stat.as_mut_ptr()) == 0 && stat.assume_init_ref().st_rdev == FUSE {
+                libc::close(descriptor);
+            }
+        }
     }
 }
 

@@ -484,7 +484,7 @@ fn files_that_share_all_with_each_other_are_searched_for_once() {
         let parts: Vec<_> = (0..=n).map(part).collect();
         put(&from.join(format!("f{n:02}.safetensors")), &file(&parts));
     }
-    run(&bench, &["compress", text(&from), "-o", text(&bench.source())]);
+    run(&bench, &["compress", "--dedup", text(&from), "-o", text(&bench.source())]);
     fs::remove_file(bench.source().join("f00.safetensors.bs")).unwrap();
     age(&bench.source());
     // Each lacks something for want of the first: without a memory, every way through the others is tried.
