@@ -8,6 +8,7 @@ mod cache;
 mod companions;
 mod complete;
 mod compress;
+mod compress_plan;
 mod decompress;
 #[cfg(feature = "mount")]
 mod doctor;
