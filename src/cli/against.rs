@@ -233,7 +233,7 @@ impl Needs {
         let text = match (self.is_base, self.unlike) {
             (true, _) => "is the file that is named with --base, so it is stored whole",
             (false, true) => {
-                "no tensor is like one of what is named with --base, so it is stored whole; is that the right base?"
+                "nothing is stored as a difference from what is named with --base; is that the right base?"
             }
             (false, false) => return None,
         };

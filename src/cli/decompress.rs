@@ -175,9 +175,6 @@ fn plan(args: &DecompressArgs, exit: &mut Exit) -> Result<Plan> {
             let (inputs, left_out) = out::containers(&args.input)?;
             *exit = exit.and(left_out);
             for input in inputs {
-                if args.output.is_none() && without_bs(&input).or_else(|| shown_path(&input)).is_none() {
-                    return Err(unnamed(&input));
-                }
                 let Some(opened) = open_one(args, &input, exit)? else { continue };
                 let output = output_of(args, &input, &opened)?;
                 plan.tasks.push(Task { input, output, raw_len: opened.raw_len(), mirror: false });

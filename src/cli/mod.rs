@@ -160,6 +160,7 @@ fn without_hidden(mut error: clap::Error) -> clap::Error {
 
 /// Parses the arguments, runs the verb, prints what went wrong, and gives the exit code.
 pub fn main() -> ExitCode {
+    bsfs::source::raise_limit();
     out::outlive_size_limits();
     let arguments: Vec<OsString> = std::env::args_os().collect();
     #[cfg(feature = "mount")]

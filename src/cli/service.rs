@@ -228,6 +228,7 @@ fn write_new(path: &Path, text: &str) -> Result<()> {
 
 fn systemctl(user: bool, words: &[&str]) -> Result<()> {
     let mut command = Command::new("systemctl");
+    bsfs::source::as_before(&mut command);
     command.args(user.then_some("--user")).args(words).stdin(Stdio::null());
     let output = command.output().map_err(Error::io("run", "systemctl"))?;
     if output.status.success() {
@@ -240,6 +241,7 @@ fn systemctl(user: bool, words: &[&str]) -> Result<()> {
 
 fn state(user: bool, name: &str) -> String {
     let mut command = Command::new("systemctl");
+    bsfs::source::as_before(&mut command);
     command.args(user.then_some("--user")).args(["is-active", &format!("bsfs@{name}.service")]);
     let said =
         command.stdin(Stdio::null()).output().map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());

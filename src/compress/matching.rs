@@ -20,7 +20,7 @@ const SAMPLE: u64 = 8 << 10;
 /// Tensors of one shape that a renamed one is compared with, at most; and comparisons of one file beyond the first one of each
 /// tensor, so that many tensors take time in proportion.
 const TRIES: usize = 512;
-const ALL_TRIES: usize = 1 << 20;
+const ALL_TRIES: usize = 1 << 17;
 /// A sample that takes less than so many hundredths of what it takes alone is of the same tensor, and below the second one
 /// nothing better is looked for.
 const LIKE: usize = 85;

@@ -22,7 +22,7 @@ use rustix::fs::OFlags;
 
 use super::answer::Answer;
 use super::control::{Control, FILES, What};
-use super::convert::{absent, attributes, handle, inode, kind};
+use super::convert::{absent, attributes, generation, handle, inode, kind};
 use super::live::{self, Live};
 use super::passthrough::Passthrough;
 use super::pending::{Reply, Subject};
@@ -37,7 +37,7 @@ const MAX_ABSENT: Duration = Duration::from_secs(5);
 /// What the names of attributes of shown files begin with. They are given to who asks by name, and not listed: what copies a file
 /// with its attributes would take them along.
 const FACTS: &str = "user.bsfs.";
-/// Inode numbers are never used twice, so one generation is enough.
+/// That of the hidden directory and of what does not exist.
 const GENERATION: Generation = Generation(0);
 
 /// Makes the answer to the status attribute, with names of files or without.
@@ -102,7 +102,7 @@ impl Filesystem for Adapter {
             reply,
             move |vfs| vfs.lookup(parent, &name),
             move |found, reply| match found {
-                Some(attr) => reply.entry(&ttl, &attributes(&attr), GENERATION),
+                Some(attr) => reply.entry(&ttl, &attributes(&attr), generation(&attr)),
                 None => reply.entry(&ttl.min(MAX_ABSENT), &absent(), GENERATION),
             },
             |found, vfs| found.iter().for_each(|attr| vfs.forget(attr.inode, 1)),
@@ -273,8 +273,8 @@ impl Filesystem for Adapter {
         let ttl = self.live.ttl();
         self.list("readdirplus", (handle(fh), offset), reply, move |(moment, vfs), mut reply| {
             vfs.items_plus(&moment, offset, |item, attr| {
-                let attr = attributes(attr);
-                !reply.add(attr.ino, item.next, item.name, &ttl, &attr, GENERATION)
+                let (attr, generation) = (attributes(attr), generation(attr));
+                !reply.add(attr.ino, item.next, item.name, &ttl, &attr, generation)
             });
             reply.ok();
         });

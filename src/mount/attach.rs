@@ -21,6 +21,7 @@ use rustix::net::{AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, Recv
 use super::options::MountOptions;
 use super::table::FS_TYPE;
 use crate::error::{Error, Result};
+use crate::source::as_before;
 
 const DEVICE: &str = "/dev/fuse";
 /// Is there where SELinux is in use.
@@ -188,6 +189,7 @@ fn helper(mount_point: &Path, stdin: Stdio, arguments: impl FnOnce(&mut Command)
         return Err(fail(mount_point, format!("{} is needed and was not found; {advice}", HELPERS[0])));
     };
     let mut command = Command::new(name);
+    as_before(&mut command);
     command.env("LC_ALL", "C").stdin(stdin);
     arguments(&mut command);
     command.output().map_err(failed)

@@ -85,7 +85,7 @@ impl Control {
             }
         };
         let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-        Attr { inode: Self::inode(what), kind, size, mtime: time, ctime: time, mode, links, uid, gid }
+        Attr { inode: Self::inode(what), generation: 0, kind, size, mtime: time, ctime: time, mode, links, uid, gid }
     }
 
     /// Opens a file; gives its handle.

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use fuser::{FileAttr, FileHandle, FileType, INodeNo};
+use fuser::{FileAttr, FileHandle, FileType, Generation, INodeNo};
 
 use crate::vfs::{Attr, BLOCK_SIZE, Handle, Inode, Kind, Time};
 
@@ -26,6 +26,10 @@ fn time((seconds, nanos): Time) -> SystemTime {
     let whole = Duration::from_secs(seconds.unsigned_abs());
     let moment = if seconds < 0 { UNIX_EPOCH.checked_sub(whole) } else { UNIX_EPOCH.checked_add(whole) };
     moment.and_then(|m| m.checked_add(Duration::from_nanos(nanos.into()))).unwrap_or(UNIX_EPOCH)
+}
+
+pub(super) fn generation(attr: &Attr) -> Generation {
+    Generation(attr.generation.into())
 }
 
 pub(super) fn attributes(attr: &Attr) -> FileAttr {
@@ -52,6 +56,7 @@ pub(super) fn attributes(attr: &Attr) -> FileAttr {
 pub(super) fn absent() -> FileAttr {
     let nothing = Attr {
         inode: Inode(0),
+        generation: 0,
         kind: Kind::File,
         size: 0,
         mtime: (0, 0),

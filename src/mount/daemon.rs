@@ -21,6 +21,7 @@ use rustix::process::{Pid, Signal};
 use super::status::{Answer, ask};
 use super::{attach, table};
 use crate::error::{Error, Result};
+use crate::source::as_before;
 
 /// The program itself, whatever has happened to its file since it started.
 const PROGRAM: &str = "/proc/self/exe";
@@ -65,7 +66,9 @@ where
     S: AsRef<std::ffi::OsStr>,
 {
     inherit_nothing();
-    let mut child = Command::new(PROGRAM)
+    let mut command = Command::new(PROGRAM);
+    as_before(&mut command);
+    let mut child = command
         .arg0("bsfs")
         .args(arguments)
         .env(SOURCE_VARIABLE, source)

@@ -80,6 +80,11 @@ impl Guard {
         }
     }
 
+    /// Runs a part of what this process does by itself; `None` after a panic, so that the rest of it goes on.
+    pub(super) fn own<T>(&self, what: &'static str, work: impl FnOnce() -> T) -> Option<T> {
+        self.catch(what, || Ok(work())).ok()
+    }
+
     /// Counts and logs what went wrong, and turns it into what the kernel gets.
     pub(super) fn answer<T>(&self, op: &'static str, result: Result<T>) -> Result<T, Errno> {
         result.map_err(|error| {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use log::warn;
 
+use super::guard::Guard;
 use crate::vfs::Vfs;
 
 /// How long it may delay the mount. Of a large directory the rest is looked at meanwhile.
@@ -23,12 +24,12 @@ impl Drop for Look {
 }
 
 /// Looks at the root of the tree and at what the files in it refer to. Returns when that is done, or after a while.
-pub(super) fn look(vfs: &Arc<Vfs>) -> Look {
+pub(super) fn look(vfs: &Arc<Vfs>, guard: Arc<Guard>) -> Look {
     let (send, receive) = mpsc::channel();
     let (vfs, stop) = (Arc::clone(vfs), Arc::new(AtomicBool::new(false)));
     let look = Look(Arc::clone(&stop));
     let work = move || {
-        if let Err(error) = vfs.look(&|| stop.load(Ordering::Relaxed)) {
+        if let Some(Err(error)) = guard.own("look", || vfs.look(&|| stop.load(Ordering::Relaxed))) {
             warn!("{error}");
         }
         drop(vfs);

@@ -9,6 +9,7 @@ use std::time::Duration;
 use log::warn;
 
 use super::exposition::metrics;
+use super::guard::Guard;
 use super::status::Status;
 use crate::error::{Error, Result};
 use crate::sink::AtomicFile;
@@ -23,14 +24,14 @@ pub(super) type Ask = Arc<dyn Fn() -> Status + Send + Sync>;
 ///
 /// # Errors
 /// Those of [`AtomicFile`] when the first one cannot be written; it replaces regular files only.
-pub(super) fn to_file(path: &Path, ask: Ask) -> Result<()> {
+pub(super) fn to_file(path: &Path, ask: Ask, guard: Arc<Guard>) -> Result<()> {
     let path = std::path::absolute(path).map_err(Error::io("resolve", path))?;
     write(&path, &ask)?;
     let loop_ = move || {
         let mut failed = false;
         loop {
             thread::sleep(EVERY);
-            let result = write(&path, &ask);
+            let Some(result) = guard.own("metrics", || write(&path, &ask)) else { continue };
             if let (Err(error), false) = (&result, failed) {
                 warn!("{error}; trying again");
             }

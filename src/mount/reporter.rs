@@ -14,6 +14,7 @@ use super::slow::SlowRead;
 use super::status::Status;
 use super::warm::Progress;
 use crate::engine::Engine;
+use crate::source::waits;
 use crate::vfs::Vfs;
 
 /// Files of which most was read, in a status.
@@ -24,8 +25,8 @@ const PROBLEMS: usize = 10;
 /// For so long an error of a request counts as something that is wrong now.
 const LATELY: Duration = Duration::from_secs(3600);
 
-/// A read that takes so many seconds is slow whatever it is for.
-const SLOW: f64 = 5.0;
+/// A read or a call of the source that takes so long is slow whatever it is for.
+const SLOW: Duration = Duration::from_secs(5);
 
 /// The parts of a mount that count.
 pub(super) struct Reporter {
@@ -75,11 +76,17 @@ impl Reporter {
         if self.place.traffic().is_some_and(|traffic| traffic.down) {
             problems.push("the server does not answer".to_owned());
         }
+        let hangs = waits::longest();
+        if hangs >= SLOW {
+            problems.push(format!("the source does not answer: a call has been waiting for {} s", hangs.as_secs()));
+        }
         if let Some((ago, text)) = self.guard.last().filter(|(ago, _)| *ago < LATELY) {
             let errors = self.guard.errors();
             problems.push(format!("{errors} requests failed, the last one {} s ago: {text}", ago.as_secs()));
         }
-        if let Some(read) = self.guard.slow.now(Instant::now()).into_iter().find(|read| read.seconds >= SLOW) {
+        if let Some(read) =
+            self.guard.slow.now(Instant::now()).into_iter().find(|read| read.seconds >= SLOW.as_secs_f64())
+        {
             let SlowRead { file, seconds, why, ago, .. } = read;
             problems.push(format!("a read of {file} took {seconds:.0} s ({why}), {ago} s ago"));
         }

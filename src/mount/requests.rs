@@ -83,3 +83,106 @@ fn fail<R: Reply>(pending: &Pending<R>, errno: fuser::Errno) {
 
 /// What there is to take back of most requests.
 pub(super) fn nothing<T>(_made: T, _vfs: &Vfs) {}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, Sender, channel};
+    use std::time::{Duration, Instant};
+
+    use fuser::Errno;
+
+    use super::*;
+    use crate::engine::{Engine, EngineConfig};
+    use crate::mount::control::{Control, What};
+    use crate::source::waits;
+    use crate::vfs::{Inode, VfsConfig};
+
+    const SOON: Duration = Duration::from_secs(20);
+
+    /// A reply as fuser's are: dropped without an answer it is EIO.
+    struct Fake(Option<Sender<Result<(), Errno>>>);
+
+    impl Fake {
+        fn new() -> (Self, Receiver<Result<(), Errno>>) {
+            let (send, receive) = channel();
+            (Self(Some(send)), receive)
+        }
+
+        fn answer(mut self, answer: Result<(), Errno>) {
+            self.0.take().unwrap().send(answer).unwrap();
+        }
+    }
+
+    impl Reply for Fake {
+        fn error(self, errno: Errno) {
+            self.answer(Err(errno));
+        }
+    }
+
+    impl Drop for Fake {
+        fn drop(&mut self) {
+            // Who asked may have gone.
+            self.0.take().iter().for_each(|send| _ = send.send(Err(Errno::EIO)));
+        }
+    }
+
+    fn requests(patience: Duration) -> (tempfile::TempDir, Requests) {
+        let dir = tempfile::tempdir().unwrap();
+        let source = dir.path().to_path_buf();
+        let config = VfsConfig { source, uid: 0, gid: 0, exclude: None, bases: Vec::new(), hubs: Vec::new() };
+        let vfs = Arc::new(Vfs::new(config, Engine::new(EngineConfig::default())).unwrap());
+        let guard = Arc::new(Guard::default());
+        let pendings = Pendings::new(Arc::clone(&vfs), Arc::clone(&guard), patience).unwrap();
+        (dir, Requests { vfs, guard, pendings, workers: Workers::for_short_requests() })
+    }
+
+    #[test]
+    fn a_panic_wherever_it_happens_is_eio_and_counted_and_the_next_request_is_served() {
+        let (_dir, requests) = requests(SOON);
+        let about = || ("lookup", OWN, Subject::Inode(Inode::ROOT));
+        let broken = Arc::new(Control::new(Arc::new(|| panic!("on purpose")), None));
+        for turn in 0..5_u64 {
+            let (reply, answer) = Fake::new();
+            let good = |(), reply: Fake| reply.answer(Ok(()));
+            let bad = |(), _reply: Fake| panic!("on purpose");
+            let fails = |_: &Vfs| -> Result<()> { panic!("on purpose") };
+            let control = Arc::clone(&broken);
+            match turn {
+                0 => requests.at_once("lookup", reply, fails, good),
+                1 => requests.at_once("lookup", reply, |_| Ok(()), bad),
+                2 => requests.later(about(), reply, fails, good, nothing),
+                3 => requests.later(about(), reply, |_| Ok(()), bad, nothing),
+                _ => requests.later(about(), reply, move |_| Ok(_ = control.attr(What::File(0))), good, nothing),
+            }
+            assert_eq!(answer.recv_timeout(SOON), Ok(Err(Errno::EIO)), "{turn}");
+            let counted = Instant::now();
+            while requests.guard.panics() != turn + 1 {
+                assert!(counted.elapsed() < SOON, "{turn}: {}", requests.guard.panics());
+            }
+            let (reply, answer) = Fake::new();
+            requests.later(about(), reply, |_| Ok(()), good, nothing);
+            assert_eq!(answer.recv_timeout(SOON), Ok(Ok(())), "{turn}");
+        }
+    }
+
+    #[test]
+    fn what_was_made_for_a_request_that_has_failed_is_taken_back() {
+        let (_dir, requests) = requests(Duration::from_millis(100));
+        let (reply, answer) = Fake::new();
+        let (release, hang) = channel::<()>();
+        let (undone, taken_back) = channel();
+        let work = move |_: &Vfs| {
+            let _call = waits::call();
+            hang.recv().unwrap_err();
+            Ok(7)
+        };
+        let about = ("open", OWN, Subject::Inode(Inode::ROOT));
+        let give = |_, reply: Fake| reply.answer(Ok(()));
+        requests.later(about, reply, work, give, move |made, _: &Vfs| undone.send(made).unwrap());
+        assert_eq!(answer.recv_timeout(SOON), Ok(Err(Errno::EIO)));
+        assert!(taken_back.try_recv().is_err());
+        drop(release);
+        assert_eq!(taken_back.recv_timeout(SOON), Ok(7));
+        assert_eq!((requests.guard.errors(), requests.guard.panics()), (1, 0));
+    }
+}

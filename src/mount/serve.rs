@@ -153,14 +153,14 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
         Arc::new(Live { engine: engine.clone(), ttl: AtomicU64::new(options.ttl.as_secs()), device: OnceLock::new() });
     // Both before the mount: what is wrong is said.
     if let Some(path) = &options.metrics_file {
-        metrics::to_file(path, Arc::clone(&ask))?;
+        metrics::to_file(path, Arc::clone(&ask), guard.clone())?;
     }
     let patience = options.patience.unwrap_or(PATIENCE);
     let adapter = Adapter {
         requests: Requests {
             vfs: vfs.clone(),
             guard: guard.clone(),
-            pendings: Pendings::new(vfs.clone(), guard, patience)?,
+            pendings: Pendings::new(vfs.clone(), guard.clone(), patience)?,
             workers: Workers::for_short_requests(),
         },
         live: live.clone(),
@@ -176,7 +176,7 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
     };
 
     // While nothing waits for the mount.
-    let looking = look(&vfs);
+    let looking = look(&vfs, guard.clone());
     let problems = ask().problems;
     // It holds what the end of the mount drops.
     drop(ask);
@@ -250,7 +250,7 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
     if options.warm {
         let (vfs, progress) = (vfs.clone(), progress.clone());
         let run = move || {
-            warm(&vfs, &progress);
+            let _ = guard.own("warm", || warm(&vfs, &progress));
             drop(vfs);
             drop(over);
         };

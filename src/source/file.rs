@@ -5,15 +5,19 @@
 
 use std::fs::File;
 use std::io;
+use std::num::NonZeroU64;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::fs::Advice;
+use rustix::fs::{Advice, OFlags};
 
-use super::{ReadAt, waits};
+use super::confined::Confined;
+use super::descriptors::{Descriptor, Reopen, with_room};
+use super::{ReadAt, Stat, waits, way};
 use crate::access::Attributes;
 use crate::error::{Error, Result};
 
@@ -57,9 +61,63 @@ impl Identity {
 /// An open regular file.
 #[derive(Debug)]
 pub struct FileSource {
-    file: File,
+    descriptor: Arc<Descriptor>,
     path: PathBuf,
     identity: Identity,
+}
+
+/// How a file is opened, the first time and again.
+#[derive(Debug)]
+struct Way {
+    path: PathBuf,
+    /// Where links may lead, if not anywhere.
+    confined: Option<Arc<Confined>>,
+    /// The version.
+    identity: Identity,
+}
+
+/// Opens a file for reading.
+fn open(path: &Path, confined: Option<&Confined>) -> io::Result<File> {
+    // A FIFO without a writer would block an ordinary open for ever.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    with_room(|| {
+        when_leased(|| match confined {
+            Some(confined) => confined.open(path),
+            None => way::open(path, flags),
+        })
+    })
+}
+
+impl Way {
+    fn is_same(&self, now: Identity) -> bool {
+        // The inode's own change time moves when a link is made or removed; the contents do not.
+        Identity { ctime: self.identity.ctime, ..now } == self.identity
+    }
+}
+
+impl Reopen for Way {
+    fn open(&self) -> Result<File> {
+        let _call = waits::call();
+        let changed = || Error::Changed { path: self.path.clone() };
+        let file = open(&self.path, self.confined.as_deref()).map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => changed(),
+            _ => Error::io("open", &self.path)(e),
+        })?;
+        let meta = file.metadata().map_err(Error::io("stat", &self.path))?;
+        if self.is_same(Identity::of(&meta)) { Ok(file) } else { Err(changed()) }
+    }
+
+    fn is_there(&self) -> bool {
+        let _call = waits::call();
+        let now = match &self.confined {
+            Some(confined) => confined.stat(&self.path).ok().and_then(|stat| match stat {
+                Stat::File(identity, _) => Some(identity),
+                _ => None,
+            }),
+            None => way::metadata(&self.path).ok().map(|meta| Identity::of(&meta)),
+        };
+        now.is_some_and(|now| self.is_same(now))
+    }
 }
 
 impl FileSource {
@@ -68,22 +126,21 @@ impl FileSource {
     /// # Errors
     /// [`Error::Io`] when it cannot be opened, [`Error::Invalid`] when it is not a regular file.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
-        let path = path.as_ref();
-        let _call = waits::call();
-        // A FIFO without a writer would block an ordinary open for ever.
-        let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC | rustix::fs::OFlags::NONBLOCK;
-        let file = when_leased(|| super::way::open(path, flags));
-        Self::of(file.map_err(Error::io("open", path))?, path)
+        Self::open_in(path.as_ref(), None)
     }
 
-    /// An open file, which errors call `path`.
-    pub(super) fn of(file: File, path: &Path) -> Result<Self> {
+    /// The same, with links that lead only where they may.
+    pub(super) fn open_in(path: &Path, confined: Option<&Arc<Confined>>) -> Result<Self> {
+        let _call = waits::call();
+        let file = open(path, confined.map(|confined| &**confined)).map_err(Error::io("open", path))?;
         let meta = file.metadata().map_err(Error::io("stat", path))?;
         if !meta.is_file() {
             let kind = if meta.is_dir() { "a directory" } else { "not a regular file" };
             return Err(Error::invalid(format!("{}: {kind}, expected a file", path.display())));
         }
-        Ok(Self { file, path: path.to_path_buf(), identity: Identity::of(&meta) })
+        let (path, identity) = (path.to_path_buf(), Identity::of(&meta));
+        let way = Way { path: path.clone(), confined: confined.cloned(), identity };
+        Ok(Self { descriptor: Descriptor::new(file, Box::new(way)), path, identity })
     }
 
     /// Which version of the file was opened.
@@ -98,7 +155,12 @@ impl FileSource {
     /// [`Error::Io`] when `stat` fails.
     pub fn unchanged(&self) -> Result<bool> {
         let _call = waits::call();
-        let meta = self.file.metadata().map_err(Error::io("stat", &self.path))?;
+        let file = match self.descriptor.file() {
+            Ok(file) => file,
+            Err(Error::Changed { .. }) => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        let meta = file.metadata().map_err(Error::io("stat", &self.path))?;
         let now = Identity::of(&meta);
         // The inode's own change time moves when a link is made or removed; the contents do not.
         Ok(Identity { ctime: self.identity.ctime, ..now } == self.identity)
@@ -107,18 +169,25 @@ impl FileSource {
     /// Tells the kernel that the file will be read from front to back.
     pub fn advise_sequential(&self) {
         // Only a hint: a refusal costs speed and nothing else.
-        let _ = rustix::fs::fadvise(&self.file, 0, None, Advice::Sequential);
+        self.advise((0, None), Advice::Sequential);
+    }
+
+    fn advise(&self, (offset, len): (u64, Option<NonZeroU64>), advice: Advice) {
+        if let Some(file) = self.descriptor.open_file() {
+            let _ = rustix::fs::fadvise(&file, offset, len, advice);
+        }
     }
 
     /// Reads at most `buf.len()` bytes at `offset`; fewer only at the end of the file.
     ///
     /// # Errors
-    /// [`Error::Io`] when the system refuses.
+    /// [`Error::Io`] when the system refuses; [`Error::Changed`] for a file that was closed because too many were open, when its
+    /// path leads to another version by now.
     pub fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
-        let mut done = 0;
+        let (file, mut done) = (self.descriptor.file()?, 0);
         while let Some(rest) = buf.get_mut(done..).filter(|r| !r.is_empty()) {
             let _call = waits::call();
-            match self.file.read_at(rest, offset.saturating_add(done as u64)) {
+            match file.read_at(rest, offset.saturating_add(done as u64)) {
                 Ok(0) => break,
                 Ok(n) => done += n,
                 Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
@@ -158,13 +227,14 @@ impl FileSource {
         if buf.is_empty() {
             return Some(0);
         }
+        let file = self.descriptor.open_file()?;
         let mut into = [std::io::IoSliceMut::new(buf)];
-        rustix::io::preadv2(&self.file, &mut into, offset, rustix::io::ReadWriteFlags::NOWAIT).ok()
+        rustix::io::preadv2(&file, &mut into, offset, rustix::io::ReadWriteFlags::NOWAIT).ok()
     }
 }
 
 /// Opens a file for reading without blocking. Waits for a program that holds a lease on it, as file servers do, to give it up.
-pub(super) fn when_leased(open: impl Fn() -> io::Result<File>) -> io::Result<File> {
+fn when_leased(open: impl Fn() -> io::Result<File>) -> io::Result<File> {
     let until = Instant::now() + LEASE_BREAK;
     loop {
         match open() {
@@ -233,23 +303,23 @@ impl ReadAt for FileSource {
     }
 
     fn attributes(&self) -> Result<Option<Attributes>> {
-        Attributes::of(&self.file).map(Some).map_err(Error::io("look at the permissions of", &self.path))
+        Attributes::of(&*self.descriptor.file()?).map(Some).map_err(Error::io("look at the permissions of", &self.path))
     }
 
     fn expect_streams(&self, streams: bool) {
         let advice = if streams { Advice::Normal } else { Advice::Random };
-        let _ = rustix::fs::fadvise(&self.file, 0, None, advice);
+        self.advise((0, None), advice);
     }
 
     fn in_memory(&self, offset: u64, len: u64) -> Option<bool> {
-        cached_pages(&self.file, offset, len).map(|pages| pages > 0)
+        cached_pages(&*self.descriptor.open_file()?, offset, len).map(|pages| pages > 0)
     }
 
     fn wont_need(&self, offset: u64, len: u64) {
         // The first page is shared with what was read before it, the last with what comes next. Without a length the system
         // would take it for the rest of the file.
-        if let Some(len) = std::num::NonZeroU64::new(len) {
-            let _ = rustix::fs::fadvise(&self.file, offset / 4096 * 4096, Some(len), Advice::DontNeed);
+        if let Some(len) = NonZeroU64::new(len) {
+            self.advise((offset / 4096 * 4096, Some(len)), Advice::DontNeed);
         }
     }
 }

@@ -4,6 +4,7 @@
 
 mod ahead;
 mod confined;
+mod descriptors;
 mod file;
 mod memory;
 #[cfg(feature = "remote")]
@@ -15,6 +16,7 @@ mod walk;
 pub mod way;
 
 pub use ahead::Streams;
+pub use descriptors::{as_before, raise_limit};
 pub use file::{FileSource, Identity};
 pub use memory::MemorySource;
 pub use times::{BOUNDS, TimeCounts, Times};

@@ -12,7 +12,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::confined::Confined;
-use super::{FileSource, Identity, ReadAt, TimeCounts, file, waits, way};
+use super::descriptors::with_room;
+use super::{FileSource, Identity, ReadAt, TimeCounts, waits, way};
 use crate::access::{Access, Acl};
 use crate::error::{Error, Result};
 
@@ -215,23 +216,16 @@ impl Tree for LocalTree {
 
     fn entries(&self, path: &Path) -> Result<Vec<(OsString, bool)>> {
         let _call = waits::call();
-        match self.confines(path) {
+        with_room(|| match self.confines(path) {
             Some(confined) => confined.entries(path),
             None => way::entries(path),
-        }
+        })
         .map_err(Error::io("list", path))
     }
 
     fn open(&self, path: &Path) -> Result<Arc<dyn ReadAt>> {
-        let _call = waits::call();
-        match self.confines(path) {
-            Some(confined) => {
-                let file = file::when_leased(|| confined.open(path)).map_err(Error::io("open", path))?;
-                FileSource::of(file, path)
-            }
-            None => FileSource::open(path),
-        }
-        .map(|file| Arc::new(file) as Arc<dyn ReadAt>)
+        let confined = self.confined.as_ref().filter(|_| !way::is_way(path));
+        Ok(Arc::new(FileSource::open_in(path, confined)?))
     }
 
     fn is_local(&self) -> bool {

@@ -38,6 +38,8 @@ pub enum Kind {
 pub struct Attr {
     /// Its number.
     pub inode: Inode,
+    /// Tells it from others that had the number, in this mount or another.
+    pub generation: u32,
     /// File, directory or link.
     pub kind: Kind,
     /// Exact size in bytes, known before anything is decoded; 0 for directories, that of the text for links.
@@ -136,6 +138,7 @@ mod tests {
     fn blocks_count_the_last_partial_sector() {
         let attr = |size| Attr {
             inode: Inode::ROOT,
+            generation: 0,
             kind: Kind::File,
             size,
             mtime: (0, 0),

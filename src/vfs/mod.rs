@@ -11,13 +11,16 @@
 //! change, and [`Vfs::open`] refuses it as stale once its path leads to another version. Files that are open keep the
 //! version that they opened.
 
+mod about;
 mod attr;
 mod base;
 mod busy;
+mod directory;
 mod facts;
 mod link;
 mod look;
 mod name;
+mod number;
 mod open;
 mod packed;
 mod scan;
@@ -27,24 +30,26 @@ mod turn;
 
 pub use attr::{Attr, BLOCK_SIZE, FsFigures, Item, Kind, Time};
 pub use busy::FileTraffic;
+pub use directory::Moment;
 pub use open::Data;
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use rustix::io::Errno;
 
 use crate::access::Access;
-use crate::engine::{Engine, Finder, Lane, Places};
+use crate::engine::{Engine, Finder, Places};
 use crate::error::{Error, Result};
 use crate::source::{LocalTree, Stat, Timestamp, Tree, waits};
 use base::Bases;
 use busy::{Busy, Reading};
+use directory::Names;
 use open::OpenFile;
 use packed::Packed;
 use scan::{Class, Place};
@@ -58,7 +63,7 @@ const UNSETTLED_AGE: Duration = Duration::from_millis(50);
 /// as that took, or such a directory would be scanned at each look.
 const LISTING_AGE: Duration = Duration::from_secs(1);
 
-/// Number of an inode. Never used twice in a process.
+/// Number of an inode. Of two things one number may only be that of the same version of the same file, and is so in every mount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Inode(pub u64);
 
@@ -140,24 +145,6 @@ impl Counts {
 enum Open {
     File(Arc<Reading>),
     Directory(Arc<Names>),
-}
-
-/// An open directory.
-#[derive(Debug)]
-struct Names {
-    node: Arc<Node>,
-    directory: Arc<Directory>,
-    /// The names that are given out.
-    listing: Mutex<Arc<Listing>>,
-    /// They were read from the start before: who does so again wants the present ones.
-    begun: AtomicBool,
-}
-
-/// The names of an open directory at one moment.
-#[derive(Debug)]
-pub struct Moment {
-    node: Arc<Node>,
-    listing: Arc<Listing>,
 }
 
 /// Takes a lock whatever happened to its last holder: all that locks guard here is replaced whole.
@@ -254,34 +241,6 @@ impl Vfs {
     pub fn forget(&self, inode: Inode, count: u64) {
         if inode != Inode::ROOT {
             lock(&self.table).forget(inode, count);
-        }
-    }
-
-    /// What a request for a name may have to wait for.
-    #[must_use]
-    pub fn lane_of_name(&self, parent: Inode, name: &OsStr) -> Lane {
-        let node = lock(&self.table).get(parent);
-        let listed = |node: &Node| {
-            let Body::Directory(directory) = &node.body else { return None };
-            directory.listing()?.find(name).map(|entry| entry.node.lane())
-        };
-        // A file system that is mounted there, or that a link leads to, may hang while that of the directory does not.
-        node.map_or(Lane { source: 0, file: parent.0 }, |node| listed(&node).unwrap_or_else(|| node.lane()))
-    }
-
-    /// What a request for an inode may have to wait for.
-    #[must_use]
-    pub fn lane(&self, inode: Inode) -> Lane {
-        lock(&self.table).get(inode).map_or(Lane { source: 0, file: inode.0 }, |node| node.lane())
-    }
-
-    /// The same for an open file or directory.
-    #[must_use]
-    pub fn lane_of_handle(&self, handle: Handle) -> Lane {
-        match self.handles.read().unwrap_or_else(PoisonError::into_inner).get(&handle) {
-            Some(Open::File(reading)) => reading.lane,
-            Some(Open::Directory(names)) => names.node.lane(),
-            None => Lane { source: 0, file: handle.0 },
         }
     }
 
@@ -409,31 +368,6 @@ impl Vfs {
         self.busy.most(open, &self.config.source, most)
     }
 
-    /// How the file of a handle is called in the source, below its root; empty for one that is closed.
-    #[must_use]
-    pub fn name_of(&self, handle: Handle) -> String {
-        self.path_of_handle(handle).map_or_else(String::new, |path| busy::below(&self.config.source, &path))
-    }
-
-    /// Where an open file or directory is in the source.
-    #[must_use]
-    pub fn path_of_handle(&self, handle: Handle) -> Option<PathBuf> {
-        match self.handles.read().unwrap_or_else(PoisonError::into_inner).get(&handle)? {
-            Open::File(reading) => Some(reading.path.clone()),
-            Open::Directory(names) => Some(names.directory.place.path.clone()),
-        }
-    }
-
-    /// Where what an inode stands for is in the source.
-    #[must_use]
-    pub fn path(&self, inode: Inode) -> Option<PathBuf> {
-        match &lock(&self.table).get(inode)?.body {
-            Body::Directory(directory) => Some(directory.place.path.clone()),
-            Body::File(file) => Some(file.path.clone()),
-            Body::Link(_) => None,
-        }
-    }
-
     fn file(&self, handle: Handle) -> Result<Arc<Reading>> {
         match self.handles.read().unwrap_or_else(PoisonError::into_inner).get(&handle) {
             Some(Open::File(reading)) => Ok(Arc::clone(reading)),
@@ -449,80 +383,6 @@ impl Vfs {
         }
         // Closing the descriptor may take a while on a network file system: after the lock.
         drop(closed);
-    }
-
-    /// Opens a directory: the names are those of this moment, however long reading them takes.
-    ///
-    /// # Errors
-    /// [`Error::Io`] when the source cannot be listed.
-    pub fn opendir(&self, inode: Inode) -> Result<Handle> {
-        let (node, directory) = self.directory("list", inode)?;
-        let listing = Mutex::new(self.current(&node, &directory, None)?);
-        Ok(self.keep(Open::Directory(Arc::new(Names { node, directory, listing, begun: AtomicBool::new(false) }))))
-    }
-
-    /// Gives the items of an open directory from `offset` (0, or an item's `next`) to `take`, until it returns
-    /// `false`, which refuses that item. `.` and `..` come first. From 0 for a second time they are those of that moment.
-    ///
-    /// # Errors
-    /// [`Error::Io`] for a handle that is no open directory, or when the source cannot be listed anew.
-    pub fn readdir(&self, handle: Handle, offset: u64, take: impl FnMut(Item<'_>) -> bool) -> Result<()> {
-        self.moment(handle, offset)?.items(offset, take);
-        Ok(())
-    }
-
-    /// Like [`Vfs::readdir`], with the attributes of each item. Each item that is taken, `.` and `..` apart, counts
-    /// one reference as [`Vfs::lookup`] does.
-    ///
-    /// # Errors
-    /// The same.
-    pub fn readdirplus(&self, handle: Handle, offset: u64, take: impl FnMut(Item<'_>, &Attr) -> bool) -> Result<()> {
-        self.items_plus(&self.moment(handle, offset)?, offset, take);
-        Ok(())
-    }
-
-    /// Whether reading an open directory from `offset` may have to wait for the source, because it begins anew there.
-    #[must_use]
-    pub fn is_rewound(&self, handle: Handle, offset: u64) -> bool {
-        self.names(handle).is_ok_and(|names| offset == 0 && names.begun.load(Ordering::Relaxed))
-    }
-
-    /// The names of an open directory for who reads from `offset`.
-    ///
-    /// # Errors
-    /// [`Error::Io`] for a handle that is no open directory, or when the source cannot be listed anew.
-    pub fn moment(&self, handle: Handle, offset: u64) -> Result<Moment> {
-        let names = self.names(handle)?;
-        if offset == 0 && names.begun.swap(true, Ordering::Relaxed) {
-            let listing = self.current(&names.node, &names.directory, None)?;
-            *lock(&names.listing) = listing;
-        }
-        let listing = Arc::clone(&lock(&names.listing));
-        Ok(Moment { node: Arc::clone(&names.node), listing })
-    }
-
-    /// Like [`Moment::items`], with what is known of the attributes of each item. Each that is taken, `.` and `..` apart, counts
-    /// one reference as [`Vfs::lookup`] does. Looks at nothing in the source: the attributes of a directory are those of its
-    /// last look.
-    pub fn items_plus(&self, moment: &Moment, offset: u64, mut take: impl FnMut(Item<'_>, &Attr) -> bool) {
-        moment.each(offset, |item, node| {
-            let Some(node) = node else {
-                // The kernel ignores the attributes of `.` and `..`.
-                return take(item, &self.attr_known(&moment.node));
-            };
-            let taken = take(item, &self.attr_known(node));
-            if taken {
-                lock(&self.table).remember(node);
-            }
-            taken
-        });
-    }
-
-    fn names(&self, handle: Handle) -> Result<Arc<Names>> {
-        match self.handles.read().unwrap_or_else(PoisonError::into_inner).get(&handle) {
-            Some(Open::Directory(names)) => Ok(Arc::clone(names)),
-            _ => Err(refuse("list", &self.config.source, Errno::BADF)),
-        }
     }
 
     /// Figures of the file system that holds the source.
@@ -619,7 +479,7 @@ impl Vfs {
                     (self.config.uid, self.config.gid, mode)
                 }
             };
-            Attr { inode: node.inode, kind, size, mtime, ctime, mode, links, uid, gid }
+            Attr { inode: node.inode, generation: node.generation, kind, size, mtime, ctime, mode, links, uid, gid }
         };
         match &node.body {
             Body::Directory(directory) => {
@@ -646,34 +506,6 @@ impl Vfs {
                 let mtime = original.unwrap_or_else(|| of(version.map(|version| version.mtime)));
                 common(Kind::File, size, mtime, ctime, file.access, 1)
             }
-        }
-    }
-}
-
-impl Moment {
-    /// Gives the items from `offset` (0, or an item's `next`) to `take`, until it returns `false`, which refuses that item. `.` and
-    /// `..` come first.
-    pub fn items(&self, offset: u64, mut take: impl FnMut(Item<'_>) -> bool) {
-        self.each(offset, |item, _| take(item));
-    }
-
-    fn each(&self, offset: u64, mut take: impl FnMut(Item<'_>, Option<&Arc<Node>>) -> bool) {
-        let mut position = offset;
-        loop {
-            let next = position.saturating_add(1);
-            let item = |name, inode, kind| Item { name, inode, kind, next };
-            let taken = match position {
-                0 => take(item(OsStr::new("."), self.node.inode, Kind::Directory), None),
-                1 => take(item(OsStr::new(".."), self.node.parent, Kind::Directory), None),
-                n => {
-                    let Some(entry) = usize::try_from(n - 2).ok().and_then(|n| self.listing.entry(n)) else { return };
-                    take(item(&entry.name, entry.node.inode, entry.node.kind()), Some(&entry.node))
-                }
-            };
-            if !taken {
-                return;
-            }
-            position = next;
         }
     }
 }

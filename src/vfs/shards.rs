@@ -160,6 +160,11 @@ impl Generated {
         self.rests_on.first().map(|(_, identity)| *identity)
     }
 
+    /// The versions that it was made from.
+    pub(super) fn rests_on(&self) -> impl Iterator<Item = Identity> {
+        self.rests_on.iter().map(|(_, version)| *version)
+    }
+
     /// Whether another was made from the same files, and so is the same.
     pub(super) fn is(&self, other: &Self) -> bool {
         self.rests_on == other.rests_on

@@ -8,6 +8,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
+use std::hash::{BuildHasher, RandomState};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, Weak};
@@ -17,6 +18,7 @@ use super::Inode;
 use super::attr::Kind;
 use super::link::Shown;
 use super::lock;
+use super::number::Key;
 use super::open::OpenFile;
 use super::packed::Opened;
 use super::scan::{Class, Found, Known, Notes, Place, Scan, Stamp};
@@ -31,6 +33,9 @@ use crate::source::{Identity, Tree};
 #[derive(Debug)]
 pub(super) struct Node {
     pub(super) inode: Inode,
+    pub(super) generation: u32,
+    /// What the number was made from.
+    key: Key,
     /// The directory that shows it; the root is its own.
     pub(super) parent: Inode,
     pub(super) body: Body,
@@ -141,7 +146,13 @@ impl Node {
     }
 
     pub(super) fn root(place: Place) -> Self {
-        Self { inode: Inode::ROOT, parent: Inode::ROOT, body: Body::Directory(Arc::new(Directory::new(place, None))) }
+        Self {
+            inode: Inode::ROOT,
+            generation: 0,
+            key: Key::default(),
+            parent: Inode::ROOT,
+            body: Body::Directory(Arc::new(Directory::new(place, None))),
+        }
     }
 }
 
@@ -221,7 +232,8 @@ impl Entry {
 #[derive(Debug)]
 pub(super) struct Table {
     records: HashMap<Inode, Record>,
-    next: u64,
+    /// What tells this mount from others.
+    salt: u64,
 }
 
 #[derive(Debug)]
@@ -236,7 +248,7 @@ struct Record {
 impl Table {
     pub(super) fn new(root: Arc<Node>) -> Self {
         let record = Record { node: root, lookups: 1, listed: true };
-        Self { records: HashMap::from([(Inode::ROOT, record)]), next: Inode::ROOT.0 + 1 }
+        Self { records: HashMap::from([(Inode::ROOT, record)]), salt: RandomState::new().hash_one(std::process::id()) }
     }
 
     pub(super) fn get(&self, inode: Inode) -> Option<Arc<Node>> {
@@ -330,9 +342,21 @@ impl Table {
             Class::Generated(generated) => file(Contents::Generated(Arc::clone(generated))),
             Class::Link(link) => Body::Link(link.shown(found.decoded)),
         };
-        let inode = Inode(self.next);
-        self.next += 1;
-        let node = Arc::new(Node { inode, parent, body });
+        let key = Key::of(parent, directory.seen().map(|stamp| stamp.id.0), found);
+        let (mut inode, mut generation) = key.number(None);
+        for turn in 0.. {
+            match self.records.get_mut(&inode) {
+                None => break,
+                // It left its listing, and the kernel has not forgotten it.
+                Some(record) if record.node.key == key => {
+                    record.listed = true;
+                    return record.node.clone();
+                }
+                // Another thing has the number, which may be otherwise in the next mount.
+                Some(_) => (inode, generation) = key.number(Some((self.salt, turn))),
+            }
+        }
+        let node = Arc::new(Node { inode, generation, key, parent, body });
         self.records.insert(inode, Record { node: node.clone(), lookups: 0, listed: true });
         node
     }

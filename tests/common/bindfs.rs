@@ -4,8 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use super::eventually;
 use super::mounted::{signal, unmount};
+use super::{eventually, root_for, skip};
 
 /// Goes on, and goes, when the test ends.
 pub struct Bindfs {
@@ -18,13 +18,11 @@ impl Bindfs {
     pub fn new(real: &Path, point: &Path) -> Option<Self> {
         let mut command = Command::new("bindfs");
         command.args(["-f", "-o", "attr_timeout=0,entry_timeout=0,negative_timeout=0"]);
-        // SAFETY: geteuid has no conditions.
-        if unsafe { libc::geteuid() } != 0 {
-            eprintln!("SKIP: not root, who alone may read through the mount of another user");
+        if !root_for("reading through the mount of another process") {
             return None;
         }
         let Ok(child) = command.args([real, point]).stderr(Stdio::null()).spawn() else {
-            eprintln!("SKIP: bindfs is not installed");
+            skip("bindfs is not installed");
             return None;
         };
         let mut bindfs = Self { child, point: point.to_path_buf() };

@@ -19,6 +19,8 @@ mod hub_mount;
 mod limits;
 mod lower;
 mod mount;
+mod numbers;
+mod open_files;
 mod over;
 mod problems;
 mod readers;

@@ -450,3 +450,31 @@ fn a_mount_of_a_mount_works() {
     drop(second);
     drop(first);
 }
+
+#[test]
+fn a_directory_that_is_rewound_shows_what_is_there_then() {
+    let bench = Bench::new();
+    model(&bench);
+    let mount = Mount::new(&bench, &["--ttl", "0"]);
+    let path = CString::new(mount.point.as_os_str().as_bytes()).unwrap();
+    // SAFETY: a directory that is open until the end, and entries that are used before the next call.
+    unsafe {
+        let dir = libc::opendir(path.as_ptr());
+        let names = || {
+            let mut names = Vec::new();
+            while let Some(entry) = libc::readdir(dir).as_ref() {
+                let name = std::ffi::CStr::from_ptr(entry.d_name.as_ptr());
+                names.push(name.to_str().unwrap().to_owned());
+            }
+            names
+        };
+        let before = names();
+        bench.plain("new.json", b"{}");
+        fs::remove_file(bench.source().join("config.json")).unwrap();
+        libc::rewinddir(dir);
+        let after = names();
+        libc::closedir(dir);
+        assert!(before.iter().any(|name| name == "config.json") && !before.iter().any(|name| name == "new.json"));
+        assert!(after.iter().any(|name| name == "new.json") && !after.iter().any(|name| name == "config.json"));
+    }
+}

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::Output;
 use std::time::{Duration, Instant};
 
+use crate::common::bindfs::Bindfs;
 use crate::common::mounted::{Mount, bsfs, is_mounted, model, status_of, stderr};
 use crate::common::tuned::{self, file, moved, pack_against, put};
 use crate::common::{Bench, age, eventually, noise};
@@ -110,6 +111,28 @@ fn a_disk_cache_that_was_asked_for_and_cannot_be_had_is_a_problem() {
     assert!(said.contains("going on without a disk cache"), "{said}");
     assert!(mount.status().problems[0].contains("disk cache"), "{:?}", mount.status().problems);
     assert!(first_line(&bench, &mount).contains("with a problem"));
+}
+
+#[test]
+fn a_source_that_does_not_answer_is_a_problem_until_it_does() {
+    let bench = Bench::new();
+    let original = model(&bench);
+    let (real, below) = (bench.dir.join("real"), bench.source().join("below"));
+    fs::create_dir(&real).unwrap();
+    fs::create_dir(&below).unwrap();
+    fs::copy(bench.source().join("model.safetensors.bs"), real.join("model.safetensors.bs")).unwrap();
+    let Some(bindfs) = Bindfs::new(&real, &below) else { return };
+    let (mount, said) = told(&bench, &["--cache", "off", "--ttl", "0"]);
+    assert_eq!(said, "");
+    bindfs.stop();
+    let path = mount.path("below/model.safetensors");
+    let reader = std::thread::spawn(move || fs::read(path).unwrap());
+    let hangs = || mount.status().problems.iter().any(|text| text.contains("the source does not answer"));
+    eventually("it is told", hangs);
+    assert!(first_line(&bench, &mount).contains("problem"));
+    bindfs.go();
+    assert!(reader.join().unwrap() == original);
+    eventually("it is told no more", || !hangs());
 }
 
 #[test]

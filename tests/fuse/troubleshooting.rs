@@ -42,6 +42,10 @@ const SCENES: &[(&str, &str)] = &[
     ("DIR: in use", "bsfs mount packed mnt; exec 3<mnt/config.json; bsfs unmount mnt"),
     ("DIR: not a bsfs mount", "bsfs unmount mnt"),
     ("--fuse-fd N", "bsfs mount --fuse-fd 0 packed name"),
+    (
+        "FILE: leads out of the source",
+        "ln -s /etc packed/out; bsfs mount packed mnt --allow-other --log-file log; ls mnt >/dev/null; cat log >&2; rm packed/out",
+    ),
     ("unknown mount option", "ln -s $(command -v bsfs) mount.bsfs; ./mount.bsfs packed mnt -o foo"),
     ("DIR: others can write", "mkdir -m 777 open; bsfs mount packed mnt --cache all --cache-dir open"),
     ("DIR: the disk cache lies", "bsfs mount packed mnt --cache all --cache-dir mnt/cache"),

@@ -194,7 +194,7 @@ fn a_status_names_the_busiest_files_and_the_slowest_reads() {
     assert!(after.busy_files[0].bytes > busy[0].1, "{:?}", after.busy_files);
     for read in &after.slow_reads {
         assert!(read.seconds >= 0.001 && !read.file.is_empty() && read.length > 0, "{read:?}");
-        assert!(["source", "disk cache", "decode", "wait", "queue"].contains(&read.why.as_str()), "{read:?}");
+        assert!(["source", "disk cache", "decode", "wait", "reply", "queue"].contains(&read.why.as_str()), "{read:?}");
     }
     assert!(after.slow_reads.is_sorted_by(|a, b| a.seconds >= b.seconds) && after.slow_reads.len() <= 16);
 }

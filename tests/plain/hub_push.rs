@@ -108,6 +108,29 @@ impl Bench {
 }
 
 #[test]
+fn what_cannot_be_read_is_left_out_and_told() {
+    let bench = Bench::new();
+    let link = |text: &str, name: &str| std::os::unix::fs::symlink(text, bench.source().join(name)).unwrap();
+    link("nowhere", "gone");
+    link("..", "sub/up");
+    fs::write(bench.source().join("a\nb"), b"no name for a repository").unwrap();
+    let pushed = bench.push().unwrap();
+    assert_eq!(pushed.files.len(), 4);
+    for name in ["gone", "sub/up", "a\nb"] {
+        let path = bench.source().join(name).display().to_string();
+        assert!(
+            pushed
+                .left_out
+                .iter()
+                .any(|error| error.contains(&path.escape_default().to_string()) || error.contains(&path)),
+            "{:?}",
+            pushed.left_out
+        );
+    }
+    assert_eq!((pushed.left_out.len(), bench.paths().len()), (3, 5));
+}
+
+#[test]
 fn a_directory_arrives_as_one_commit_and_comes_back() {
     let bench = Bench::new();
     let options = Push { create: true, private: true, message: "all of it".into(), ..Push::default() };

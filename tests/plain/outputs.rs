@@ -57,6 +57,10 @@ fn devices_pipes_and_links_to_them_are_not_replaced() {
     let dir = &bench.dir;
     for output in ["null", "/dev/null", "out", "/dev/stdout", "fifo", "to-fifo", "-"] {
         for force in [&[][..], &["--force"]] {
+            // Not what the machine needs, if it were replaced after all.
+            if output.starts_with("/dev") && !force.is_empty() {
+                continue;
+            }
             let all = |verb: &[&'static str]| [verb, &["-o", output], force].concat();
             fails(dir, &all(&["compress", "m.safetensors"]), "cannot be written to a stream");
             fails(dir, &all(&["flatten", "m.safetensors.bs"]), "cannot be written to a stream");

@@ -657,7 +657,8 @@ fn what_a_query_chooses_is_not_taken_for_what_another_chose() {
         common::eventually("all of it is kept", || {
             server.take_seen();
             assert!(look(query).unwrap() == *bytes);
-            server.take_seen().iter().all(|request| request.sent == 0)
+            // Its first bytes are asked for each time it is opened: that is how its version is learnt.
+            server.take_seen().iter().map(|request| request.sent).sum::<usize>() <= 64 << 10
         });
     }
     server.go();

@@ -762,3 +762,45 @@ fn a_model_of_links_as_in_a_download_cache_is_shown_whole() {
         assert!(look(&vfs, Inode::ROOT, INDEX).is_none());
     }
 }
+
+/// The files of this machine, whose directories take a while to list.
+#[derive(Debug, Default)]
+struct Slow(bsfs::source::LocalTree, std::sync::atomic::AtomicU32);
+
+impl bsfs::source::Tree for Slow {
+    fn stat(&self, path: &Path) -> std::io::Result<bsfs::source::Stat> {
+        self.0.stat(path)
+    }
+
+    fn names(&self, path: &Path) -> bsfs::Result<Vec<OsString>> {
+        self.1.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        std::thread::sleep(std::time::Duration::from_millis(1500));
+        self.0.names(path)
+    }
+
+    fn open(&self, path: &Path) -> bsfs::Result<Arc<dyn bsfs::source::ReadAt>> {
+        self.0.open(path)
+    }
+
+    fn is_local(&self) -> bool {
+        true
+    }
+}
+
+#[test]
+fn a_directory_that_takes_long_to_scan_is_not_scanned_at_each_look() {
+    let bench = Bench::new();
+    bench.plain("a.json", b"a");
+    let slow = Arc::new(Slow::default());
+    let config =
+        VfsConfig { source: bench.source(), uid: 7, gid: 8, exclude: None, bases: Vec::new(), hubs: Vec::new() };
+    let vfs = Vfs::over(Arc::clone(&slow) as _, config, Engine::new(EngineConfig::default())).unwrap();
+    for _ in 0..5 {
+        assert_eq!(names(&vfs, Inode::ROOT), ["a.json"]);
+        assert!(look(&vfs, Inode::ROOT, "absent").is_none());
+    }
+    assert_eq!(slow.1.load(std::sync::atomic::Ordering::SeqCst), 1);
+    // What changes shows all the same.
+    bench.plain("b.json", b"b");
+    assert_eq!(names(&vfs, Inode::ROOT), ["a.json", "b.json"]);
+}
