@@ -310,7 +310,7 @@ impl Error {
                 write!(f, "{}: cannot be read without ", path.display())?;
                 match &**hint {
                     "" => write!(f, "another file")?,
-                    hint => write!(f, "'{}' (that or its container)", hint.escape_default())?,
+                    hint => write!(f, "'{}' (that or its container)", hint)?,
                 }
                 write!(f, ", which was not found")?;
                 if !want.is_empty() {

@@ -1,15 +1,14 @@
 //! `bsfs compress`
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use bsfs::compress::{self, Entry, Options, Original, Report, Sums, ratio};
+use bsfs::compress::{self, Options, Original, Report, Sums, ratio};
 use bsfs::longpath;
 use bsfs::parallel;
 use bsfs::sink;
@@ -21,17 +20,17 @@ use serde::Serialize;
 use super::against::{Bases, Needs};
 use super::base::BaseArg;
 use super::companions::{self, Directories};
+use super::compress_plan::{Input, Plan, Task, archives, check_outputs, copied, pack_repeated, plan, share_of};
 use super::doubt;
 use super::exit::Exit;
 use super::left_out;
 use super::opened;
 use super::optimise::Work;
-use super::out::{self, print, row, say, shorten, shown, with_bs};
+use super::out::{self, print, row, say, shorten, shown};
 use super::progress::Bar;
 use super::replace;
 use super::share::{self, Share};
 use super::size::show_size;
-use super::stream;
 
 /// Compress files of weights, without loss
 ///
@@ -104,59 +103,6 @@ struct Summary {
     needs: Vec<Needs>,
     dry_run: bool,
     seconds: f64,
-}
-
-/// One thing to do.
-enum Task {
-    Compress {
-        input: PathBuf,
-        output: PathBuf,
-        len: u64,
-        /// Whether the output is part of a mirror, and has the input's permissions.
-        mirror: bool,
-    },
-    Copy {
-        input: PathBuf,
-        output: PathBuf,
-        len: u64,
-    },
-    /// A link that says `text`, and leads to what became of another file of the run, if to one.
-    Link {
-        output: PathBuf,
-        text: PathBuf,
-        to: Option<PathBuf>,
-    },
-}
-
-impl Task {
-    fn output(&self) -> &Path {
-        match self {
-            Self::Compress { output, .. } | Self::Copy { output, .. } | Self::Link { output, .. } => output,
-        }
-    }
-
-    /// The file that it is made of.
-    fn input(&self) -> Option<&Path> {
-        match self {
-            Self::Compress { input, .. } | Self::Copy { input, .. } => Some(input),
-            Self::Link { .. } => None,
-        }
-    }
-
-    /// What is compressed.
-    fn compressed(&self) -> Option<&Path> {
-        match self {
-            Self::Compress { input, .. } => Some(input),
-            Self::Copy { .. } | Self::Link { .. } => None,
-        }
-    }
-
-    fn len(&self) -> u64 {
-        match self {
-            Self::Compress { len, .. } | Self::Copy { len, .. } => *len,
-            Self::Link { .. } => 0,
-        }
-    }
 }
 
 /// Compresses everything, then prints what became of it.
@@ -316,73 +262,6 @@ pub fn run(args: &CompressArgs) -> Result<ExitCode> {
     Ok(failed.unwrap_or(Exit::Done).into())
 }
 
-/// Files that are copied, and their lengths.
-fn copied(tasks: &[Task]) -> Vec<(PathBuf, u64)> {
-    let of = |task: &Task| match task {
-        Task::Copy { input, len, .. } => Some((input.clone(), *len)),
-        Task::Compress { .. } | Task::Link { .. } => None,
-    };
-    tasks.iter().filter_map(of).collect()
-}
-
-/// The archives among what is copied, in which there may be weights that other files have as well.
-fn archives(tasks: &[Task]) -> Vec<PathBuf> {
-    let copied = tasks.iter().filter_map(|task| match task {
-        Task::Copy { input, .. } => Some(input),
-        Task::Compress { .. } | Task::Link { .. } => None,
-    });
-    let is = |path: &&PathBuf| path.extension().is_some_and(|e| ["bin", "pt", "pth", "ckpt"].iter().any(|a| e == *a));
-    copied.filter(is).cloned().collect()
-}
-
-/// Packs files that would be copied, if other files of the run have half of them, behind those that have it.
-fn pack_repeated(tasks: &mut [Task], bases: &mut Bases) {
-    let mut packed = HashSet::new();
-    for task in tasks.iter_mut() {
-        if let Task::Copy { input, output, len } = task
-            && bases.pack_repeated(input, *len)
-        {
-            packed.insert(output.clone());
-            *task = Task::Compress { input: input.clone(), output: with_bs(output), len: *len, mirror: true };
-        }
-    }
-    for task in tasks.iter_mut() {
-        if let Task::Link { output, text, to: Some(to) } = task
-            && packed.contains(to)
-        {
-            (*output, *text, *to) = (with_bs(output), with_bs(text), with_bs(to));
-        }
-    }
-    let late: HashSet<PathBuf> = packed.iter().map(|output| with_bs(output)).collect();
-    tasks.sort_by_key(|task| match task {
-        Task::Link { .. } => 2,
-        task if late.contains(task.output()) => 1,
-        _ => 0,
-    });
-}
-
-/// The tasks of a share that are not done yet.
-fn share_of(share: Share, tasks: Vec<Task>, force: bool, stop: &AtomicBool) -> Result<Vec<Task>> {
-    let files: Vec<(&Path, u64)> = tasks.iter().map(|task| (task.output(), task.len())).collect();
-    let own = share.of(&files);
-    let mut left = Vec::new();
-    for (task, own) in tasks.into_iter().zip(own) {
-        let done = match &task {
-            // A link may be made before what it leads to.
-            Task::Link { .. } if !share.is_first() => continue,
-            Task::Link { output, text, .. } => longpath::read_link(output).is_ok_and(|there| there == *text),
-            _ if !own => continue,
-            _ if force => false,
-            Task::Compress { input, output, .. } => share::is_packed(input, output, stop)?,
-            Task::Copy { input, output, .. } => share::is_copied(input, output)?,
-        };
-        if !done {
-            left.push(task);
-        }
-    }
-    Ok(left)
-}
-
 /// What compressing a file would write, without writing it.
 fn measure(pool: &rayon::ThreadPool, input: &Path, output: &Path, options: &Options<'_>, bar: &Bar) -> Result<Report> {
     let source = FileSource::open(input)?;
@@ -392,9 +271,6 @@ fn measure(pool: &rayon::ThreadPool, input: &Path, output: &Path, options: &Opti
     let mtime = (seconds, u32::try_from(nanoseconds).unwrap_or(0));
     compress::measure(pool, &Original { source: &source, name: input, mtime }, output, options, bar)
 }
-
-/// Where an input is, and its name below the output when that is not its own.
-type Input = (PathBuf, Option<PathBuf>);
 
 /// The inputs as paths; those on the Hub are downloaded first.
 #[cfg(feature = "hub")]
@@ -419,107 +295,6 @@ fn found(args: &CompressArgs, stop: &AtomicBool) -> Result<Vec<Input>> {
 #[cfg(not(feature = "hub"))]
 fn found(args: &CompressArgs, _stop: &AtomicBool) -> Result<Vec<Input>> {
     Ok(args.inputs.iter().map(|input| (input.clone(), None)).collect())
-}
-
-/// What to do.
-struct Plan {
-    tasks: Vec<Task>,
-    /// Directories to make, parents first, and those that they mirror.
-    directories: Vec<(PathBuf, PathBuf)>,
-    /// Directories to make that mirror none.
-    parents: Vec<PathBuf>,
-    /// What could not be read, and so is left out.
-    exit: Exit,
-}
-
-fn plan(args: &CompressArgs, inputs: &[Input]) -> Result<Plan> {
-    let mut plan = Plan { tasks: Vec::new(), directories: Vec::new(), parents: Vec::new(), exit: Exit::Done };
-    let several = inputs.len() > 1;
-    if let Some(out) = &args.output {
-        stream::refuse(out)?;
-    }
-    for (input, name) in inputs {
-        let name_of = |input: &Path| name.clone().map_or_else(|| name_of(input), Ok);
-        let meta = fs::metadata(input).map_err(Error::io("open", input))?;
-        if meta.is_dir() {
-            let Some(out) = &args.output else {
-                let text = "is a directory; say with -o DIR where its compressed mirror should go";
-                return Err(Error::invalid(format!("{}: {text}", input.display())));
-            };
-            let out = if several { out.join(name_of(input)?) } else { out.clone() };
-            plan_directory(input, &out, &mut plan)?;
-            continue;
-        }
-        let output = match &args.output {
-            None => with_bs(input),
-            Some(out) if several || out.is_dir() => {
-                plan.parents.push(out.clone());
-                with_bs(&out.join(name_of(input)?))
-            }
-            Some(out) => out.clone(),
-        };
-        plan.tasks.push(Task::Compress { input: input.clone(), output, len: meta.len(), mirror: false });
-    }
-    Ok(plan)
-}
-
-fn name_of(path: &Path) -> Result<PathBuf> {
-    let absolute = fs::canonicalize(path).map_err(Error::io("open", path))?;
-    match (path.file_name(), absolute.file_name()) {
-        (Some(name), _) | (None, Some(name)) => Ok(PathBuf::from(name)),
-        _ => Err(Error::invalid(format!("{}: has no name", path.display()))),
-    }
-}
-
-fn plan_directory(input: &Path, out: &Path, plan: &mut Plan) -> Result<()> {
-    let same = |a: &Path, b: &Path| matches!((fs::canonicalize(a), fs::canonicalize(b)), (Ok(a), Ok(b)) if a == b);
-    if same(input, out) {
-        return Err(Error::invalid(format!("{}: input and output are the same directory", out.display())));
-    }
-    let tree = compress::walk(input, Some(out))?;
-    for skipped in &tree.skipped {
-        say(&format!("{skipped}; left out"));
-    }
-    plan.exit = plan.exit.and(out::left_out(&tree.errors));
-    plan.directories.push((input.to_path_buf(), out.to_path_buf()));
-    plan.directories.extend(tree.directories.iter().map(|dir| (input.join(dir), out.join(dir))));
-    let mut packed: HashSet<PathBuf> = HashSet::new();
-    for entry in tree.entries {
-        plan.tasks.push(match entry {
-            Entry::Compress { path, len } => {
-                let task =
-                    Task::Compress { input: input.join(&path), output: with_bs(&out.join(&path)), len, mirror: true };
-                packed.insert(path);
-                task
-            }
-            Entry::Copy { path, len } => Task::Copy { input: input.join(&path), output: out.join(path), len },
-            Entry::Link { path, text, to } => {
-                let (output, to) = (out.join(path), to.map(|to| (packed.contains(&to), out.join(to))));
-                match to {
-                    Some((true, to)) => {
-                        Task::Link { output: with_bs(&output), text: with_bs(&text), to: Some(with_bs(&to)) }
-                    }
-                    to => Task::Link { output, text, to: to.map(|(_, to)| to) },
-                }
-            }
-        });
-    }
-    Ok(())
-}
-
-/// Refuses before hours of work what would be refused behind them.
-fn check_outputs(tasks: &[Task], force: bool) -> Result<()> {
-    let mut seen = HashMap::new();
-    for task in tasks {
-        let output = task.output();
-        if seen.insert(output, ()).is_some() {
-            return Err(Error::invalid(format!("{}: two inputs would be written to it", output.display())));
-        }
-        if out::is_there(output)? && !force {
-            return Err(Error::Exists { path: output.to_path_buf() });
-        }
-    }
-    Ok(())
 }
 
 fn describe(s: &Summary) -> String {

