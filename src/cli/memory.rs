@@ -3,6 +3,8 @@
 //! Nothing is lost by it: an output has no name before it is whole, as when the process is killed.
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use super::exit::Exit;
 
@@ -20,6 +22,11 @@ impl Allocator {
 
     /// Says so and ends the program. Allocates nothing.
     fn refused(size: usize) -> ! {
+        static SAID: AtomicBool = AtomicBool::new(false);
+        while SAID.swap(true, Ordering::Relaxed) {
+            // Another thread says it, and ends the process.
+            std::thread::sleep(Duration::from_secs(1));
+        }
         let mut digits = [b'0'; 20];
         let (mut left, mut at) = (size, digits.len());
         for digit in digits.iter_mut().rev() {
