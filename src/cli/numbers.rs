@@ -8,15 +8,18 @@ use clap::builder::RangedU64ValueParser;
 use super::size::{parse_size, show_size};
 
 /// A year: no wait is longer, and no date overflows by it.
+#[cfg(feature = "mount")]
 const MOST_SECONDS: u64 = 365 * 86_400;
 /// Threads that any option may ask for.
 const MOST_THREADS: u64 = 1024;
 
 /// Memory of a mount, bytes.
+#[cfg(feature = "mount")]
 pub const MEMORY: RangeInclusive<u64> = 64 << 10..=64 << 40;
 /// Disk space, bytes.
 pub const DISK: RangeInclusive<u64> = 0..=1 << 50;
 /// The kernel's readahead, bytes.
+#[cfg(feature = "mount")]
 pub const READAHEAD: RangeInclusive<u64> = 0..=1 << 30;
 /// Raw length of a chunk, bytes.
 pub const CHUNK: RangeInclusive<u64> = MIN_CHUNK_LEN as u64..=MAX_CHUNK_LEN as u64;
@@ -27,6 +30,7 @@ pub fn threads() -> RangedU64ValueParser<usize> {
 }
 
 /// Seconds from `least` to a year.
+#[cfg(feature = "mount")]
 pub fn seconds(least: u64) -> RangedU64ValueParser<u64> {
     RangedU64ValueParser::new().range(least..=MOST_SECONDS)
 }

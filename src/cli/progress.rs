@@ -3,7 +3,6 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bsfs::compress::Progress;
-use bsfs::escape::Escaped;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// Shows bytes, ratio, speed and the time left. Invisible when standard error is no terminal.
@@ -69,7 +68,7 @@ impl Bar {
         }
         let mut builder = env_logger::Builder::new();
         builder.filter_level(log::LevelFilter::Off).filter_module("bsfs", log::LevelFilter::Warn).parse_env("BSFS_LOG");
-        builder.format(|line, record| writeln!(line, "bsfs: {}", Escaped(record.args())));
+        builder.format(|line, record| writeln!(line, "bsfs: {}", bsfs::escape::Escaped(record.args())));
         // A program has one log; a second start keeps the first.
         let _ = builder.target(env_logger::Target::Pipe(Box::new(Above(self.bar.clone())))).try_init();
     }

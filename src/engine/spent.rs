@@ -154,7 +154,7 @@ mod tests {
         };
         assert_eq!(pass(300_000), pages.len(), "all of it was read in by this mount");
         // Another process has the middle by now.
-        *pages.in_memory.lock().unwrap() = Some(vec![5 * REGION + 7..5 * REGION + 8]);
+        *pages.in_memory.lock().unwrap() = Some(std::iter::once(5 * REGION + 7..5 * REGION + 8).collect());
         assert_eq!(pass(REGION / 3), pages.len() - REGION);
         *pages.in_memory.lock().unwrap() = None;
         assert_eq!(pass(REGION), 0, "the system does not tell");

@@ -22,7 +22,7 @@ const FUSE_CONF: &str = "/etc/fuse.conf";
 
 /// File systems of the kernel itself, by the number that `statfs` gives: what is mounted below them hides a part of the
 /// system's state, and some of their directories change while a path is followed.
-const KERNEL_FILE_SYSTEMS: &[(i64, &str)] = &[
+const KERNEL_FILE_SYSTEMS: &[(u64, &str)] = &[
     (0x9fa0, "proc"),
     (0x6265_6572, "sysfs"),
     (0x0027_e0eb, "cgroup"),
@@ -116,7 +116,7 @@ pub(super) fn check(source: Option<&Path>, options: &MountOptions) -> Result<Che
         return Err(fail(&mount_point, "the mount point is not a directory"));
     }
     let kind = rustix::fs::statfs(&mount_point).map_err(|e| Error::io("stat", &mount_point)(e.into()))?.f_type;
-    if let Some((_, name)) = KERNEL_FILE_SYSTEMS.iter().find(|(number, _)| *number == i64::from(kind)) {
+    if let Some((_, name)) = KERNEL_FILE_SYSTEMS.iter().find(|(number, _)| *number == kind as u64) {
         let message = format!("the mount point is in a {name} file system of the kernel; choose another directory");
         return Err(fail(&mount_point, message));
     }

@@ -35,7 +35,7 @@ static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 /// [limit from before](as_before): some cannot deal with more.
 pub fn raise_limit() {
     let limit = getrlimit(Resource::Nofile);
-    BEFORE.get_or_init(|| limit.clone());
+    BEFORE.get_or_init(|| limit);
     // Refused only where the limit is odd; then it stays as it is.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }
@@ -44,7 +44,7 @@ pub fn raise_limit() {
 #[allow(unsafe_code, reason = "runs between fork and exec")]
 pub fn as_before(command: &mut Command) {
     let Some(before) = BEFORE.get() else { return };
-    let set = move || Ok(setrlimit(Resource::Nofile, before.clone())?);
+    let set = move || Ok(setrlimit(Resource::Nofile, *before)?);
     // SAFETY: it makes one system call, takes no lock and no memory.
     unsafe { command.pre_exec(set) };
 }

@@ -33,7 +33,7 @@ impl Vfs {
     /// Opens a directory: the names are those of this moment, however long reading them takes.
     ///
     /// # Errors
-    /// [`Error::Io`] when the source cannot be listed.
+    /// [`Error::Io`](crate::Error::Io) when the source cannot be listed.
     pub fn opendir(&self, inode: Inode) -> Result<Handle> {
         let (node, directory) = self.directory("list", inode)?;
         let listing = Mutex::new(self.current(&node, &directory, None)?);
@@ -44,7 +44,7 @@ impl Vfs {
     /// `false`, which refuses that item. `.` and `..` come first. From 0 for a second time they are those of that moment.
     ///
     /// # Errors
-    /// [`Error::Io`] for a handle that is no open directory, or when the source cannot be listed anew.
+    /// [`Error::Io`](crate::Error::Io) for a handle that is no open directory, or when the source cannot be listed anew.
     pub fn readdir(&self, handle: Handle, offset: u64, take: impl FnMut(Item<'_>) -> bool) -> Result<()> {
         self.moment(handle, offset)?.items(offset, take);
         Ok(())
@@ -69,7 +69,7 @@ impl Vfs {
     /// The names of an open directory for who reads from `offset`.
     ///
     /// # Errors
-    /// [`Error::Io`] for a handle that is no open directory, or when the source cannot be listed anew.
+    /// [`Error::Io`](crate::Error::Io) for a handle that is no open directory, or when the source cannot be listed anew.
     pub fn moment(&self, handle: Handle, offset: u64) -> Result<Moment> {
         let names = self.names(handle)?;
         if offset == 0 && names.begun.swap(true, Ordering::Relaxed) {
