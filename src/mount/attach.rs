@@ -19,7 +19,7 @@ use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::net::{AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType};
 
 use super::options::MountOptions;
-use super::table::FS_TYPE;
+use super::table::{FS_TYPE, Line};
 use crate::error::{Error, Result};
 use crate::source::as_before;
 
@@ -174,6 +174,16 @@ pub(super) fn detach(mount_point: &Path, lazy: bool) -> Result<Detached> {
             }
         }
         Err(errno) => Err(fail(mount_point, format!("cannot unmount: {}", io::Error::from(errno)))),
+    }
+}
+
+/// Ends the connection of a mount, so that requests that no thread will answer any more fail, as far as the system lets this
+/// process. A process that waits for its own answer cannot even be killed before that.
+pub(super) fn abort(line: &Line) {
+    let number = line.device.split_once(':').map_or("", |(_, minor)| minor);
+    // There for the user who mounted, where this file system is mounted.
+    if std::fs::write(format!("/sys/fs/fuse/connections/{number}/abort"), "1").is_err() {
+        let _ = rustix::mount::unmount(&line.mount_point, UnmountFlags::FORCE | UnmountFlags::NOFOLLOW);
     }
 }
 

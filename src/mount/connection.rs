@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::mpsc;
 use std::thread;
@@ -12,8 +11,9 @@ use fuser::{Config, Session};
 use log::{debug, info, warn};
 
 use super::adapter::Adapter;
-use super::attach::detach;
+use super::attach::{abort, detach};
 use super::status::{Answer, ask};
+use super::table::{self, Line};
 use crate::error::{Error, Result};
 
 /// How long the kernel's first request may take.
@@ -55,16 +55,27 @@ impl Mounted<'_> {
 
 impl Drop for Mounted<'_> {
     fn drop(&mut self) {
+        if let Ok(Some(line)) = table::find(self.mount_point)
+            && line.is_ours()
+        {
+            abort(&line);
+        }
+        // Aborted by force it may be off already.
+        if !table::find(self.mount_point).is_ok_and(|line| line.is_some_and(|line| line.is_ours())) {
+            return;
+        }
         if let Err(e) = detach(self.mount_point, true) {
             warn!("{e}");
         }
     }
 }
 
-/// The mount's device number as `major:minor`. Asks the new mount for its root, so it also waits until that answers.
+/// The new mount's device number as `major:minor`, by the mount table: what asks the mount itself waits for threads of this
+/// process, and cannot be ended when there are none.
 pub(super) fn device_number(mount_point: &Path) -> Result<String> {
-    let dev = fs::metadata(mount_point).map_err(Error::io("stat", mount_point))?.dev();
-    Ok(format!("{}:{}", rustix::fs::major(dev), rustix::fs::minor(dev)))
+    let found = table::find(mount_point)?.filter(Line::is_ours);
+    let gone = || Error::Mount { mount_point: mount_point.into(), message: "the mount is gone again".to_owned() };
+    found.map(|line| line.device).ok_or_else(gone)
 }
 
 /// Whether what answers at the mount point is this process.

@@ -66,6 +66,8 @@ where
     S: AsRef<std::ffi::OsStr>,
 {
     inherit_nothing();
+    let mount_point = &*std::path::absolute(mount_point).unwrap_or_else(|_| mount_point.to_path_buf());
+    let before = table::find(mount_point).ok().flatten();
     let mut command = Command::new(PROGRAM);
     as_before(&mut command);
     let mut child = command
@@ -129,10 +131,15 @@ where
         }
         Some(Err(mpsc::RecvTimeoutError::Timeout)) => {
             end(&mut child);
-            let left = || table::find(mount_point).is_ok_and(|line| line.is_some_and(|line| line.is_ours()));
-            if left() && ask(mount_point) == Answer::Dead {
-                // What it left behind, or what it was about to clear away.
-                let _ = attach::detach(mount_point, true);
+            let left = table::find(mount_point).ok().flatten().filter(table::Line::is_ours);
+            if let Some(line) = left {
+                if before.as_ref() != Some(&line) {
+                    attach::abort(&line);
+                }
+                if ask(mount_point) == Answer::Dead {
+                    // What it left behind, or what it was about to clear away.
+                    let _ = attach::detach(mount_point, true);
+                }
             }
             if stop.load(Ordering::Relaxed) {
                 return Err(Error::Interrupted);
