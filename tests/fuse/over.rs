@@ -256,7 +256,7 @@ fn files_that_refer_to_others_find_them() {
     fs::write(plain.join("base.safetensors"), &base).unwrap();
     fs::write(plain.join("sub/tuned.safetensors"), &tuned).unwrap();
     let (from, to) = (plain.to_str().unwrap(), bench.source());
-    let output = bsfs(&bench, ["compress", from, "-o", to.to_str().unwrap()]);
+    let output = bsfs(&bench, ["compress", from, "-o", to.to_str().unwrap(), "--dedup"]);
     assert!(output.status.success(), "{}", stderr(&output));
     let source = bsfs::source::FileSource::open(to.join("sub/tuned.safetensors.bs")).unwrap();
     assert!(bsfs::format::Container::open(&source).unwrap().bases().needs_others());
