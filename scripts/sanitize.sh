@@ -3,7 +3,7 @@
 #
 #   scripts/sanitize.sh [--long] [FILTER...]
 #
-#   (nothing)  every fuzz target for a second, without a fuzzer: its seeds, then changes of them (tests/fuzz/src/bin/smoke.rs)
+#   (nothing)  every fuzz target for half a second, without a fuzzer: its seeds, then changes of them (tests/fuzz/src/bin/smoke.rs)
 #   --long     also the unit tests of codec and format, on every kernel that the machine has (some minutes)
 #   FILTER     parts of test names in place of codec:: and format::
 #
@@ -34,7 +34,7 @@ verdict() {
     exit "$1"
 }
 run cargo +nightly build --quiet --manifest-path tests/fuzz/Cargo.toml --no-default-features --bin smoke --target "$target" || verdict 1
-run "$CARGO_TARGET_DIR/$target/debug/smoke" 1000 || verdict 1
+run "$CARGO_TARGET_DIR/$target/debug/smoke" 500 || verdict 1
 if [[ -n $long ]]; then
     run cargo +nightly test --quiet --target "$target" --no-default-features --lib -- "${filters[@]}" || verdict 1
 fi

@@ -61,7 +61,7 @@ pub fn pair(count: usize, keep: impl Fn(&str) -> bool) -> (Vec<u8>, Vec<u8>) {
     both("eighth", "F8_E5M2", 1, eighths.clone(), flipped(24, &moved(24, &eighths, 1, 1, 4), 1));
     let ids: Vec<u8> = (0..count as u64).flat_map(|i| (i * 7919).to_le_bytes()).collect();
     both("ids", "I64", 8, ids.clone(), moved(25, &ids, 8, 1, 2));
-    let ids: Vec<u8> = (0..count as u32).flat_map(|i| (i * i).to_le_bytes()).collect();
+    let ids: Vec<u8> = (0..count as u32).flat_map(|i| i.wrapping_mul(i).to_le_bytes()).collect();
     let later = numbers(&ids, 4).flat_map(|x| (x as u32).wrapping_add(1000).to_le_bytes()).collect();
     both("ids.later", "I32", 4, ids, later);
     let shorts = noise(26, 2 * count);
