@@ -231,47 +231,61 @@ fn several(nameless: bool, verb: &str) -> Option<World> {
     Some(world)
 }
 
-#[test]
-fn an_error_of_the_disk_at_any_request_loses_nothing_and_leaves_nothing_behind() {
-    for (nameless, verb) in [(true, "compress"), (false, "compress"), (true, "decompress"), (false, "decompress")] {
-        let Some(world) = several(nameless, verb) else { return };
-        let image = world.disk.image();
-        let mut number = 0;
-        loop {
-            let failed = Arc::new(std::sync::Mutex::new(None));
-            let noted = Arc::clone(&failed);
-            world.disk.judge(move |call: &Call<'_>| {
-                if call.number != number {
-                    return Verdict::Go;
-                }
-                *noted.lock().unwrap() = Some((call.op, call.name.to_owned()));
-                Verdict::Fail(libc::EIO)
-            });
-            let output = world.run(verb, &[]);
-            world.disk.calm();
-            let Some((op, name)) = failed.lock().unwrap().take() else { break };
-            let what = format!("{verb}, nameless {nameless}, request {number} ({op:?} {name:?}): {}", said(&output));
-            if op == Op::Unlink && name.starts_with('.') {
-                // That it was left behind is no fault of the program.
-                world.disk.restore(&image);
+/// Each in a test of its own, since each takes long.
+macro_rules! errors_at_any_request {
+    ($($name:ident: $nameless:expr, $verb:expr;)*) => {
+        $(#[test]
+        fn $name() {
+            an_error_at_any_request_loses_nothing_and_leaves_nothing_behind($nameless, $verb);
+        })*
+    };
+}
+
+errors_at_any_request! {
+    an_error_of_the_disk_at_any_request_of_compress_loses_nothing: true, "compress";
+    an_error_of_a_disk_without_nameless_files_at_any_request_of_compress_loses_nothing: false, "compress";
+    an_error_of_the_disk_at_any_request_of_decompress_loses_nothing: true, "decompress";
+    an_error_of_a_disk_without_nameless_files_at_any_request_of_decompress_loses_nothing: false, "decompress";
+}
+
+fn an_error_at_any_request_loses_nothing_and_leaves_nothing_behind(nameless: bool, verb: &str) {
+    let Some(world) = several(nameless, verb) else { return };
+    let image = world.disk.image();
+    let mut number = 0;
+    loop {
+        let failed = Arc::new(std::sync::Mutex::new(None));
+        let noted = Arc::clone(&failed);
+        world.disk.judge(move |call: &Call<'_>| {
+            if call.number != number {
+                return Verdict::Go;
             }
-            world.sound(&what);
-            if output.status.success() {
-                assert_eq!(world.disk.files(), world.names(verb == "compress"), "{what}");
-            } else {
-                assert_eq!(output.status.code(), Some(75), "{what}");
-                assert_told(&output, &what);
-            }
-            let again = world.run(verb, &[]);
-            assert!(again.status.success(), "{what}, and again: {}", said(&again));
-            assert_eq!(world.disk.files(), world.names(verb == "compress"), "{what}, and again");
-            world.sound(&what);
+            *noted.lock().unwrap() = Some((call.op, call.name.to_owned()));
+            Verdict::Fail(libc::EIO)
+        });
+        let output = world.run(verb, &[]);
+        world.disk.calm();
+        let Some((op, name)) = failed.lock().unwrap().take() else { break };
+        let what = format!("{verb}, nameless {nameless}, request {number} ({op:?} {name:?}): {}", said(&output));
+        if op == Op::Unlink && name.starts_with('.') {
+            // That it was left behind is no fault of the program.
             world.disk.restore(&image);
-            number += 1;
         }
-        println!("{verb}, nameless {nameless}: {number} requests");
-        assert!(number > 80, "{number}");
+        world.sound(&what);
+        if output.status.success() {
+            assert_eq!(world.disk.files(), world.names(verb == "compress"), "{what}");
+        } else {
+            assert_eq!(output.status.code(), Some(75), "{what}");
+            assert_told(&output, &what);
+        }
+        let again = world.run(verb, &[]);
+        assert!(again.status.success(), "{what}, and again: {}", said(&again));
+        assert_eq!(world.disk.files(), world.names(verb == "compress"), "{what}, and again");
+        world.sound(&what);
+        world.disk.restore(&image);
+        number += 1;
     }
+    println!("{verb}, nameless {nameless}: {number} requests");
+    assert!(number > 80, "{number}");
 }
 
 /// Looks at every state that the loss of power may leave of what was done since `crash`.
