@@ -311,7 +311,7 @@ impl<'a> References<'a> {
         self.runs.iter().filter(|run| run.used).map(|run| run.len).sum()
     }
 
-    /// What the index says of the runs that were used, and the files that they lead to. Reads tensors whose digest nobody knows.
+    /// What the index says of the runs that were used, and the files that they lead to. Reads tensors whose digest is not known.
     pub(super) fn finish(self, pool: &rayon::ThreadPool, standalone_bytes: u64) -> Result<(Bases, Vec<PathBuf>)> {
         let mut homes: Vec<Home> = Vec::new();
         let mut numbers: HashMap<Home, u32> = HashMap::new();

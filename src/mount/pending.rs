@@ -217,7 +217,7 @@ impl<R: Reply> Pending<R> {
         lock(&self.request.reply).is_some()
     }
 
-    /// The reply, for the one who answers; `None` when the request has failed meanwhile.
+    /// The reply, for the caller to answer; `None` when the request has failed meanwhile.
     pub(super) fn take(&self) -> Option<R> {
         let reply = lock(&self.request.reply).take();
         if reply.is_some() {

@@ -23,7 +23,7 @@ pub(super) struct Requests {
 pub(super) const OWN: Lane = Lane { source: u64::MAX, file: 0 };
 
 impl Requests {
-    /// Answers on this thread: `work` must not wait, `give` gives its result to who asked.
+    /// Answers on this thread: `work` must not wait, `give` sends its result to the kernel.
     pub(super) fn at_once<R: Reply, T>(
         &self,
         op: &'static str,
@@ -44,7 +44,7 @@ impl Requests {
         }
     }
 
-    /// Answers on another thread. When who asked has got an error meanwhile, `undo` takes back what `work` has made.
+    /// Answers on another thread. If the request has failed meanwhile, `undo` takes back what `work` has made.
     pub(super) fn later<R: Reply, T>(
         &self,
         (op, lane, subject): (&'static str, Lane, Subject),

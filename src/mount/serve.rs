@@ -70,7 +70,7 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
         tell(Event::Note(note))?;
     }
     let mount_point = checked.mount_point.clone();
-    // Who may come in was said by whoever mounted.
+    // The process that mounted has decided which users may come in.
     let all = options.allow_other || options.fuse.is_some();
     let follow: Vec<PathBuf> =
         options.follow.iter().map(|place| check_follow(place, &mount_point)).collect::<Result<_>>()?;

@@ -1,7 +1,7 @@
 //! How long calls to sources of this machine have been going on.
 //!
 //! The system gives no limit to a call that waits for a disk, a server of files or another process. Such a call cannot be
-//! ended; whoever waits for its result asks here whether any has hung for too long.
+//! ended; a request that waits for its result asks here whether any has hung for too long.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};

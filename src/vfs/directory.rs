@@ -18,7 +18,7 @@ pub(super) struct Names {
     pub(super) directory: Arc<Directory>,
     /// The names that are given out.
     listing: Mutex<Arc<Listing>>,
-    /// They were read from the start before: who does so again wants the present ones.
+    /// They were read from the start before: a second read from there wants the present ones.
     begun: AtomicBool,
 }
 
@@ -66,7 +66,7 @@ impl Vfs {
         self.names(handle).is_ok_and(|names| offset == 0 && names.begun.load(Ordering::Relaxed))
     }
 
-    /// The names of an open directory for who reads from `offset`.
+    /// The names of an open directory for a read from `offset`.
     ///
     /// # Errors
     /// [`Error::Io`](crate::Error::Io) for a handle that is no open directory, or when the source cannot be listed anew.

@@ -455,7 +455,7 @@ impl Vfs {
     fn attr(&self, node: &Node) -> Result<Attr> {
         if let Body::Directory(directory) = &node.body {
             match directory.look() {
-                // The mount point itself always answers, or nobody could ask the mount what is wrong with it.
+                // The mount point itself always answers, so that the mount can be asked what is wrong with it.
                 Err(error) if node.inode != Inode::ROOT => return Err(error),
                 _ => {}
             }

@@ -8,7 +8,7 @@ use crate::source::waits;
 
 /// A scan is held up when a call to a source has taken for so long, and the scan at least for as long.
 const HELD_UP: Duration = Duration::from_secs(2);
-/// How often those who wait look whether it is.
+/// How often waiting requests look whether it is.
 const LOOK: Duration = Duration::from_millis(200);
 
 /// The turn to scan.
