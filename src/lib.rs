@@ -50,6 +50,7 @@ pub mod format;
 #[cfg(feature = "hub")]
 pub mod hub;
 pub mod longpath;
+pub mod memory;
 #[cfg(feature = "mount")]
 pub mod mount;
 pub mod parallel;

@@ -15,18 +15,14 @@ struct Allocator;
 static ALLOCATOR: Allocator = Allocator;
 
 impl Allocator {
-    /// Gives `memory` back, unless it is none.
+    /// Gives `memory` back, unless it is none and was needed.
     fn checked(memory: *mut u8, size: usize) -> *mut u8 {
-        if memory.is_null() { Self::refused(size) } else { memory }
+        if memory.is_null() && !bsfs::memory::may_be_refused() { Self::refused(size) } else { memory }
     }
 
     /// Says so and ends the program. Allocates nothing.
     fn refused(size: usize) -> ! {
-        static SAID: AtomicBool = AtomicBool::new(false);
-        while SAID.swap(true, Ordering::Relaxed) {
-            // Another thread says it, and ends the process.
-            std::thread::sleep(Duration::from_secs(1));
-        }
+        first();
         let mut digits = [b'0'; 20];
         let (mut left, mut at) = (size, digits.len());
         for digit in digits.iter_mut().rev() {
@@ -37,15 +33,50 @@ impl Allocator {
             }
         }
         let number = digits.get(at..).unwrap_or_default();
-        let advice: &[u8] = b" bytes; allow it more (ulimit -v), or use fewer threads with -j\n";
-        for part in [b"bsfs: the system gives no more memory, asked for ", number, advice] {
-            // A standard error that is closed is no reason to stop here.
-            let _ = rustix::io::write(rustix::stdio::stderr(), part);
-        }
-        close_connections();
-        // SAFETY: it ends the process at once, and runs no handlers, which may want memory.
-        unsafe { libc::_exit(i32::from(Exit::Again.code())) }
+        end(&[b"bsfs: the system gives no more memory, asked for ", number, b" bytes", ADVICE])
     }
+}
+
+const ADVICE: &[u8] = b"; allow it more (ulimit -v), or use fewer threads with -j\n";
+
+/// Returns to the first thread that has no memory; others wait for the end of the process.
+fn first() {
+    static SAID: AtomicBool = AtomicBool::new(false);
+    while SAID.swap(true, Ordering::Relaxed) {
+        std::thread::sleep(Duration::from_secs(1));
+    }
+}
+
+/// Says why and ends the process. Allocates nothing.
+fn end(why: &[&[u8]]) -> ! {
+    for part in why {
+        // A standard error that is closed is no reason to stop here.
+        let _ = rustix::io::write(rustix::stdio::stderr(), part);
+    }
+    close_connections();
+    // SAFETY: it ends the process at once, and runs no handlers, which may want memory.
+    unsafe { libc::_exit(i32::from(Exit::Again.code())) }
+}
+
+/// Without memory for a new thread's own data the C library aborts the process, and has said so: this ends it as other refused
+/// memory does. Another abort stays one.
+pub fn end_without_memory() {
+    /// More than the C library asks for at once.
+    const PROBE: usize = 1 << 20;
+    let aborted = || {
+        use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
+        // SAFETY: a new map of no name touches nothing that is there.
+        let probe = unsafe {
+            mmap_anonymous(std::ptr::null_mut(), PROBE, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE)
+        };
+        if probe.is_err() {
+            first();
+            end(&[b"bsfs: the system gives no more memory", ADVICE]);
+        }
+        // The process aborts when this has returned.
+    };
+    // SAFETY: what runs in the handler are system calls alone.
+    let _ = unsafe { signal_hook::low_level::register(signal_hook::consts::SIGABRT, aborted) };
 }
 
 /// Closes the connections to the kernel of mounts. A thread of this process that waits for an answer of its own mount cannot be
@@ -86,5 +117,15 @@ unsafe impl GlobalAlloc for Allocator {
     unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
         // SAFETY: the caller keeps to what `dealloc` asks of it.
         unsafe { System.dealloc(memory, layout) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn what_may_be_refused_does_not_end_the_program() {
+        assert!(bsfs::memory::room::<u8>(1 << 62).is_none());
+        assert_eq!(bsfs::memory::room::<u64>(5).unwrap().capacity(), 5);
+        assert!(!bsfs::memory::may_be_refused());
     }
 }

@@ -163,6 +163,7 @@ fn without_hidden(mut error: clap::Error) -> clap::Error {
 pub fn main() -> ExitCode {
     bsfs::source::raise_limit();
     out::outlive_size_limits();
+    memory::end_without_memory();
     let arguments: Vec<OsString> = std::env::args_os().collect();
     #[cfg(feature = "mount")]
     let as_helper = helper::is_called(&arguments);

@@ -9,7 +9,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::buffer::{Pool, Reserved};
@@ -102,8 +102,9 @@ struct State {
     sources: HashMap<u64, Source>,
     threads: usize,
     idle: usize,
-    /// Idle threads that were woken and have not yet looked for work.
+    /// Idle threads that were called and have not yet looked for work, and those of them that are still to be woken.
     called: usize,
+    to_wake: usize,
     /// A job waits for memory, of which others may leave enough for several.
     short: bool,
     stopped: bool,
@@ -167,24 +168,22 @@ impl Drop for Demanding<'_> {
         let mut state = lock_state(self.0);
         state.ended(self.1, |source| source.decoding -= 1);
         if !state.ahead.is_empty() {
-            self.0.call(&mut state);
+            state.call();
         }
+        self.0.unlock(state);
     }
 }
 
-fn lock_state(shared: &Shared) -> std::sync::MutexGuard<'_, State> {
+fn lock_state(shared: &Shared) -> MutexGuard<'_, State> {
     shared.state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Shared {
-    /// Wakes an idle thread, if there is one that was not woken yet.
-    fn call(&self, state: &mut State) -> bool {
-        let idle = state.idle > state.called;
-        if idle {
-            state.called += 1;
-            self.wake.notify_one();
-        }
-        idle
+    /// Gives the lock up, then wakes the threads that were called: they need it first of all.
+    fn unlock(&self, mut state: MutexGuard<'_, State>) {
+        let to_wake = std::mem::take(&mut state.to_wake);
+        drop(state);
+        (0..to_wake).for_each(|_| self.wake.notify_one());
     }
 }
 
@@ -227,7 +226,7 @@ impl State {
             return None;
         }
         let (now, room) = (Instant::now(), cores + READING);
-        let moving: usize = self.sources.values().filter(|source| !source.hangs(now)).map(Source::busy).sum();
+        let moving = self.moving(now);
         let free = |(source, _): &(u64, Job)| match self.sources.get(source) {
             Some(source) => source.busy() < room && (moving < room || source.hangs(now)),
             None => moving < room,
@@ -240,11 +239,24 @@ impl State {
         Some(Turn::Ahead(source, job, reserved))
     }
 
+    /// Threads that sources which do not hang keep busy.
+    fn moving(&self, now: Instant) -> usize {
+        self.sources.values().filter(|source| !source.hangs(now)).map(Source::busy).sum()
+    }
+
     /// Reserves memory for a job; in any case if it `must` run.
     fn memory(&mut self, need: u64, pool: &Arc<Pool>, must: bool) -> Option<Reserved> {
         let reserved = if must { Some(pool.reserve(need)) } else { pool.try_reserve(need) };
         self.short |= reserved.is_none();
         reserved
+    }
+
+    /// Calls an idle thread, if there is one that was not called yet. [`Shared::unlock`] wakes it.
+    fn call(&mut self) -> bool {
+        let idle = self.idle > self.called;
+        self.called += usize::from(idle);
+        self.to_wake += usize::from(idle);
+        idle
     }
 
     fn source(&mut self, number: u64) -> &mut Source {
@@ -294,6 +306,7 @@ impl Workers {
             return (job.run)();
         }
         state.demand.push_back((lane, job));
+        self.0.unlock(state);
     }
 
     /// Does jobs on bytes of a source when there is time, in this order.
@@ -306,10 +319,12 @@ impl Workers {
         while state.ahead.len() > QUEUE {
             dropped.extend(state.ahead.pop_front());
         }
-        for _ in 0..added.min(self.0.cores) {
+        // Where there is no room, who ends a job takes the next.
+        let room = (self.0.cores + READING).saturating_sub(state.moving(Instant::now()));
+        for _ in 0..added.min(self.0.cores).min(room) {
             self.staff(&mut state);
         }
-        drop(state);
+        self.0.unlock(state);
         // Jobs may hold the last reference to a file.
         drop(dropped);
     }
@@ -323,7 +338,7 @@ impl Workers {
     /// Sees to it that a thread takes one more job, which is in the queue before the lock is given up. `false` when there is no
     /// thread and none can be made.
     fn staff(&self, state: &mut State) -> bool {
-        if self.0.call(state) {
+        if state.call() {
             return true;
         }
         if state.threads < SOURCES * self.0.most + self.0.cores {
@@ -353,6 +368,7 @@ fn work(shared: &Shared) {
             break;
         }
         let Some(turn) = state.next(shared) else {
+            (0..std::mem::take(&mut state.to_wake)).for_each(|_| shared.wake.notify_one());
             state.idle += 1;
             let waited = shared.wake.wait_timeout(state, PATIENCE).unwrap_or_else(PoisonError::into_inner);
             state = waited.0;
@@ -364,7 +380,7 @@ fn work(shared: &Shared) {
             }
             continue;
         };
-        drop(state);
+        shared.unlock(state);
         let (source, file, Job { need, run }, reserved) = match turn {
             Turn::Demand(Lane { source, file }, job, reserved) => (source, Some(file), job, reserved),
             Turn::Ahead(source, job, reserved) => (source, None, job, reserved),
@@ -390,7 +406,7 @@ fn work(shared: &Shared) {
         });
         // What this job leaves may be enough for more than the one that this thread takes next.
         if std::mem::take(&mut state.short) {
-            shared.call(&mut state);
+            state.call();
         }
     }
     state.threads -= 1;

@@ -1,8 +1,9 @@
 //! Names in a mount's log and status are text, whatever a terminal would make of them.
 
 use std::fs;
+use std::io::{Read, Write};
 use std::os::unix::fs::symlink;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use crate::common::mounted::{BSFS, Mount, bsfs};
 use crate::common::{Bench, HOSTILE, age, assert_harmless, noise, safetensors};
@@ -60,15 +61,29 @@ fn logs_and_status_say_names_as_text() {
     assert!(!output.status.success());
     assert_harmless("unmount", &output.stderr);
     // The view needs a terminal, which script(1) is.
-    let watch = format!("stty cols 200 rows 40; timeout -s INT 3 {BSFS} status --watch");
     let there = Command::new("script").args(["-qec", "true", "/dev/null"]).output();
     if !there.is_ok_and(|output| output.status.success()) {
         return crate::common::skip("no script(1)");
     }
     let mount = Mount::of(&bench, &source, &point, &["--cache", "off"]);
     fs::read(mount.path(HOSTILE)).unwrap();
-    let output = Command::new("script").args(["-qec", &watch, "/dev/null"]).output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(text.contains(r"x\u{1b}[31mred\nFORGED"), "{text}");
+    let watch = format!("stty cols 200 rows 40; exec timeout -s INT 60 {BSFS} status --watch {}", point.display());
+    let mut view = Command::new("script");
+    view.args(["-qefc", &watch, "/dev/null"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut view = view.spawn().unwrap();
+    let (mut screen, mut shown) = (view.stdout.take().unwrap(), Vec::new());
+    let shows = |shown: &[u8]| String::from_utf8_lossy(shown).contains(r"x\u{1b}[31mred\nFORGED");
+    let mut part = [0; 4096];
+    while !shows(&shown) {
+        match screen.read(&mut part).unwrap() {
+            0 => break,
+            read => shown.extend_from_slice(&part[..read]),
+        }
+    }
+    view.stdin.take().unwrap().write_all(b"q").unwrap();
+    screen.read_to_end(&mut shown).unwrap();
+    view.wait().unwrap();
+    assert!(shows(&shown), "{}", String::from_utf8_lossy(&shown));
+    let text = String::from_utf8_lossy(&shown);
     assert!(!text.contains("[31mred\n") && !text.contains(['\u{9b}', '\u{202e}', '\u{200b}']), "{text}");
 }

@@ -82,22 +82,17 @@ fn too_few_threads_or_too_little_address_space_is_one_line_and_no_abort() {
     };
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{said}{}", stderr(&output));
-    let (mut refused, mut ended) = (0, 0);
+    let mut refused = 0;
     for line in said.lines() {
-        // The C library ends a program whose new thread gets no memory for its thread-local data; no program can prevent that.
-        if line.starts_with("134|") && line.contains("|as=") && line.contains("Fatal glibc error") {
-            ended += 1;
-            continue;
-        }
         let fields: Vec<&str> = line.splitn(3, '|').collect();
         assert!(["0", "2", "75"].contains(&fields[0]), "{line}");
         assert!(!line.contains("panicked") && !line.contains("defect"), "{line}");
         if fields[0] != "0" {
             refused += 1;
-            // A mount may say first that the disk cache is off.
-            assert!(fields[1] == "1" || line.contains("|mount ") && fields[1] == "2", "{line}");
+            // A mount may say first that the disk cache is off, and the C library what it has no memory for.
+            let more = line.contains("|mount ") || line.contains("Fatal glibc error");
+            assert!(fields[1] == "1" || more && fields[1] == "2", "{line}");
         }
-        assert!(ended <= 2, "{ended} ended by the C library\n{said}");
     }
     assert!(refused > 5 && said.lines().any(|line| line.starts_with('0')), "{said}");
 }

@@ -11,6 +11,7 @@ use super::split::Buckets;
 use super::state::Saved;
 use super::stream::Stream;
 use crate::error::Damage;
+use crate::memory;
 
 /// Opens the blob of `n` elements.
 pub(super) fn open(region: Region, n: u64, share: Share) -> Result<Sides, Fault> {
@@ -96,10 +97,8 @@ fn rows(mut cursor: Cursor, n: u64, share: Share) -> Result<Sides, Fault> {
     if sum != n {
         return Err(Damage::new("elements in all buckets", n, sum).into());
     }
-    let mut above = Vec::new();
-    if rows > 1 {
-        above.try_reserve_exact(cols as usize).map_err(|_| Damage::new("memory for a row", cols, 0))?;
-    }
+    let row = if rows > 1 { cols as usize } else { 0 };
+    let above = memory::room(row).ok_or_else(|| Damage::new("memory for a row", cols, 0))?;
     Ok((Box::new(Rows { first, contexts, cols, above, at: 0 }), Box::new(buckets)))
 }
 

@@ -6,6 +6,7 @@ use super::part::Part;
 use super::region::{Cursor, Region};
 use super::state::Saved;
 use crate::error::Damage;
+use crate::memory;
 
 /// Rows, the last one being kept.
 pub(super) struct WpeDelta {
@@ -37,7 +38,7 @@ impl WpeDelta {
         cursor.end()?;
         let mut above = Vec::new();
         if differences == 1 && rows > 1 {
-            above.try_reserve_exact(row as usize).map_err(|_| Damage::new("memory for a row", row, 0))?;
+            above = memory::room(row as usize).ok_or_else(|| Damage::new("memory for a row", row, 0))?;
             above.resize(row as usize, 0);
         }
         Ok(Self { chunk, width: usize::from(width), row: above, at: 0 })

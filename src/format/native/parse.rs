@@ -12,6 +12,7 @@ use super::wire::Cursor;
 use super::{MAX_CHUNK, MAX_LITERALS};
 use crate::error::{Error, Result};
 use crate::format::checksum::checksum;
+use crate::memory;
 use crate::tensor::ElemType;
 
 /// Why an index is refused, without the file's name.
@@ -35,10 +36,9 @@ pub fn container(id: u64, path: &Path, header: Header, packed: &[u8]) -> Result<
         let detail = format!("checksum {:#018x} expected, {found:#018x} found", header.index_checksum);
         return Err(Error::corrupt(path, "index", detail));
     }
-    let mut raw = Vec::new();
+    let no = || Error::io("get memory for the index of", path)(std::io::ErrorKind::OutOfMemory.into());
     // One byte more than stated, so that a longer index shows.
-    let no = |_| Error::io("get memory for the index of", path)(std::io::ErrorKind::OutOfMemory.into());
-    raw.try_reserve_exact(header.index_raw_len as usize + 1).map_err(no)?;
+    let mut raw = memory::room(header.index_raw_len as usize + 1).ok_or_else(no)?;
     inflate(packed, header.index_raw_len as usize, &mut raw).map_err(|got| {
         Error::corrupt(path, "index", format!("{} inflated bytes expected, {got} found", header.index_raw_len))
     })?;
