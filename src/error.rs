@@ -21,7 +21,7 @@ pub enum Error {
     Io {
         /// What was being done, as a verb phrase: "read", "create".
         op: &'static str,
-        /// The file.
+        /// The file; empty for this process itself.
         path: PathBuf,
         /// The system's answer.
         source: io::Error,
@@ -255,7 +255,10 @@ impl Error {
     fn describe(&self, f: &mut dyn fmt::Write) -> fmt::Result {
         match self {
             Self::Io { op, path, source } => {
-                write!(f, "{}: cannot {op}: {source}", path.display())?;
+                if !path.as_os_str().is_empty() {
+                    write!(f, "{}: ", path.display())?;
+                }
+                write!(f, "cannot {op}: {source}")?;
                 match source.kind() {
                     io::ErrorKind::StorageFull => {
                         write!(f, "; free some space or choose another place with -o")

@@ -16,7 +16,7 @@ pub fn pool(threads: usize) -> Result<rayon::ThreadPool> {
         // The system's own answer, which is the source, says more than that there was one.
         let system = e.source().and_then(|source| source.downcast_ref::<std::io::Error>());
         let system = system.map_or_else(|| std::io::Error::other(e.to_string()), |system| system.kind().into());
-        Error::io("start threads", "bsfs")(system)
+        Error::io("start threads", "")(system)
     })
 }
 

@@ -31,7 +31,7 @@ impl Halt {
     /// Watches signals from now on. `stop` is the flag that the user's signals set.
     pub fn watch(stop: Arc<AtomicBool>) -> Result<Self> {
         let halt = Self { any: Arc::default(), stop, wanted: Arc::default() };
-        let failed = Error::io("watch signals", "bsfs");
+        let failed = Error::io("watch signals", "");
         // The kernel tells with SIGIO that somebody opens a file of ours for writing, and has them wait; unheard, it would end us.
         let registered = [SIGINT, SIGTERM, SIGHUP, SIGIO]
             .iter()

@@ -3,6 +3,7 @@
 //! Nothing is lost by it: an output has no name before it is whole, as when the process is killed.
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::io::IoSlice;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -33,11 +34,11 @@ impl Allocator {
             }
         }
         let number = digits.get(at..).unwrap_or_default();
-        end(&[b"bsfs: the system gives no more memory, asked for ", number, b" bytes", ADVICE])
+        end([b"bsfs: the system gives no more memory, asked for ", number, ADVICE])
     }
 }
 
-const ADVICE: &[u8] = b"; allow it more (ulimit -v), or use fewer threads with -j\n";
+const ADVICE: &[u8] = b" bytes; allow it more (ulimit -v), or use fewer threads with -j\n";
 
 /// Returns to the first thread that has no memory; others wait for the end of the process.
 fn first() {
@@ -48,11 +49,11 @@ fn first() {
 }
 
 /// Says why and ends the process. Allocates nothing.
-fn end(why: &[&[u8]]) -> ! {
-    for part in why {
-        // A standard error that is closed is no reason to stop here.
-        let _ = rustix::io::write(rustix::stdio::stderr(), part);
-    }
+fn end(why: [&[u8]; 3]) -> ! {
+    // A standard error that is closed is no reason to stop here.
+    let _ = rustix::io::writev(rustix::stdio::stderr(), &why.map(IoSlice::new));
+    // SAFETY: nothing more is to be said: other threads that begin without memory would say it in many lines.
+    unsafe { libc::close(libc::STDERR_FILENO) };
     close_connections();
     // SAFETY: it ends the process at once, and runs no handlers, which may want memory.
     unsafe { libc::_exit(i32::from(Exit::Again.code())) }
@@ -71,7 +72,7 @@ pub fn end_without_memory() {
         };
         if probe.is_err() {
             first();
-            end(&[b"bsfs: the system gives no more memory", ADVICE]);
+            end([b"bsfs: the system gives no more memory, asked for ", b"a few", ADVICE]);
         }
         // The process aborts when this has returned.
     };

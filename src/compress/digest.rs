@@ -48,7 +48,7 @@ impl Digester {
                 }
                 state.finish()
             })
-            .map_err(Error::io("start threads", "bsfs"))?;
+            .map_err(Error::io("start threads", ""))?;
         Ok(Self { send, thread })
     }
 

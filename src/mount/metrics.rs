@@ -38,7 +38,7 @@ pub(super) fn to_file(path: &Path, ask: Ask, guard: Arc<Guard>) -> Result<()> {
             failed = result.is_err();
         }
     };
-    thread::Builder::new().name("metrics".into()).spawn(loop_).map(drop).map_err(Error::io("start a thread", "bsfs"))
+    thread::Builder::new().name("metrics".into()).spawn(loop_).map(drop).map_err(Error::io("start a thread", ""))
 }
 
 fn write(path: &Path, ask: &Ask) -> Result<()> {

@@ -134,7 +134,7 @@ impl Pendings {
         let (shared, watched) = (Arc::clone(&pendings.shared), Arc::downgrade(&pendings));
         let tick = TICK.min(patience / 4).max(LEAST_TICK);
         let made = thread::Builder::new().name("patience".into()).spawn(move || watch(&shared, &watched, tick));
-        made.map(|_| pendings).map_err(Error::io("start a thread", "bsfs"))
+        made.map(|_| pendings).map_err(Error::io("start a thread", ""))
     }
 
     /// Takes note of a request.
