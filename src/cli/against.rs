@@ -278,6 +278,9 @@ fn real(path: &Path) -> Option<PathBuf> {
 /// The files below a directory that may be bases. Of a file and its container the file, which is read faster.
 fn below(dir: &Path) -> Result<Vec<PathBuf>> {
     let tree = compress::walk(dir, None)?;
+    for error in &tree.errors {
+        say(&format!("{error}; left out"));
+    }
     let paths: Vec<PathBuf> = tree.entries.iter().map(|entry| dir.join(entry.path())).collect();
     let is = |path: &Path, ending: &str| path.extension().is_some_and(|e| e == ending);
     let all: HashSet<&PathBuf> = paths.iter().collect();

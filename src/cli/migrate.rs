@@ -1,5 +1,6 @@
 //! `bsfs migrate`
 
+use std::collections::HashSet;
 use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -142,6 +143,7 @@ fn plan(args: &MigrateArgs, exit: &mut Exit) -> Result<Vec<Task>> {
     args.output.iter().try_for_each(|output| stream::refuse(output))?;
     let (inputs, left_out) = out::containers(&args.input)?;
     *exit = exit.and(left_out);
+    let mut outputs = HashSet::new();
     for input in inputs {
         let file = match opened::open(&input) {
             Ok(Opened::BigSmall(file)) => file,
@@ -162,7 +164,7 @@ fn plan(args: &MigrateArgs, exit: &mut Exit) -> Result<Vec<Task>> {
         if out::is_there(&output)? && !may {
             return Err(Error::Exists { path: output });
         }
-        if tasks.iter().any(|task| task.output == output) {
+        if !outputs.insert(output.clone()) {
             let text = "two containers would be written to it; migrate them one by one, with -o";
             return Err(Error::invalid(format!("{}: {text}", output.display())));
         }

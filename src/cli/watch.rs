@@ -22,6 +22,8 @@ use super::size::show_size;
 const EVERY: Duration = Duration::from_secs(1);
 /// Lines of a mount without its lists.
 const FIGURES: usize = 9;
+/// Problems of a mount that are shown.
+const PROBLEMS: usize = 2;
 /// Characters of a bar.
 const BAR: usize = 20;
 
@@ -134,12 +136,20 @@ fn live(
         _ => 0.0,
     };
     let speed = |of: fn(&Status) -> f64| format!("{:>7.2} GB/s", rate(of) / 1e9);
-    let title = format!("{} ← {}", record.mount_point.display(), record.source.display());
+    let well = match s.problems.len() {
+        0 => "ok".to_owned(),
+        1 => "a problem".to_owned(),
+        n => format!("{n} problems"),
+    };
+    let title = format!("{} ← {}  ({well})", record.mount_point.display(), record.source.display());
     lines.push(Line::styled(shorten(&title, width), Style::new().add_modifier(Modifier::BOLD)));
     let mut row = |name: &'static str, text: String| {
         let name = Span::styled(format!("  {name:<9}"), Style::new().add_modifier(Modifier::DIM));
         lines.push(Line::from(vec![name, Span::raw(text)]));
     };
+    for problem in s.problems.iter().take(PROBLEMS) {
+        row("problem", shorten(problem, width.saturating_sub(12)));
+    }
     row(
         "now",
         format!(

@@ -87,6 +87,11 @@ impl Chunks {
         keys.into_iter().all(|key| state.memory.has(&key))
     }
 
+    /// The chunk, of which `read` bytes are going to be read, if it is in memory.
+    pub fn find(&self, key: Key, read: usize) -> Option<Found> {
+        lock(&self.state).memory.get(&key, read)
+    }
+
     /// Drops chunks so that buffers of `len` bytes in all fit, as far as that goes.
     pub fn make_room(&self, len: usize) {
         lock(&self.state).memory.make_room(len, false);

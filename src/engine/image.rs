@@ -171,12 +171,13 @@ impl Image {
         self.0.clock.fetch_add((len / TICK) as u32 + 1, Ordering::Relaxed);
         // What is gathered here takes memory; where there is none, it waits for its turn on another thread.
         let reserve = || self.0.engine.pool.try_reserve(len);
+        // Gone again after the first look only if memory is very short.
         if self.0.at_hand(offset, len)
             && let Some(_reserved) = if self.0.in_one_piece(offset, len) { Some(None) } else { reserve().map(Some) }
+            && let Some(bytes) = self.0.held(offset, len as usize)
         {
             self.ahead(offset..offset + len);
-            // Gone again by now only if memory is very short; then it is decoded here.
-            return done(self.0.read(offset, size));
+            return done(Ok(bytes));
         }
         let workers = &self.0.engine.workers;
         let open = Arc::clone(&self.0);
@@ -287,10 +288,31 @@ impl Open {
 
     fn read(&self, offset: u64, size: usize) -> Result<Bytes> {
         let len = self.content.raw_len().saturating_sub(offset).min(size as u64) as usize;
+        self.gather(offset, len, |chunk, read| self.chunk(chunk, read))
+    }
+
+    /// `len` bytes at `offset`, all of them in the image, if they are in memory.
+    fn held(&self, offset: u64, len: usize) -> Option<Bytes> {
+        let find = |chunk: &Part, read| {
+            self.note_read(chunk);
+            let found = self.engine.chunks.find(self.key(chunk.id), read).ok_or(Elsewhere)?;
+            Counters::add(&self.engine.counters.hits, 1);
+            Ok(self.given(chunk, found))
+        };
+        self.gather::<Elsewhere>(offset, len, find).ok()
+    }
+
+    /// `len` bytes at `offset`, all of them in the image. `get` gives a chunk, of which so many bytes are going to be read.
+    fn gather<E: From<Error>>(
+        &self,
+        offset: u64,
+        len: usize,
+        get: impl Fn(&Part, usize) -> Result<Raw, E>,
+    ) -> Result<Bytes, E> {
         if len == 0 {
             return Ok(Bytes(Inner::None));
         }
-        let first = self.piece(offset, len)?;
+        let first = self.piece(offset, len, &get)?;
         if first.part.len() == len {
             return Ok(Bytes(match first.bytes {
                 Some(raw) => Inner::Chunk(raw, first.part),
@@ -307,7 +329,7 @@ impl Open {
             let from = piece.slice(&*self.content);
             let Some(to) = bytes.get_mut(done..done + from.len()).filter(|to| !to.is_empty()) else {
                 let at = offset + done as u64;
-                return Err(Error::corrupt(self.content.path(), "index", format!("no bytes at offset {at}")));
+                return Err(Error::corrupt(self.content.path(), "index", format!("no bytes at offset {at}")).into());
             };
             to.copy_from_slice(from);
             done += from.len();
@@ -315,12 +337,17 @@ impl Open {
             if done == len {
                 return Ok(Bytes(Inner::Gathered(bytes)));
             }
-            piece = self.piece(offset + done as u64, len - done)?;
+            piece = self.piece(offset + done as u64, len - done, &get)?;
         }
     }
 
     /// The piece at `offset` and its part that holds up to `len` bytes from there.
-    fn piece(&self, offset: u64, len: usize) -> Result<Held> {
+    fn piece<E: From<Error>>(
+        &self,
+        offset: u64,
+        len: usize,
+        get: impl Fn(&Part, usize) -> Result<Raw, E>,
+    ) -> Result<Held, E> {
         let part = |start: u64, size: usize| {
             let from = ((offset - start) as usize).min(size);
             from..from + len.min(size - from)
@@ -332,9 +359,9 @@ impl Open {
             }
             Some(Place::Chunk(chunk)) => {
                 let part = part(chunk.raw_offset, chunk.raw_len as usize);
-                Ok(Held { bytes: Some(self.chunk(&chunk, part.len())?), part })
+                Ok(Held { bytes: Some(get(&chunk, part.len())?), part })
             }
-            None => Err(Error::corrupt(self.content.path(), "index", format!("no bytes at offset {offset}"))),
+            None => Err(Error::corrupt(self.content.path(), "index", format!("no bytes at offset {offset}")).into()),
         }
     }
 
@@ -342,9 +369,7 @@ impl Open {
     fn chunk(&self, chunk: &Part, read: usize) -> Result<Raw> {
         let counters = &self.engine.counters;
         let start = Instant::now();
-        if let Some(at) = self.last_read.get(chunk.id.0 as usize) {
-            at.store(self.clock.load(Ordering::Relaxed), Ordering::Relaxed);
-        }
+        self.note_read(chunk);
         let result = self.engine.chunks.get(self.key(chunk.id), read, || {
             Counters::add(&counters.misses, 1);
             let _demanding = self.engine.workers.demanding(self.content.lane().source);
@@ -360,14 +385,24 @@ impl Open {
             Ok((_, Outcome::Decoded)) => {}
             Err(error) => counters.failed(error),
         }
-        let (Found { raw, spent }, _) = result?;
+        Ok(self.given(chunk, result?.0))
+    }
+
+    fn note_read(&self, chunk: &Part) {
+        if let Some(at) = self.last_read.get(chunk.id.0 as usize) {
+            at.store(self.clock.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+    }
+
+    /// The bytes of a chunk for a reader.
+    fn given(&self, chunk: &Part, Found { raw, spent }: Found) -> Raw {
         if spent {
             self.content.read_through(chunk.id);
         }
         if let Some(disk) = &self.disk {
             disk.keep(chunk.id, &raw, self.streaming.load(Ordering::Relaxed));
         }
-        Ok(raw)
+        raw
     }
 
     /// The bytes of a chunk, from the disk cache or decoded.
@@ -420,6 +455,15 @@ impl Drop for Image {
                 }
             }));
         }
+    }
+}
+
+/// Bytes are not all in memory.
+struct Elsewhere;
+
+impl From<Error> for Elsewhere {
+    fn from(_: Error) -> Self {
+        Self
     }
 }
 

@@ -12,6 +12,7 @@ pub(super) fn metrics(status: &Status) -> String {
     let mut page = Page { text: String::new(), status };
     page.family("build_info", "gauge", "The release.", |s| vec![(labels(&[("version", &s.version)]), 1.0)]);
     page.one("start_time_seconds", "gauge", "When the daemon started, since 1970.", |s| s.started as f64);
+    page.one("problems", "gauge", "What is wrong now, as \"bsfs status\" tells it.", |s| s.problems.len() as f64);
     requests(&mut page);
     decoding(&mut page);
     caches(&mut page);

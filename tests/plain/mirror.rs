@@ -327,6 +327,16 @@ fn an_input_that_reads_longer_or_shorter_than_stat_says_is_refused_with_both_len
     ends(dir, 0, &["compress", "empty"]);
     let text = ends(dir, 2, &["verify", "empty.bs", "--source", "/proc/version"]);
     assert!(text.contains(&told), "{text}");
+    // Where the kernel shows such a file: stat says a page, and there is a line.
+    let short = Path::new("/sys/kernel/mm/transparent_hugepage/enabled");
+    if let Ok(line) = fs::read(short) {
+        let told = format!("{} bytes expected, {} found", fs::metadata(short).unwrap().len(), line.len());
+        for verb in [&["compress", "-o", "v.bs"][..], &["estimate"]] {
+            let text = ends(dir, 65, &[verb, &[short.to_str().unwrap()]].concat());
+            assert!(text.contains(&told), "{text}");
+        }
+        assert!(!dir.join("v.bs").exists());
+    }
     // A copy of what is no model takes what is there.
     fs::create_dir(dir.join("m")).unwrap();
     symlink("/proc/version", dir.join("m/version")).unwrap();
