@@ -39,11 +39,18 @@ export CARGO_INCREMENTAL=0
 run cargo nextest run --no-run --cargo-quiet
 export TMPDIR=$work
 
+# said WHAT ROUND: keeps what a round with a failure printed.
+said() {
+    mkdir -p "$ROOT/target/steady"
+    cp "$work/log" "$ROOT/target/steady/$1.$2"
+    say "what it printed: target/steady/$1.$2"
+}
 rounds() {
     local round
     for ((round = 1; round <= $2; round++)); do
         run cargo nextest run --no-fail-fast --test-threads "$((2 * $(nproc)))" --status-level none --final-status-level fail \
-            --failure-output final "${filters[@]}" >"$work/log" 2>&1 || grep -E '^ +(FAIL|TIMEOUT|SIG[A-Z]+) ' "$work/log" | tee -a "$work/failed"
+            --failure-output final "${filters[@]}" >"$work/log" 2>&1 ||
+            { grep -E '^ +(FAIL|TIMEOUT|SIG[A-Z]+) ' "$work/log" | tee -a "$work/failed"; said "$1" "$round"; }
         say "$1, round $round of $2: $(grep -E 'Summary' "$work/log")"
     done
 }

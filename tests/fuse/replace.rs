@@ -621,22 +621,23 @@ fn killed_at_any_moment_nothing_is_lost() {
         let mut expected = vec!["config.json".to_owned(), "linked.safetensors".to_owned()];
         let mut there = 0;
         for (name, raw) in &originals {
-            let (plain, packed) = (model.join(name), model.join(format!("{name}.bs")));
             // Killed between moving a file aside and removing it.
-            let aside = bsfs::sink::aside::aside_path(&plain);
-            let (plain, named) = match aside.exists() {
-                true => (aside.clone(), aside.strip_prefix(&model).unwrap().to_str().unwrap().to_owned()),
-                false => (plain, name.clone()),
+            let lies = |name: &str| {
+                let path = model.join(name);
+                let aside = bsfs::sink::aside::aside_path(&path);
+                if aside.exists() { aside } else { path }
             };
+            let (plain, packed) = (lies(name), lies(&format!("{name}.bs")));
+            let named = |path: &Path| path.strip_prefix(&model).unwrap().to_str().unwrap().to_owned();
             let what = format!("round {round}, packing {packing}, {name}");
             assert!(plain.exists() || packed.exists(), "lost: {what}");
             if plain.exists() {
                 assert!(fs::read(&plain).unwrap() == *raw, "{what}");
-                expected.push(named);
+                expected.push(named(&plain));
             }
             if packed.exists() {
                 assert!(held(&packed).unwrap() == *raw, "{what}");
-                expected.push(format!("{name}.bs"));
+                expected.push(named(&packed));
             }
             both += u32::from(plain.exists() && packed.exists());
             there += u32::from(packed.exists());
