@@ -10,7 +10,7 @@ mod place;
 mod temporary;
 
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
@@ -29,6 +29,9 @@ pub use place::Place;
 /// How often a temporary file is made anew when its name is taken away.
 const TRIES: u32 = 3;
 
+/// What the system gives a new file at most: the umask, or the directory's list, takes some of it away.
+const MODE: Mode = Mode::from_bits_retain(0o666);
+
 /// A file being written. Dropped without [`publish`](AtomicFile::publish), nothing is left of it.
 #[derive(Debug)]
 pub struct AtomicFile {
@@ -40,6 +43,9 @@ pub struct AtomicFile {
     replace: bool,
     /// The temporary name, where there had to be one.
     temporary: Option<OsString>,
+    /// What a file of this directory has by itself. One with a temporary name is its owner's alone until it has other attributes,
+    /// at the latest before it is published: who opens it meanwhile could read what is written later.
+    by_itself: Option<Attributes>,
 }
 
 impl AtomicFile {
@@ -59,29 +65,41 @@ impl AtomicFile {
         let failed = |e: io::Error| Error::io("create", &path)(e);
         let (directory, name) = longpath::parent(&path).map_err(failed)?;
         temporary::sweep(&directory);
-        let flags = OFlags::RDWR | OFlags::CLOEXEC;
-        let mode = Mode::from_raw_mode(0o666);
-        if let Ok(fd) = rustix::fs::openat(&directory, ".", flags | OFlags::TMPFILE, mode)
+        let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::TMPFILE;
+        if let Ok(fd) = rustix::fs::openat(&directory, ".", flags, MODE)
             // Without /proc it could not be given a name.
             && rustix::fs::access(fd_path(&fd), rustix::fs::Access::EXISTS).is_ok()
         {
-            temporary::lock(&fd);
-            return Ok(Self { file: File::from(fd), path, directory, name, replace, temporary: None });
+            // It has no name by which another process could.
+            let _ = temporary::lock(&fd);
+            let file = File::from(fd);
+            return Ok(Self { file, path, directory, name, replace, temporary: None, by_itself: None });
         }
+        Self::named(&path, &directory, &name, replace).map_err(failed)
+    }
+
+    /// The same with a temporary name, for file systems without `O_TMPFILE`.
+    fn named(path: &Path, directory: &OwnedFd, name: &OsStr, replace: bool) -> io::Result<Self> {
+        let create = |mode| {
+            let temporary = temporary::name(name);
+            let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::CREATE | OFlags::EXCL;
+            io::Result::Ok((File::from(rustix::fs::openat(directory, &temporary, flags, mode)?), temporary))
+        };
+        let (file, temporary) = create(MODE)?;
+        let by_itself = Attributes::of(&file);
+        rustix::fs::unlinkat(directory, &temporary, AtFlags::empty())?;
+        let by_itself = by_itself?;
         for _ in 0..TRIES {
-            let temporary = temporary::name(&name);
-            let fd = rustix::fs::openat(&directory, &temporary, flags | OFlags::CREATE | OFlags::EXCL, mode)
-                .map_err(|e| failed(e.into()))?;
-            temporary::lock(&fd);
-            let (file, directory) = (File::from(fd), directory.try_clone().map_err(failed)?);
-            let made =
-                Self { file, path: path.clone(), directory, name: name.clone(), replace, temporary: Some(temporary) };
+            let (file, temporary) = create(Mode::RUSR | Mode::WUSR)?;
+            let (directory, temporary) = (directory.try_clone()?, Some(temporary));
+            let by_itself = Some(by_itself.clone());
+            let made = Self { file, path: path.into(), directory, name: name.into(), replace, temporary, by_itself };
             // Before it was locked, another process may have taken it for one that was left behind.
-            if made.temporary.iter().all(|name| temporary::leads_to(made.directory.as_fd(), name, &made.file)) {
+            if temporary::lock(&made.file) && made.leads_here() {
                 return Ok(made);
             }
         }
-        Err(failed(io::Error::other("its temporary name was taken away")))
+        Err(io::Error::other("its temporary name was taken away"))
     }
 
     /// The name it will have.
@@ -123,7 +141,8 @@ impl AtomicFile {
     ///
     /// # Errors
     /// [`Error::Io`] when one of them cannot be given.
-    pub fn resemble(&self, other: &Attributes) -> Result<()> {
+    pub fn resemble(&mut self, other: &Attributes) -> Result<()> {
+        self.by_itself = None;
         other.give(&self.file).map_err(Error::io("keep the permissions and attributes in", &self.path))
     }
 
@@ -131,7 +150,8 @@ impl AtomicFile {
     ///
     /// # Errors
     /// [`Error::Io`] when the permissions cannot be set.
-    pub fn mirror(&self, other: &Attributes) -> Result<Option<String>> {
+    pub fn mirror(&mut self, other: &Attributes) -> Result<Option<String>> {
+        self.by_itself = None;
         let lost = other.give_kept(&self.file).map_err(Error::io("set the permissions of", &self.path))?;
         Ok(lost.map(|lost| format!("{}: the file system does not keep the input's {lost}", self.path.display())))
     }
@@ -142,8 +162,9 @@ impl AtomicFile {
     ///
     /// # Errors
     /// [`Error::Io`] when the permissions cannot be set.
-    pub fn narrow(&self, other: &Attributes) -> Result<Option<String>> {
-        let lost = other.bound(&self.file).map_err(Error::io("set the permissions of", &self.path))?;
+    pub fn narrow(&mut self, other: &Attributes) -> Result<Option<String>> {
+        let lost =
+            other.bound(&self.file, self.by_itself.take()).map_err(Error::io("set the permissions of", &self.path))?;
         Ok(lost.map(|lost| format!("{}: the file system does not keep the input's {lost}", self.path.display())))
     }
 
@@ -167,18 +188,18 @@ impl AtomicFile {
         }
     }
 
-    /// Gives the file its name, after its bytes are on the disk.
+    /// Gives the file its name, after its bytes are on the disk. Gives what the system says of it then.
     ///
     /// # Errors
     /// [`Error::Exists`] when somebody made a file of that name meanwhile and it was not to be replaced,
     /// [`Error::Io`] when the system refuses. Nothing is left behind then.
-    pub fn publish(mut self) -> Result<()> {
+    pub fn publish(mut self) -> Result<Metadata> {
         let path = self.path.clone();
         let failed = |e: Errno| match e {
             Errno::EXIST => Error::Exists { path: path.clone() },
             e => Error::io("give a name to", &path)(e.into()),
         };
-        self.file.sync_all().map_err(Error::io("write to disk", &path))?;
+        self.finish()?;
         if self.replace {
             // What has the name now may be another than when this began.
             Place::of(&path)?.check(&path)?;
@@ -196,7 +217,27 @@ impl AtomicFile {
             _ => self.rename_to(self.name.clone()).map_err(failed)?,
         }
         self.temporary = None;
-        self.sync_directory()
+        self.published()
+    }
+
+    /// What there is to do before the file has its name.
+    fn finish(&mut self) -> Result<()> {
+        if let Some(own) = self.by_itself.take() {
+            own.give_kept(&self.file).map_err(Error::io("set the permissions of", &self.path))?;
+        }
+        self.file.sync_all().map_err(Error::io("write to disk", &self.path))
+    }
+
+    /// And when it has it.
+    fn published(&self) -> Result<Metadata> {
+        self.sync_directory()?;
+        self.file.metadata().map_err(Error::io("stat", &self.path))
+    }
+
+    /// Whether the temporary name leads to this file; without one it does.
+    fn leads_here(&self) -> bool {
+        let leads = |name: &OsString| temporary::leads_to(self.directory.as_fd(), name, &self.file) == Ok(true);
+        self.temporary.as_ref().is_none_or(leads)
     }
 
     /// Gives the file a name in its directory that no other file has.
@@ -264,7 +305,9 @@ fn fd_path(file: &impl AsRawFd) -> String {
 
 impl Drop for AtomicFile {
     fn drop(&mut self) {
-        if let Some(temporary) = &self.temporary {
+        let Some(temporary) = &self.temporary else { return };
+        // Another file that has got the name is not removed.
+        if temporary::leads_to(self.directory.as_fd(), temporary, &self.file) != Ok(false) {
             // Nothing more can be done about a name that cannot be removed.
             let _ = rustix::fs::unlinkat(&self.directory, temporary, AtFlags::empty());
         }
@@ -352,15 +395,39 @@ mod tests {
     }
 
     #[test]
+    fn with_a_temporary_name_it_is_private_until_it_has_its_own() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let mode = |file: &File| file.metadata().unwrap().permissions().mode() & 0o777;
+        let named = |name: &str| {
+            let (path, directory) = (dir.path().join(name), OwnedFd::from(File::open(dir.path()).unwrap()));
+            AtomicFile::named(&path, &directory, OsStr::new(name), false).unwrap()
+        };
+        let plain = File::create(dir.path().join("plain")).unwrap();
+        let file = named("a");
+        assert_eq!(mode(&file.file), 0o600);
+        file.publish().unwrap();
+        assert_eq!(mode(&File::open(dir.path().join("a")).unwrap()), mode(&plain));
+        let mut file = named("b");
+        file.narrow(&Attributes::of(&plain).unwrap()).unwrap();
+        assert_eq!(mode(&file.file), mode(&plain));
+        drop(file);
+        plain.set_permissions(PermissionsExt::from_mode(0o400)).unwrap();
+        let mut file = named("c");
+        file.narrow(&Attributes::of(&plain).unwrap()).unwrap();
+        file.publish().unwrap();
+        assert_eq!(mode(&File::open(dir.path().join("c")).unwrap()), 0o400);
+        assert_eq!(names(dir.path()), ["a", "c", "plain"]);
+    }
+
+    #[test]
     fn a_name_that_somebody_took_meanwhile_is_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("out.bs");
         for named in [false, true] {
             let mut f = AtomicFile::create(&path, false).unwrap();
             if named {
-                let temporary = temporary::name(&f.name);
-                f.file = File::create_new(dir.path().join(&temporary)).unwrap();
-                f.temporary = Some(temporary);
+                f = AtomicFile::named(&f.path, &f.directory, &f.name, false).unwrap();
             }
             f.write_all(b"ours").unwrap();
             std::fs::write(&path, b"theirs").unwrap();

@@ -102,12 +102,13 @@ impl Attributes {
     }
 
     /// Takes from a new file what these do not allow, so that nobody can read it who cannot read this one, and gives it the named entries of the
-    /// list and what users keep with the file. Gives what could not be kept.
+    /// list and what users keep with the file. `own` are the attributes that the file would have by itself, if it has others now.
+    /// Gives what could not be kept.
     ///
     /// # Errors
     /// Those of the system when the permissions cannot be set.
-    pub fn bound(&self, file: &File) -> io::Result<Option<String>> {
-        let own = Self::of(file)?;
+    pub fn bound(&self, file: &File, own: Option<Self>) -> io::Result<Option<String>> {
+        let own = own.map_or_else(|| Self::of(file), Ok)?;
         let acl = self.combined(&own);
         let mut lost = Vec::new();
         match set(file, &acl) {

@@ -294,7 +294,7 @@ fn decompress(
         return Err(Error::invalid(format!("{}: input and output are the same file", output.display())));
     }
     let create = |source: &FileSource| {
-        let file = AtomicFile::create(output, args.force)?;
+        let mut file = AtomicFile::create(output, args.force)?;
         if let Some(attributes) = source.attributes()? {
             let note = if *mirror { file.mirror(&attributes)? } else { file.narrow(&attributes)? };
             note.iter().for_each(|note| bar.note(note));

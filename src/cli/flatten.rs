@@ -102,7 +102,7 @@ pub fn run(args: &FlattenArgs) -> Result<ExitCode> {
     let report = compress::compress_beside(&pool, &original, &output, &options, beside, &bar, admit);
     bar.done();
     let report = halt.explain(&args.input, report)?;
-    let Some(report) = report else { return Ok(Exit::Failed.into()) };
+    let Some((report, _)) = report else { return Ok(Exit::Failed.into()) };
     if args.work.json {
         out::print_json(&report)?;
     } else {

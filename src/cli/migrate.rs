@@ -13,7 +13,7 @@ use bsfs::compress::{self, Beside, Options, Original};
 use bsfs::engine::Engine;
 use bsfs::longpath;
 use bsfs::parallel;
-use bsfs::source::ReadAt;
+use bsfs::source::{Identity, ReadAt};
 use bsfs::{Error, Result};
 use clap::Args;
 
@@ -261,7 +261,7 @@ fn migrate(
     let before = source.identity().len;
     let fits = |len: u64| args.allow_larger || len <= before;
 
-    let mut after = 0;
+    let (mut after, mut written) = (0, None);
     let migrated = if args.dry_run {
         after = compress::measure(&tools.pool, &original, &task.output, &options, bar)?.packed_bytes;
         fits(after)
@@ -276,7 +276,9 @@ fn migrate(
         };
         let is_it = |meta: &Metadata| is_version(source.identity(), meta);
         let beside = Beside { like: held.as_ref().map(|held| &held.attributes), over: in_its_place.then_some(&is_it) };
-        compress::compress_beside(&tools.pool, &original, &task.output, &options, beside, bar, admit)?.is_some()
+        let done = compress::compress_beside(&tools.pool, &original, &task.output, &options, beside, bar, admit)?;
+        written = done.map(|(_, meta)| Identity::of(&meta));
+        written.is_some()
     };
     let mut outcome = Outcome {
         input: task.input.clone(),
@@ -292,9 +294,8 @@ fn migrate(
     if migrated && !args.dry_run {
         done.done(&task.input, &task.output, file.presented.tensor_bytes());
         if let Some(held) = held {
-            if !in_its_place {
-                let meta = longpath::symlink_metadata(&task.output).map_err(Error::io("stat", &task.output))?;
-                let successors = [(task.output.clone(), (meta.dev(), meta.ino()))];
+            if let Some(written) = written.filter(|_| !in_its_place) {
+                let successors = [(task.output.clone(), written)];
                 let names = std::slice::from_ref(&task.input);
                 replaced::remove(tools.halt, &source, names, held.meta.nlink(), &successors)?;
                 shards::sync(&task.input)?;

@@ -56,9 +56,10 @@ pub fn pack(tools: &Tools<'_>, options: &Options<'_>, group: &Group) -> Result<D
     let _lease = Lease::take(name, source.identity())?;
     let output = home(group, |name| Some(with_bs(name)))?;
     let found = longpath::symlink_metadata(&output).is_ok() && !tools.force;
-    if found {
-        packed_before(tools, &output, &source)?;
+    let proven = if found {
+        let proven = packed_before(tools, &output, &source)?;
         tools.bar.skip(source.len());
+        proven
     } else {
         source.advise_sequential();
         let (seconds, nanoseconds) = source.identity().mtime;
@@ -81,13 +82,10 @@ pub fn pack(tools: &Tools<'_>, options: &Options<'_>, group: &Group) -> Result<D
         let admit = |written: &dyn ReadAt| admit(written).map_err(|error| unlike(name, error));
         let beside = Beside { like: like.as_ref(), over: None };
         let done = compress::compress_beside(&tools.pool, &original, &output, options, beside, tools.bar, admit)?;
-        let Some(report) = done else { return Ok(Done::Kept(longer)) };
-        let (file, got) = container(&output)?;
-        if hex(&got.file().sha256) != report.sha256 || file.len() != report.packed_bytes {
-            return Err(Error::Changed { path: output });
-        }
-    }
-    finish(tools, group, &source, &output, found, |name| Some(with_bs(name)), &mut |other| {
+        let Some((_, written)) = done else { return Ok(Done::Kept(longer)) };
+        Identity::of(&written)
+    };
+    finish(tools, group, &source, (&output, proven, found), |name| Some(with_bs(name)), &mut |other| {
         packed_before(tools, other, &source)
     })
 }
@@ -115,15 +113,16 @@ pub fn unpack(
         synced(other)?;
         plain.wont_need(0, plain.len());
         match engine::verify(&tools.pool, whole, Some(&plain), &tools.halt.any, &mut |_, _| Ok(())) {
-            Ok(_) => Ok(()),
+            Ok(_) => Ok(plain.identity()),
             Err(error @ Error::Differs { .. }) => Err(Error::invalid(format!("{error}; both are left"))),
             Err(error) => Err(error),
         }
     };
     let found = longpath::symlink_metadata(&output).is_ok() && !tools.force;
-    if found {
-        same(&output)?;
+    let proven = if found {
+        let proven = same(&output)?;
         tools.bar.skip(group.len);
+        proven
     } else {
         source.advise_sequential();
         let mut file = AtomicFile::create(&output, tools.force)?;
@@ -148,9 +147,9 @@ pub fn unpack(
             let error = Error::Differs { path: output, what, expected: hex(&opened.file().sha256), got: hex(&got) };
             return Err(unlike(name, error));
         }
-        file.publish()?;
-    }
-    finish(tools, group, &source, &output, found, without_bs, &mut |other| same(other))
+        Identity::of(&file.publish()?)
+    };
+    finish(tools, group, &source, (&output, proven, found), without_bs, &mut |other| same(other))
 }
 
 /// What was made of the file `name` is not what it should be, when it comes from the disk. That is no damage of the input.
@@ -197,8 +196,8 @@ fn container(path: &Path) -> Result<(FileSource, Container)> {
     Ok((file, container))
 }
 
-/// Proves that the container at `path` holds `original`, by what is on the disk.
-fn packed_before(tools: &Tools<'_>, path: &Path, original: &FileSource) -> Result<()> {
+/// Proves that the container at `path` holds `original`, by what is on the disk; gives the version that was proven.
+fn packed_before(tools: &Tools<'_>, path: &Path, original: &FileSource) -> Result<Identity> {
     let other = |why: &str| {
         let text = "both are left; remove the one that you do not want, or use --force to replace the container";
         Error::invalid(format!("{}: is there already and {why}; {text}", path.display()))
@@ -213,7 +212,7 @@ fn packed_before(tools: &Tools<'_>, path: &Path, original: &FileSource) -> Resul
     let whole = Whole::new(&container, &file);
     let verified = engine::verify(&tools.pool, whole, Some(original), &tools.halt.any, &mut |_, _| Ok(()));
     match verified {
-        Ok(_) => Ok(()),
+        Ok(_) => Ok(file.identity()),
         Err(Error::Interrupted) => Err(Error::Interrupted),
         Err(error) => Err(other(&format!("does not hold this file ({error})"))),
     }
@@ -230,28 +229,26 @@ fn sync_directory(path: &Path) -> Result<()> {
     longpath::sync_directory(dir).map_err(Error::io("write to disk", dir))
 }
 
-/// Gives the proven successor all names, then removes the original's.
+/// Gives the successor, in the version that was proven, all names, then removes the original's. `found`: it was there before.
 fn finish(
     tools: &Tools<'_>,
     group: &Group,
     source: &FileSource,
-    output: &Path,
-    found: bool,
+    (output, proven, found): (&Path, Identity, bool),
     successor: impl Fn(&Path) -> Option<PathBuf>,
-    prove: &mut dyn FnMut(&Path) -> Result<()>,
+    prove: &mut dyn FnMut(&Path) -> Result<Identity>,
 ) -> Result<Done> {
-    let stat = |path: &Path| longpath::symlink_metadata(path).map_err(Error::io("stat", path));
-    let meta = stat(output)?;
-    let proven = (meta.dev(), meta.ino());
     let mut others = Vec::new();
     for other in group.names.iter().filter_map(|name| successor(name)).filter(|other| other != output) {
-        match longpath::symlink_metadata(&other) {
-            Ok(meta) if (meta.dev(), meta.ino()) == proven => {}
+        let version = match longpath::symlink_metadata(&other) {
+            Ok(meta) if is_version(proven, &meta) => proven,
             Ok(_) => prove(&other)?,
-            Err(_) => longpath::hard_link(output, &other).map_err(Error::io("create", &other))?,
-        }
-        let meta = stat(&other)?;
-        others.push((other, (meta.dev(), meta.ino())));
+            Err(_) => {
+                longpath::hard_link(output, &other).map_err(Error::io("create", &other))?;
+                proven
+            }
+        };
+        others.push((other, version));
     }
     if found {
         sync_directory(output)?;
@@ -259,18 +256,18 @@ fn finish(
     others.iter().try_for_each(|(other, _)| sync_directory(other))?;
     others.insert(0, (output.into(), proven));
     let readers = remove(tools.halt, source, &group.names, group.names.len() as u64, &others)?;
-    Ok(Done::Replaced { output: output.into(), len: meta.len(), found, readers })
+    Ok(Done::Replaced { output: output.into(), len: proven.len, found, readers })
 }
 
-/// Removes names of a file whose successors were proven and synced, and lie under their names: these, with their device and inode
-/// numbers. The file has `links` names in all. Nothing is removed unless each name still leads to the version that was read. Gives
-/// the processes that read the file.
+/// Removes names of a file whose successors were proven and synced: these, with the versions that were proven. The file has `links`
+/// names in all. Nothing is removed unless each name still leads to the version that was read, and each name of a successor to the
+/// one that was proven. Gives the processes that read the file.
 pub fn remove(
     halt: &Halt,
     source: &FileSource,
     names: &[PathBuf],
     links: u64,
-    successors: &[(PathBuf, (u64, u64))],
+    successors: &[(PathBuf, Identity)],
 ) -> Result<Vec<User>> {
     let stat = |path: &Path| longpath::symlink_metadata(path).map_err(Error::io("stat", path));
     halt.check()?;
@@ -279,9 +276,8 @@ pub fn remove(
     if readers.iter().any(|user| user.writes) {
         return Err(Error::Changed { path: source.path().into() });
     }
-    for (at, id) in successors {
-        let meta = stat(at)?;
-        if (meta.dev(), meta.ino()) != *id {
+    for (at, proven) in successors {
+        if !is_version(*proven, &stat(at)?) {
             return Err(Error::Changed { path: at.clone() });
         }
     }
@@ -305,4 +301,53 @@ pub fn remove(
 /// Whether a file is this version, by all but the change time, which moves with a name.
 pub fn is_version(version: Identity, meta: &fs::Metadata) -> bool {
     Identity { ctime: version.ctime, ..Identity::of(meta) } == version
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    fn version(path: &Path) -> Identity {
+        Identity::of(&fs::symlink_metadata(path).unwrap())
+    }
+
+    #[test]
+    fn a_file_that_gets_the_successors_name_after_the_proof_does_not_stand_for_the_original() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let put = |path: &Path, bytes: &[u8]| {
+            fs::write(at("new"), bytes).unwrap();
+            fs::rename(at("new"), path).unwrap();
+        };
+        let halt = Halt::watch(Arc::default()).unwrap();
+        let bar = Bar::new(0, true);
+        let tools = Tools { pool: bsfs::parallel::pool(1).unwrap(), halt: &halt, bar: &bar, force: false };
+        let successor = |name: &Path| Some(with_bs(name));
+        // The first successor, a second one that is another file, and the second name of the first.
+        for raced in ["", "a.bs", "b.bs"] {
+            put(&at("a"), b"original");
+            fs::hard_link(at("a"), at("b")).unwrap();
+            put(&at("a.bs"), b"packed");
+            put(&at("b.bs"), b"packed too");
+            let source = FileSource::open(&at("a")).unwrap();
+            let group = Group { names: vec![at("a"), at("b")], len: 8 };
+            let proven = version(&at("a.bs"));
+            let mut prove = |other: &Path| {
+                let proven = version(other);
+                if !raced.is_empty() {
+                    put(&at(raced), b"another file");
+                }
+                Ok(proven)
+            };
+            let done = finish(&tools, &group, &source, (&at("a.bs"), proven, true), successor, &mut prove);
+            assert_eq!(
+                (done.is_ok(), at("a").exists(), at("b").exists()),
+                (raced.is_empty(), !raced.is_empty(), !raced.is_empty()),
+                "{raced}"
+            );
+            ["a", "b", "a.bs", "b.bs"].iter().for_each(|name| _ = fs::remove_file(at(name)));
+        }
+    }
 }

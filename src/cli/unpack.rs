@@ -74,5 +74,5 @@ pub fn unpack(
     if !container.source.unchanged()? {
         return Err(Error::Changed { path: container.presented.container().path().into() });
     }
-    file.publish()
+    file.publish().map(drop)
 }

@@ -149,7 +149,8 @@ pub fn compress_from(
     progress: &dyn Progress,
     admit: impl FnOnce(&dyn ReadAt) -> Result<bool>,
 ) -> Result<Option<Report>> {
-    compress_beside(pool, original, output, options, Beside::default(), progress, admit)
+    let done = compress_beside(pool, original, output, options, Beside::default(), progress, admit)?;
+    Ok(done.map(|(report, _)| report))
 }
 
 /// What a container takes from the file that it is going to stand for.
@@ -179,18 +180,18 @@ pub fn compress_beside(
     beside: Beside<'_>,
     progress: &dyn Progress,
     admit: impl FnOnce(&dyn ReadAt) -> Result<bool>,
-) -> Result<Option<Report>> {
+) -> Result<Option<(Report, Metadata)>> {
     let (mut file, report) =
         write(pool, original, output, options, beside.like.map_or(Taken::Bound, Taken::All), progress)?;
     let admitted = admit(&Written::new(file.file(), output)?)?;
     if !admitted {
         return Ok(None);
     }
-    match beside.over {
+    let published = match beside.over {
         Some(is_it) => file.publish_over(is_it)?,
         None => file.publish()?,
-    }
-    Ok(Some(report))
+    };
+    Ok(Some((report, published)))
 }
 
 /// What [`compress_from`] would write, byte for byte, without writing anything.
@@ -229,7 +230,7 @@ fn write(
     check_input(original.source)?;
     // First of all, so that an output that cannot be written fails now and not after hours.
     let create = || {
-        let file = AtomicFile::create(output, options.force)?;
+        let mut file = AtomicFile::create(output, options.force)?;
         let note = match (taken, original.source.attributes()?) {
             (Taken::All(like), _) => file.resemble(like).map(|()| None)?,
             (Taken::Kept, Some(attributes)) => file.mirror(&attributes)?,

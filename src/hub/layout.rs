@@ -275,7 +275,7 @@ impl Layout {
         }
         let mut file = AtomicFile::create(path, true)?;
         file.write_all(bytes).map_err(Error::io("write", path))?;
-        file.publish()
+        file.publish().map(drop)
     }
 }
 

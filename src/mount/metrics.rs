@@ -44,5 +44,5 @@ pub(super) fn to_file(path: &Path, ask: Ask, guard: Arc<Guard>) -> Result<()> {
 fn write(path: &Path, ask: &Ask) -> Result<()> {
     let mut file = AtomicFile::create(path, true)?;
     file.write_all(metrics(&ask()).as_bytes()).map_err(Error::io("write", path))?;
-    file.publish()
+    file.publish().map(drop)
 }

@@ -154,11 +154,11 @@ impl AtomicFile {
     ///
     /// # Errors
     /// Those of [`publish`](AtomicFile::publish), and [`Error::Changed`] when another file has the name; it keeps it.
-    pub fn publish_over(mut self, is_it: &dyn Fn(&Metadata) -> bool) -> Result<()> {
+    pub fn publish_over(mut self, is_it: &dyn Fn(&Metadata) -> bool) -> Result<Metadata> {
         let path = self.path.clone();
         let failed = |e: Errno| Error::io("give a name to", &path)(e.into());
         check(&path)?;
-        self.file.sync_all().map_err(Error::io("write to disk", &path))?;
+        self.finish()?;
         let aside = aside_of(&self.name);
         if exists(self.directory.as_fd(), &aside) {
             return Err(in_the_way(&path));
@@ -173,17 +173,17 @@ impl AtomicFile {
                 // What is removed now is the old file.
                 rustix::fs::unlinkat(&self.directory, &aside, AtFlags::empty()).map_err(failed)?;
                 self.temporary = None;
-                self.sync_directory()
+                self.published()
             }
-            // Dropped, the new file is removed from the name aside.
+            // Dropped, the new file is removed from the name aside, if it is there.
             Ok(()) => exchange(&self).map_err(failed).and(Err(Error::Changed { path })),
             Err(Errno::NOENT) => Err(Error::Changed { path }),
             Err(Errno::INVAL | Errno::NOSYS) => {
                 self.rename_to(temporary::name(&self.name)).map_err(failed)?;
                 let old = Aside::take(&path, is_it)?;
                 self.replace = false;
-                self.publish()?;
-                old.remove()
+                let published = self.publish()?;
+                old.remove().map(|()| published)
             }
             Err(e) => Err(failed(e)),
         }
@@ -212,7 +212,7 @@ pub fn heal(aside: &Path) -> Result<Healed> {
     let Some(file) = temporary::open(directory.as_fd(), &name) else {
         return Err(failed(io::ErrorKind::PermissionDenied.into()));
     };
-    if !is_free(&file) || !temporary::leads_to(directory.as_fd(), &name, &file) {
+    if !is_free(&file) || temporary::leads_to(directory.as_fd(), &name, &file) != Ok(true) {
         return Ok(Healed::InUse);
     }
     match rename(directory.as_fd(), &name, origin.file_name().unwrap_or_default()) {
@@ -286,6 +286,20 @@ mod tests {
             assert_eq!(fs::read(&path).unwrap(), if raced { &b"theirs"[..] } else { b"ours" });
             assert_eq!(names(dir.path()), ["m"]);
         }
+        // Another file gets the name before the exchange, and a third one before the exchange back: both are left.
+        let put = |bytes: &[u8]| {
+            fs::write(dir.path().join("new"), bytes).unwrap();
+            fs::rename(dir.path().join("new"), &path).unwrap();
+        };
+        put(b"second");
+        let file = AtomicFile::create(&path, true).unwrap();
+        let third = |_: &Metadata| {
+            put(b"third");
+            false
+        };
+        assert!(matches!(file.publish_over(&third), Err(Error::Changed { .. })));
+        let all: Vec<_> = names(dir.path()).iter().map(|name| fs::read(dir.path().join(name)).unwrap()).collect();
+        assert!(all.contains(&b"second".to_vec()) && all.contains(&b"third".to_vec()), "{:?}", names(dir.path()));
     }
 
     #[test]

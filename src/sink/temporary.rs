@@ -16,6 +16,8 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::fs::{AtFlags, Dir, FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::process::test_kill_process;
 
 /// What the end of a name begins with, and ends with.
 const MARK: (&str, &str) = (".bsfs-", ".tmp");
@@ -42,20 +44,22 @@ pub fn name(name: &OsStr) -> OsString {
     temporary
 }
 
-/// The boot that a name of ours tells; `None` for other names.
-fn boot(name: &OsStr) -> Option<String> {
+/// The boot and the process that a name of ours tells; `None` for other names.
+fn origin(name: &OsStr) -> Option<(String, i32)> {
     let name = String::from_utf8_lossy(name.as_bytes());
-    let (_, marks) = name.strip_prefix('.')?.strip_suffix(MARK.1)?.rsplit_once(MARK.0.trim_start_matches('.'))?;
+    let (before, marks) = name.strip_suffix(MARK.1)?.rsplit_once(MARK.0)?;
     let mut parts = marks.split('-');
     let (boot, pid, number) = (parts.next()?, parts.next()?, parts.next()?);
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let is_ours = parts.next().is_none() && boot.bytes().all(|byte| byte.is_ascii_hexdigit());
-    (is_ours && digits(pid) && digits(number)).then(|| boot.to_owned())
+    let is_hidden = before.is_empty() || before.starts_with('.');
+    (is_ours && is_hidden && digits(number) && digits(pid)).then(|| Some((boot.to_owned(), pid.parse().ok()?)))?
 }
 
-/// Locks a file that this process writes, as far as the file system has locks.
-pub fn lock(file: impl AsFd) {
-    let _ = rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive);
+/// Locks a file that this process writes, as far as the file system has locks; `false` if another process has it locked.
+#[must_use]
+pub fn lock(file: impl AsFd) -> bool {
+    rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) != Err(Errno::WOULDBLOCK)
 }
 
 /// Whether no process holds a lock on a file. Where there are no locks it is taken to be held.
@@ -72,12 +76,13 @@ pub fn open(directory: BorrowedFd<'_>, name: &OsStr) -> Option<File> {
 }
 
 /// Whether a name of a directory leads to this file.
-pub fn leads_to(directory: BorrowedFd<'_>, name: &OsStr, file: &File) -> bool {
-    let there = rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW);
-    match (there, rustix::fs::fstat(file)) {
-        (Ok(there), Ok(own)) => (there.st_dev, there.st_ino) == (own.st_dev, own.st_ino),
-        _ => false,
-    }
+///
+/// # Errors
+/// Those of the system.
+pub fn leads_to(directory: BorrowedFd<'_>, name: &OsStr, file: &File) -> rustix::io::Result<bool> {
+    let there = rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    let own = rustix::fs::fstat(file)?;
+    Ok((there.st_dev, there.st_ino) == (own.st_dev, own.st_ino))
 }
 
 /// Removes the temporaries in a directory whose process has ended; once for each directory in the life of this process. What
@@ -96,14 +101,22 @@ pub fn sweep(directory: &OwnedFd) {
 }
 
 fn sweep_one(directory: BorrowedFd<'_>, name: &OsStr) {
-    let Some(boot) = boot(name) else { return };
-    let Some(file) = open(directory, name) else { return };
+    let Some((boot, pid)) = origin(name) else { return };
     let of_this_boot = *BOOT != "0" && boot == *BOOT;
+    let Some(file) = open(directory, name) else {
+        // A link has no lock. Its process is of this boot, so its number tells whether it lives.
+        let is_link = rustix::fs::readlinkat(directory, name, Vec::new()).is_ok();
+        let process = rustix::process::Pid::from_raw(pid);
+        if is_link && of_this_boot && process.is_some_and(|pid| test_kill_process(pid) == Err(Errno::SRCH)) {
+            let _ = rustix::fs::unlinkat(directory, name, AtFlags::empty());
+        }
+        return;
+    };
     let is_old = || {
         let written = file.metadata().and_then(|meta| meta.modified());
         written.is_ok_and(|written| written.elapsed().is_ok_and(|age| age > OLD))
     };
-    if (of_this_boot || is_old()) && is_abandoned(&file) && leads_to(directory, name, &file) {
+    if (of_this_boot || is_old()) && is_abandoned(&file) && leads_to(directory, name, &file) == Ok(true) {
         let _ = rustix::fs::unlinkat(directory, name, AtFlags::empty());
     }
 }
@@ -121,23 +134,34 @@ mod tests {
         let own = |name: &str| super::name(OsStr::new(name));
         let (dead, alive, long) = (own("dead.bs"), own("alive.bs"), own(&"n".repeat(250)));
         let (other, old) = (".x.bs.bsfs-0a1b2c3d-7-0.tmp", ".y.bs.bsfs-0a1b2c3d-7-1.tmp");
-        let strangers =
-            [".x.bs.17-0.tmp", ".x.bsfs-.tmp", ".x.bsfs-zz-1-1.tmp", "x.bsfs-0a-1-1.tmp", ".x.bsfs-0a-1-1.tmp.bs"];
+        let strangers = [
+            ".x.bs.17-0.tmp",
+            ".keepbsfs-0a1b-7-0.tmp",
+            ".x.bsfs-.tmp",
+            ".x.bsfs-zz-1-1.tmp",
+            "x.bsfs-0a-1-1.tmp",
+            ".x.bsfs-0a-1-1.tmp.bs",
+        ];
         let names = [&dead, &alive, &long].into_iter().map(|name| name.to_str().unwrap());
         for name in names.clone().chain([other, old]).chain(strangers) {
             fs::write(at(OsStr::new(name)), b"x").unwrap();
         }
         let held = File::open(at(&alive)).unwrap();
-        lock(&held);
+        assert!(lock(&held) && !lock(File::open(at(&alive)).unwrap()));
         let days_ago = SystemTime::now() - 3 * OLD;
         File::options().write(true).open(at(OsStr::new(old))).unwrap().set_modified(days_ago).unwrap();
+        File::options().write(true).open(at(OsStr::new(strangers[1]))).unwrap().set_modified(days_ago).unwrap();
         fs::create_dir(at(&own("directory"))).unwrap();
+        // No process has such a number.
+        let links = [format!(".l.bsfs-{}-{}-0.tmp", *BOOT, i32::MAX), own("living").into_string().unwrap()];
+        links.iter().for_each(|link| std::os::unix::fs::symlink("nothing", at(OsStr::new(link))).unwrap());
 
         let directory = OwnedFd::from(File::open(dir.path()).unwrap());
         sweep(&directory);
         for gone in [dead.to_str().unwrap(), long.to_str().unwrap(), old] {
             assert!(!at(OsStr::new(gone)).exists(), "{gone}");
         }
+        assert_eq!(links.map(|link| at(OsStr::new(&link)).is_symlink()), [false, true]);
         for kept in strangers.into_iter().chain([alive.to_str().unwrap(), other]) {
             assert!(at(OsStr::new(kept)).exists(), "{kept}");
         }
