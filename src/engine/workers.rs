@@ -195,28 +195,36 @@ enum Turn {
 impl State {
     fn next(&mut self, Shared { cores, most, per_file, pool, .. }: &Shared) -> Option<Turn> {
         let (of_source, of_file) = (pool.limit() / SOURCE_SHARE, pool.limit() / SHARE as u64);
-        let mut full = None;
-        let free = |(lane, job): &(Lane, Job)| {
+        let (mut full, mut refused) = (None, false);
+        for at in 0..self.demand.len() {
+            let Some((lane, need)) = self.demand.get(at).map(|(lane, job)| (*lane, job.need)) else { break };
             if full == Some(lane.source) {
-                return false;
+                continue;
             }
-            let Some(source) = self.sources.get(&lane.source) else { return true };
-            let Running { jobs, need } = source.running;
-            if jobs >= *most || (jobs >= ANYWAY && need + job.need > of_source) {
-                full = Some(lane.source);
-                return false;
+            let mut must = true;
+            if let Some(source) = self.sources.get(&lane.source) {
+                let running = &source.running;
+                must = running.jobs < ANYWAY;
+                if running.jobs >= *most || (!must && running.need + need > of_source) {
+                    full = Some(lane.source);
+                    continue;
+                }
+                let is_full = |running: &Running| {
+                    running.jobs >= *per_file || (running.jobs >= OF_A_FILE && running.need + need > of_file)
+                };
+                if source.files.get(&lane.file).is_some_and(is_full) {
+                    continue;
+                }
             }
-            source.files.get(&lane.file).is_none_or(|&Running { jobs, need }| {
-                jobs < *per_file && (jobs < OF_A_FILE || need + job.need <= of_file)
-            })
-        };
-        if let Some(at) = self.demand.iter().position(free)
-            && let Some((lane, need)) = self.demand.get(at).map(|(lane, job)| (*lane, job.need))
-            // One that needs much waits for its memory; those behind it would take it away.
-            && let must = self.sources.get(&lane.source).is_none_or(|source| source.running.jobs < ANYWAY)
-            && let Some(reserved) = self.memory(need, pool, must)
-            && let Some((lane, job)) = self.demand.remove(at)
-        {
+            // One that needs much waits for its memory; those behind it would take it away, but for those that run in any case.
+            if refused && !must {
+                continue;
+            }
+            let Some(reserved) = self.memory(need, pool, must) else {
+                refused = true;
+                continue;
+            };
+            let (lane, job) = self.demand.remove(at)?;
             let source = self.source(lane.source);
             source.running.begun(need);
             source.files.entry(lane.file).or_default().begun(need);
@@ -458,6 +466,24 @@ mod tests {
         answered(lane(3, 1));
         drop(release);
         answered(lane(1, 1));
+    }
+
+    #[test]
+    fn sources_that_hang_and_hold_all_memory_leave_others_what_runs_in_any_case() {
+        let pool = Pool::new(16 << 20);
+        let workers = Workers::new(2, Arc::clone(&pool), Arc::default());
+        let (release, hang) = hanging();
+        for (source, file) in (0..64).map(|n| (n % 2, n / 2)) {
+            workers.demand(lane(source, file), hang());
+        }
+        let begun = Instant::now();
+        while lock_state(&workers.0).sources.values().map(|source| source.running.jobs).sum::<usize>() < 12 {
+            assert!(begun.elapsed() < SOON, "what hangs has begun");
+        }
+        let (done, answers) = mpsc::channel();
+        workers.demand(lane(3, 1), Job::new(4 << 20, move || done.send(()).unwrap()));
+        answers.recv_timeout(SOON).unwrap();
+        drop(release);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::vfs::{Attr, Inode, Kind};
 
 /// Its name in the root of the mount.
 pub const CONTROL: &str = ".bsfs";
-/// From here on inodes and handles are those of this directory; the tree's count up from 1.
+/// From here on inodes and handles are those of this directory; the tree's are smaller.
 const FIRST: u64 = 1 << 63;
 /// Its files, in the order of their inodes, which follow that of the directory.
 pub(super) const FILES: [&str; 3] = ["stats.json", "metrics.prom", "log"];

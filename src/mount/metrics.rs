@@ -20,17 +20,19 @@ const EVERY: Duration = Duration::from_secs(15);
 /// Makes a status.
 pub(super) type Ask = Arc<dyn Fn() -> Status + Send + Sync>;
 
-/// Writes the figures to `path` now and every 15 seconds, each time a whole file, as long as the process lives.
+/// Writes the figures to `path` now and every 15 seconds, each time a whole file, as long as `ask` lives elsewhere.
 ///
 /// # Errors
 /// Those of [`AtomicFile`] when the first one cannot be written; it replaces regular files only.
-pub(super) fn to_file(path: &Path, ask: Ask, guard: Arc<Guard>) -> Result<()> {
+pub(super) fn to_file(path: &Path, ask: &Ask, guard: Arc<Guard>) -> Result<()> {
     let path = std::path::absolute(path).map_err(Error::io("resolve", path))?;
-    write(&path, &ask)?;
+    write(&path, ask)?;
+    let ask = Arc::downgrade(ask);
     let loop_ = move || {
         let mut failed = false;
         loop {
             thread::sleep(EVERY);
+            let Some(ask) = ask.upgrade() else { return };
             let Some(result) = guard.own("metrics", || write(&path, &ask)) else { continue };
             if let (Err(error), false) = (&result, failed) {
                 warn!("{error}; trying again");

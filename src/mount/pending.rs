@@ -19,7 +19,9 @@ use crate::source::waits;
 use crate::vfs::{Handle, Inode, Vfs};
 
 /// How often overdue requests are looked for, at least.
-const TICK: Duration = Duration::from_secs(1);
+const TICK: Duration = Duration::from_millis(500);
+/// How long the source may hang before a request is answered with what is known.
+pub(super) const MOMENT: Duration = Duration::from_millis(500);
 /// And at most, however short the patience is.
 const LEAST_TICK: Duration = Duration::from_millis(10);
 
@@ -102,15 +104,22 @@ struct State {
 /// A request whose kind of reply does not matter.
 trait Overdue: Send + Sync {
     fn asked(&self) -> Instant;
-    /// Answers with EIO, if there was no answer yet.
+    /// How long the source may hang, where that is less than the mount's patience.
+    fn moment(&self) -> Option<Duration>;
+    /// Answers with what is known, or with EIO, if there was no answer yet.
     fn fail(&self, pendings: &Pendings);
 }
+
+/// Answers with what is known.
+type Known<R> = Box<dyn FnOnce(R) + Send>;
 
 struct Request<R> {
     op: &'static str,
     asked: Instant,
     subject: Subject,
     reply: Mutex<Option<R>>,
+    is_known: bool,
+    known: Mutex<Option<Known<R>>>,
 }
 
 /// A request that is to be answered once.
@@ -139,7 +148,29 @@ impl Pendings {
 
     /// Takes note of a request.
     pub(super) fn add<R: Reply>(self: &Arc<Self>, op: &'static str, subject: Subject, reply: R) -> Pending<R> {
-        let request = Arc::new(Request { op, asked: Instant::now(), subject, reply: Mutex::new(Some(reply)) });
+        self.note(op, subject, reply, None)
+    }
+
+    /// Takes note of a request that `known` answers if the source hangs for a [`MOMENT`].
+    pub(super) fn add_known<R: Reply>(
+        self: &Arc<Self>,
+        op: &'static str,
+        subject: Subject,
+        reply: R,
+        known: impl FnOnce(R) + Send + 'static,
+    ) -> Pending<R> {
+        self.note(op, subject, reply, Some(Box::new(known)))
+    }
+
+    fn note<R: Reply>(
+        self: &Arc<Self>,
+        op: &'static str,
+        subject: Subject,
+        reply: R,
+        known: Option<Known<R>>,
+    ) -> Pending<R> {
+        let (asked, reply, is_known) = (Instant::now(), Mutex::new(Some(reply)), known.is_some());
+        let request = Arc::new(Request { op, asked, subject, reply, is_known, known: Mutex::new(known) });
         let mut state = lock(&self.shared.state);
         let number = state.next;
         state.next += 1;
@@ -153,12 +184,16 @@ impl Pendings {
 
     /// Ends requests that are overdue.
     fn look(&self) {
-        if waits::longest() < self.patience {
+        let hangs = waits::longest();
+        if hangs < self.patience.min(MOMENT) {
             return;
         }
-        let overdue = |request: &&Arc<dyn Overdue>| request.asked().elapsed() >= self.patience;
-        let requests: Vec<_> = lock(&self.shared.state).open.values().filter(overdue).cloned().collect();
-        for request in requests {
+        let is_overdue = |request: &Arc<dyn Overdue>| {
+            let limit = request.moment().unwrap_or(self.patience).min(self.patience);
+            hangs >= limit && request.asked().elapsed() >= limit
+        };
+        let requests: Vec<_> = lock(&self.shared.state).open.extract_if(|_, request| is_overdue(request)).collect();
+        for (_, request) in requests {
             request.fail(self);
         }
     }
@@ -195,8 +230,16 @@ impl<R: Reply> Overdue for Request<R> {
         self.asked
     }
 
+    fn moment(&self) -> Option<Duration> {
+        self.is_known.then_some(MOMENT)
+    }
+
     fn fail(&self, pendings: &Pendings) {
         let Some(reply) = lock(&self.reply).take() else { return };
+        if let Some(known) = lock(&self.known).take() {
+            pendings.guard.meter.request(self.op, self.asked.elapsed());
+            return known(reply);
+        }
         let seconds = pendings.patience.as_secs();
         let why = format!("the source has not answered for {seconds} s (--patience)");
         let error = Error::io(self.op, self.subject.path(&pendings.vfs))(io::Error::other(why));

@@ -4,6 +4,7 @@
 //! would end the whole mount. Whatever way a request goes, a panic is EIO, a line in the log and a count.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::guard::Guard;
 use super::pending::{Pending, Pendings, Reply, Subject};
@@ -54,6 +55,41 @@ impl Requests {
         undo: impl FnOnce(T, &Vfs) + Send + 'static,
     ) {
         let pending = self.pendings.add(op, subject, reply);
+        self.queue((op, lane), pending, work, give, undo);
+    }
+
+    /// As [`later`](Requests::later), with `known` for an answer if the source hangs for a moment.
+    pub(super) fn soon<R: Reply, T: 'static>(
+        &self,
+        (op, lane, subject): (&'static str, Lane, Subject),
+        reply: R,
+        work: impl FnOnce(&Vfs) -> Result<T> + Send + 'static,
+        give: impl FnOnce(T, R) + Send + 'static,
+        known: impl FnOnce(R) + Send + 'static,
+    ) {
+        let pending = self.pendings.add_known(op, subject, reply, known);
+        self.queue((op, lane), pending, work, give, nothing);
+    }
+
+    /// Does what no reply waits for, on another thread.
+    pub(super) fn afterwards(
+        &self,
+        op: &'static str,
+        lane: Lane,
+        work: impl FnOnce(&Vfs) -> Result<()> + Send + 'static,
+    ) {
+        let (vfs, guard, asked) = (Arc::clone(&self.vfs), Arc::clone(&self.guard), Instant::now());
+        self.workers.demand(lane, Job::new(0, move || _ = guard.run_since(asked, op, || work(&vfs))));
+    }
+
+    fn queue<R: Reply, T>(
+        &self,
+        (op, lane): (&'static str, Lane),
+        pending: Pending<R>,
+        work: impl FnOnce(&Vfs) -> Result<T> + Send + 'static,
+        give: impl FnOnce(T, R) + Send + 'static,
+        undo: impl FnOnce(T, &Vfs) + Send + 'static,
+    ) {
         let (vfs, guard) = (Arc::clone(&self.vfs), Arc::clone(&self.guard));
         let job = move || {
             if !pending.is_open() {
@@ -87,7 +123,7 @@ pub(super) fn nothing<T>(_made: T, _vfs: &Vfs) {}
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc::{Receiver, Sender, channel};
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
 
     use fuser::Errno;
 
@@ -129,7 +165,8 @@ mod tests {
     fn requests(patience: Duration) -> (tempfile::TempDir, Requests) {
         let dir = tempfile::tempdir().unwrap();
         let source = dir.path().to_path_buf();
-        let config = VfsConfig { source, uid: 0, gid: 0, exclude: None, bases: Vec::new(), hubs: Vec::new() };
+        let config =
+            VfsConfig { source, uid: 0, gid: 0, exclude: None, bases: Vec::new(), hubs: Vec::new(), shared: false };
         let vfs = Arc::new(Vfs::new(config, Engine::new(EngineConfig::default())).unwrap());
         let guard = Arc::new(Guard::default());
         let pendings = Pendings::new(Arc::clone(&vfs), Arc::clone(&guard), patience).unwrap();
@@ -163,6 +200,38 @@ mod tests {
             requests.later(about(), reply, |_| Ok(()), good, nothing);
             assert_eq!(answer.recv_timeout(SOON), Ok(Ok(())), "{turn}");
         }
+    }
+
+    #[test]
+    fn what_no_reply_waits_for_is_done_however_long_its_turn_takes_and_what_is_known_is_told_meanwhile() {
+        let (_dir, requests) = requests(Duration::from_millis(100));
+        let (release, hang) = channel::<()>();
+        let hang = Arc::new(std::sync::Mutex::new(hang));
+        let wait = || {
+            let hang = Arc::clone(&hang);
+            move |_: &Vfs| {
+                let _call = waits::call();
+                hang.lock().unwrap().recv().unwrap_err();
+                Ok(())
+            }
+        };
+        let (reply, answer) = Fake::new();
+        let about = ("getattr", OWN, Subject::Inode(Inode::ROOT));
+        let give = |(), reply: Fake| reply.answer(Err(Errno::EIO));
+        requests.soon(about, reply, wait(), give, |reply| reply.answer(Ok(())));
+        assert_eq!(answer.recv_timeout(SOON), Ok(Ok(())));
+        let (done, closed) = channel();
+        // More than run at once.
+        for n in 0..100 {
+            let (done, wait) = (done.clone(), wait());
+            requests.afterwards("release", OWN, move |vfs| wait(vfs).map(|()| done.send(n).unwrap()));
+        }
+        std::thread::sleep(Duration::from_millis(300));
+        drop(release);
+        for _ in 0..100 {
+            closed.recv_timeout(SOON).unwrap();
+        }
+        assert_eq!((requests.guard.errors(), requests.guard.panics()), (0, 0));
     }
 
     #[test]

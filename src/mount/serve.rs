@@ -119,6 +119,7 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
             exclude: Some(mount_point.clone()),
             hubs: place::hub_caches().into_iter().filter(|hub| !hub.starts_with(&mount_point)).collect(),
             bases: options.bases.iter().map(base).collect::<Result<_>>()?,
+            shared: all,
         },
         engine.clone(),
     )?);
@@ -153,7 +154,7 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
         Arc::new(Live { engine: engine.clone(), ttl: AtomicU64::new(options.ttl.as_secs()), device: OnceLock::new() });
     // Both before the mount: what is wrong is said.
     if let Some(path) = &options.metrics_file {
-        metrics::to_file(path, Arc::clone(&ask), guard.clone())?;
+        metrics::to_file(path, &ask, guard.clone())?;
     }
     let patience = options.patience.unwrap_or(PATIENCE);
     let adapter = Adapter {
@@ -178,7 +179,7 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
     // While nothing waits for the mount.
     let looking = look(&vfs, guard.clone());
     let problems = ask().problems;
-    // It holds what the end of the mount drops.
+    // It holds what the end of the mount drops; the adapter keeps it until then.
     drop(ask);
     for problem in problems.iter().take(TOLD) {
         tell(Event::Note(problem.clone()))?;

@@ -95,6 +95,8 @@ pub struct VfsConfig {
     pub bases: Vec<PathBuf>,
     /// Caches of the Hugging Face Hub in which bases are looked for.
     pub hubs: Vec<PathBuf>,
+    /// Other users read what is shown: a file of this machine is a base only of what those users read who may read it itself.
+    pub shared: bool,
 }
 
 /// Counters since the start, and gauges.
@@ -209,7 +211,7 @@ impl Vfs {
                 trees: vec![(Arc::clone(&tree), root)],
                 hubs: config.hubs.clone(),
                 exclude: config.exclude.clone(),
-                confined: tree.is_confined().then(|| confined(&config)),
+                confined: config.shared.then(|| confined(&config)),
             })),
             tree,
             config,
@@ -251,6 +253,16 @@ impl Vfs {
     pub fn getattr_known(&self, inode: Inode) -> Result<Option<Attr>> {
         let node = self.node("stat", inode)?;
         Ok((node.kind() != Kind::Directory).then(|| self.attr_known(&node)))
+    }
+
+    /// Attributes of a directory as they were when it was looked at last; `None` when it was not.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when there is no such inode.
+    pub fn last_attr(&self, inode: Inode) -> Result<Option<Attr>> {
+        let node = self.node("stat", inode)?;
+        let seen = matches!(&node.body, Body::Directory(directory) if directory.seen().is_some());
+        Ok(seen.then(|| self.attr_known(&node)))
     }
 
     /// Attributes of an inode. Those of a file never change.
@@ -439,7 +451,9 @@ impl Vfs {
         let known = old.as_ref().map(|l| l.classes()).unwrap_or_default();
         let notes = old.as_ref().map(|l| &l.notes);
         let bounds = scan::Bounds { root: &self.config.source, exclude: self.config.exclude.as_deref() };
-        let scan = scan::scan(&directory.place, &known, notes, (bounds, name))?;
+        // What the name was made from, if it was shown before.
+        let wanted = name.map(|name| old.as_ref().and_then(|l| l.find(name)).map_or(name, |entry| entry.source()));
+        let scan = scan::scan(&directory.place, &known, notes, (bounds, wanted))?;
         for found in &scan.found {
             if let Class::Container(opened) = &found.class
                 && let Packed::Native(container) = &opened.packed

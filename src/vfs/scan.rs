@@ -162,7 +162,7 @@ pub(super) struct Bounds<'a> {
 }
 
 /// Scans `place`. `known` gives the class that a source name had in the last scan, which left these notes; a container that
-/// has not changed is not opened again. The name that is `wanted` is looked at in any case.
+/// has not changed is not opened again. The name of the source that is `wanted` is looked at in any case.
 pub(super) fn scan(
     place: &Place,
     known: &Known<'_>,

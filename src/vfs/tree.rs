@@ -201,6 +201,11 @@ impl Listing {
 }
 
 impl Entry {
+    /// The name in the source.
+    pub(super) fn source(&self) -> &OsStr {
+        &self.source
+    }
+
     /// Whether the source still holds what the inode stands for.
     pub(super) fn unchanged(&self, directory: &Directory) -> bool {
         let (place, access) = (&directory.place, self.node.access());

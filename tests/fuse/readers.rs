@@ -273,6 +273,19 @@ fn a_base_is_not_read_for_those_who_may_not_read_it() {
         let log = log_of(&mount);
         assert!(log.contains("base.safetensors may not be read by all who may read"), "{log}");
     }
+    // A server knows no users: all read what it has.
+    let server = crate::common::server::Server::new();
+    server.put("/m/tuned.safetensors.bs", &fs::read(&packed).unwrap());
+    let (url, point) = (server.url("/m/"), bench.dir.join("remote"));
+    fs::create_dir(&point).unwrap();
+    for (of_base, of_directory, is_read) in [(0o600, 0o755, false), (0o644, 0o700, false), (0o644, 0o755, true)] {
+        allow(&base, of_base);
+        allow(source.join("bases"), of_directory);
+        let options = ["--allow-other", "--base", base.to_str().unwrap()];
+        let mount = Mount::of(&bench, Path::new(&url), &point, &options);
+        assert_eq!(read_as(NOBODY, mount.path("tuned.safetensors")).is_some(), is_read);
+    }
+    allow(source.join("bases"), 0o700);
     let mount = Mount::new(&bench, &["--allow-other"]);
     let shown = mount.path("tuned.safetensors");
     assert!(read_as(NOBODY, &shown).is_none());

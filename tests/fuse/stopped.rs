@@ -144,6 +144,40 @@ fn only_who_asks_is_stalled(ttl: &str) {
 }
 
 #[test]
+fn a_root_that_hangs_leaves_the_mount_its_status_and_what_was_open_is_closed_in_the_end() {
+    let bench = Bench::new();
+    let real = bench.dir.join("real");
+    fs::create_dir(&real).unwrap();
+    fs::write(real.join("a.json"), b"{}").unwrap();
+    let Some(hung) = Bindfs::new(&real, &bench.source()) else { return };
+    let mount = Mount::new(&bench, &["--cache", "off", "--ttl", "1", "--patience", "3"]);
+    let open: Vec<_> = (0..8).map(|_| fs::File::open(mount.path("a.json")).unwrap()).collect();
+    assert!(mount.status().open_files >= 8);
+    hung.stop();
+    std::thread::sleep(Duration::from_secs(2));
+    let stats = mount.path(".bsfs/stats.json");
+    for _ in 0..3 {
+        let (point, stats) = (mount.point.clone(), stats.clone());
+        assert!(soon("status", move || status_of(&point)).is_some());
+        assert!(!soon("stats.json", move || fs::read(stats)).unwrap().is_empty());
+    }
+    // More opens than run at once, so that what closes has to wait for its turn, longer than the patience.
+    let hanging: Vec<_> = (0..8)
+        .map(|_| {
+            let path = mount.path("a.json");
+            apart(move || fs::File::open(path).map(drop))
+        })
+        .collect();
+    drop(open);
+    for one in hanging {
+        // The kernel may still believe that the name is what it was; then the open itself fails.
+        let _ = one.recv_timeout(SOON).expect("an answer after the patience");
+    }
+    hung.go();
+    eventually("all are closed", || mount.status().open_files == 0);
+}
+
+#[test]
 fn reads_of_many_files_that_hang_leave_others_alone() {
     let Some(sources) = Sources::new() else { return };
     let real = sources.bench.dir.join("real-hung");

@@ -52,7 +52,8 @@ fn read_all(file: &dyn ReadAt, step: usize) -> bsfs::Result<Vec<u8>> {
 }
 
 fn mounted(tree: Arc<RemoteTree>, source: std::path::PathBuf) -> Vfs {
-    let config = VfsConfig { source, uid: 0, gid: 0, exclude: None, bases: Vec::new(), hubs: Vec::new() };
+    let config =
+        VfsConfig { source, uid: 0, gid: 0, exclude: None, bases: Vec::new(), hubs: Vec::new(), shared: false };
     Vfs::over(tree, config, Engine::new(EngineConfig::default())).unwrap()
 }
 

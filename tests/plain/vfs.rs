@@ -16,7 +16,8 @@ use bsfs::vfs::{Attr, Handle, Inode, Kind, Vfs, VfsConfig};
 
 fn tree_of(source: PathBuf, exclude: Option<PathBuf>) -> Vfs {
     let engine = Engine::new(EngineConfig { memory: 8 << 20, ..EngineConfig::default() });
-    Vfs::new(VfsConfig { source, uid: 7, gid: 8, exclude, bases: Vec::new(), hubs: Vec::new() }, engine).unwrap()
+    Vfs::new(VfsConfig { source, uid: 7, gid: 8, exclude, bases: Vec::new(), hubs: Vec::new(), shared: false }, engine)
+        .unwrap()
 }
 
 fn tree(bench: &Bench) -> Vfs {
@@ -273,6 +274,7 @@ fn one_file_as_the_source() {
             exclude: None,
             bases: Vec::new(),
             hubs: Vec::new(),
+            shared: false,
         };
         Vfs::new(config, engine.clone()).unwrap_err()
     };
@@ -792,8 +794,15 @@ fn a_directory_that_takes_long_to_scan_is_not_scanned_at_each_look() {
     let bench = Bench::new();
     bench.plain("a.json", b"a");
     let slow = Arc::new(Slow::default());
-    let config =
-        VfsConfig { source: bench.source(), uid: 7, gid: 8, exclude: None, bases: Vec::new(), hubs: Vec::new() };
+    let config = VfsConfig {
+        source: bench.source(),
+        uid: 7,
+        gid: 8,
+        exclude: None,
+        bases: Vec::new(),
+        hubs: Vec::new(),
+        shared: false,
+    };
     let vfs = Vfs::over(Arc::clone(&slow) as _, config, Engine::new(EngineConfig::default())).unwrap();
     for _ in 0..5 {
         assert_eq!(names(&vfs, Inode::ROOT), ["a.json"]);
