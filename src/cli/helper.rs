@@ -25,7 +25,7 @@ const EFFECTIVE: &[&str] = &["noexec", "nosymfollow", "fsname", "context", "fsco
 const IGNORED: &str = "defaults rw ro auto noauto nofail _netdev user nouser users nousers owner noowner group nogroup suid nosuid \
     dev nodev exec symfollow async sync dirsync atime noatime relatime norelatime strictatime nostrictatime \
     nodiratime diratime lazytime nolazytime iversion noiversion mand nomand silent loud quiet comment private \
-    rprivate slave rslave shared rshared unbindable runbindable";
+    rprivate slave rslave shared rshared unbindable runbindable loop helper uhelper";
 
 /// Options of libfuse and its mount helper that tune what bsfs tunes by itself, or that are so in any case.
 const IGNORED_OF_FUSE: &str = "default_permissions nonempty subtype max_read max_readahead max_write congestion_threshold async_read \
@@ -98,11 +98,16 @@ pub fn arguments(given: Vec<OsString>) -> Result<Option<Vec<OsString>>> {
     let mut words = given.into_iter().skip(1);
     while let Some(word) = words.next() {
         match word.as_bytes() {
-            b"-o" => options.extend(words.next()),
             b"-t" | b"-N" => drop(words.next()),
             [b'-', flags @ ..] if !flags.is_empty() => {
-                for flag in flags {
+                for (at, flag) in flags.iter().enumerate() {
                     match flag {
+                        b'o' => {
+                            let list = flags.get(at + 1..).filter(|list| !list.is_empty());
+                            options
+                                .extend(list.map(|list| OsStr::from_bytes(list).to_owned()).or_else(|| words.next()));
+                            break;
+                        }
                         b's' => sloppy = true,
                         b'f' => fake = true,
                         b'n' | b'v' => {}
@@ -142,6 +147,11 @@ pub fn expand(given: Vec<OsString>) -> Result<Vec<OsString>> {
                 break;
             }
             b"-o" => words.next(),
+            // Short options may share a dash.
+            b"-fo" => {
+                arguments.push("-f".into());
+                words.next()
+            }
             [b'-', b'o', list @ ..] => Some(OsStr::from_bytes(list.strip_prefix(b"=").unwrap_or(list)).to_owned()),
             _ => {
                 arguments.push(word);
@@ -238,6 +248,7 @@ pub fn generic(options: &[OsString]) -> Result<Generic> {
         match (name, value) {
             (b"noexec", None) => generic.noexec = true,
             (b"nosymfollow", None) => generic.nosymfollow = true,
+            (b"fsname", Some(b"")) => return Err(Error::invalid("mount option 'fsname' takes a value: fsname=…")),
             (b"fsname", Some(value)) => generic.name = Some(OsStr::from_bytes(value).to_owned()),
             (b"context" | b"fscontext" | b"defcontext" | b"rootcontext", Some(_)) => {
                 generic.contexts.push(option.clone())
@@ -361,6 +372,13 @@ mod tests {
     fn the_command_takes_such_lists_too() {
         let got = of(&["bsfs", "mount", "--memory=1G", "-f", "-o", "ro,memory=2G,warm", "-onoexec", "/a", "--", "-o"]);
         assert_eq!(got.unwrap().unwrap().join(" "), "bsfs mount -f --memory=2G --warm -o noexec /a -- -o");
+        let got = of(&["bsfs", "mount", "-fo", "memory=2G,helper=x,uhelper=y,loop=/dev/loop0", "/a", "/b"]);
+        assert_eq!(got.unwrap().unwrap().join(" "), "bsfs mount -f --memory=2G /a /b");
+        for flags in [&["-no", "memory=2G"][..], &["-nomemory=2G"]] {
+            let got = of(&[&["mount.bsfs", "/a", "/b"], flags].concat());
+            assert_eq!(got.unwrap().unwrap().join(" "), "bsfs mount --memory=2G -- /a /b");
+        }
+        assert!(generic(&["fsname=".into()]).is_err());
         assert!(of(&["bsfs", "mount", "/a", "/b", "-o"]).is_err());
         assert!(of(&["bsfs", "mount", "-o", "nonsense", "/a", "/b"]).is_err());
     }

@@ -113,14 +113,17 @@ const ENTRIES: [(&str, &str); 4] =
 /// A page of a listing without the entries whose keys are no paths, for one of which the crate refuses the whole page.
 fn listable(page: &str, odd: &mut Vec<String>) -> String {
     let (mut kept, mut rest) = (String::with_capacity(page.len()), page);
+    // Of entries of these kinds no end follows: looked for at each beginning, it would take the square of the page's length.
+    let mut endless = [false; ENTRIES.len()];
     while let Some((before, from)) = rest.find('<').and_then(|at| rest.split_at_checked(at)) {
         kept.push_str(before);
-        let entry = ENTRIES.iter().find_map(|(entry, key)| {
-            let inside = from.strip_prefix('<')?.strip_prefix(entry)?.strip_prefix('>')?;
-            let end = format!("</{entry}>");
-            let (inside, after) = inside.split_once(&end)?;
-            Some((inside, after, key))
-        });
+        let entry =
+            ENTRIES.iter().zip(&mut endless).filter(|(_, endless)| !**endless).find_map(|((entry, key), endless)| {
+                let inside = from.strip_prefix('<')?.strip_prefix(entry)?.strip_prefix('>')?;
+                let found = inside.split_once(&format!("</{entry}>"));
+                *endless = found.is_none();
+                found.map(|(inside, after)| (inside, after, key))
+            });
         let Some((inside, after, key)) = entry else {
             kept.push('<');
             rest = from.get(1..).unwrap_or_default();
@@ -312,7 +315,10 @@ impl Bucket {
 
     /// What is in a directory, which is a prefix of keys.
     pub(super) async fn list(&self, prefix: &str) -> Result<Found, Failure> {
+        let name = prefix;
         let prefix = Key::parse(prefix).map_err(|e| Failure::Refused(e.to_string()))?;
+        // What a try that failed has left.
+        self.take_odd(name);
         let found = self.store.list_with_delimiter(Some(&prefix)).await;
         let found = found.map_err(|e| match (self.failure(&e), self.advice) {
             // Perhaps the role is what is not there.
@@ -328,8 +334,16 @@ impl Bucket {
         for meta in found.objects.iter().filter(|meta| below(&meta.location)) {
             listed.add(meta.location.as_ref(), item(meta));
         }
-        listed.odd.append(&mut self.odd.lock().unwrap_or_else(PoisonError::into_inner));
+        listed.odd = self.take_odd(name);
         Ok(listed)
+    }
+
+    /// The keys below `prefix` that were left out. Several directories may be listed at once.
+    fn take_odd(&self, prefix: &str) -> Vec<String> {
+        let mut odd = self.odd.lock().unwrap_or_else(PoisonError::into_inner);
+        let (taken, left) = std::mem::take(&mut *odd).into_iter().partition(|key| key.starts_with(prefix));
+        *odd = left;
+        taken
     }
 
     /// One object; [`Failure::Missing`] when there is none.
@@ -424,6 +438,9 @@ mod tests {
         for cut in ["<Contents><Key>m//</Key>", "<Contents>", "<", "a<b", ""] {
             assert_eq!(listable(cut, &mut Vec::new()), cut);
         }
+        // A page as long as may be takes a moment, and not the square of it.
+        let long = "<Contents>".repeat(MAX_PAGE / 10);
+        assert_eq!(listable(&long, &mut Vec::new()).len(), long.len());
     }
 
     #[test]
