@@ -104,12 +104,11 @@ impl Bases {
 
     /// Looks for tensors that occur several times: in each input, and with `across` also in several inputs, so that they are
     /// stored once. All but the last `archives` inputs are going to be packed in any case.
-    pub fn compare(&mut self, pool: &rayon::ThreadPool, across: bool, archives: usize) -> Result<()> {
+    pub fn compare(&mut self, pool: &rayon::ThreadPool, across: bool, archives: usize) {
         let sure = self.paths.len().saturating_sub(archives);
         self.packed = (0..self.paths.len()).map(|at| at < sure).collect();
         let depth = across.then(|| MAX_DEPTH.saturating_sub(self.depth));
-        self.duplicates = compress::duplicates(pool, &self.paths, depth)?;
-        Ok(())
+        self.duplicates = compress::duplicates(pool, &self.paths, depth);
     }
 
     fn number(&self, input: &Path) -> Option<usize> {

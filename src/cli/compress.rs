@@ -131,7 +131,7 @@ pub fn run(args: &CompressArgs) -> Result<ExitCode> {
         // Before the inputs are compared, which may take a while.
         check_outputs(&tasks, args.force || args.shard.is_some())?;
     }
-    bases.compare(&pool, args.dedup, inputs.len() - sure)?;
+    bases.compare(&pool, args.dedup, inputs.len() - sure);
     if args.dedup {
         pack_repeated(&mut tasks, &mut bases);
     }
