@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bsfs::compress::{self, Against, BaseSource, Duplicate, Report, ratio};
 use bsfs::engine::{Engine, Finder, MAX_DEPTH};
+use bsfs::longpath;
 use bsfs::source::{FileSource, ReadAt};
 use bsfs::{Error, Result};
 
@@ -72,7 +73,7 @@ impl Bases {
         };
         let open = |path: &Path| base(engine, &finder, path, &replaced);
         for path in &arg.base {
-            if !path.is_dir() {
+            if !longpath::is_dir(path) {
                 bases.add(path, open(path)?)?;
                 continue;
             }

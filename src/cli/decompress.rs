@@ -1,7 +1,6 @@
 //! `bsfs decompress`
 
 use std::collections::{HashMap, HashSet};
-use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -12,6 +11,7 @@ use std::time::Instant;
 use bsfs::compress::{self, Entry, Progress};
 use bsfs::engine::{self, Engine, Whole};
 use bsfs::format::Container;
+use bsfs::longpath;
 use bsfs::parallel;
 use bsfs::sink::{self, AtomicFile};
 use bsfs::source::{FileSource, ReadAt};
@@ -170,7 +170,7 @@ struct Plan {
 fn plan(args: &DecompressArgs, exit: &mut Exit) -> Result<Plan> {
     let mut plan = Plan::default();
     match &args.output {
-        Some(out) if args.input.is_dir() => plan_mirror(args, out, &mut plan, exit)?,
+        Some(out) if longpath::is_dir(&args.input) => plan_mirror(args, out, &mut plan, exit)?,
         _ => {
             let (inputs, left_out) = out::containers(&args.input)?;
             *exit = exit.and(left_out);
@@ -206,7 +206,7 @@ fn open_one(args: &DecompressArgs, input: &Path, exit: &mut Exit) -> Result<Opti
             }
             Ok(Some(opened))
         }
-        Err(error) if args.input.is_dir() => {
+        Err(error) if longpath::is_dir(&args.input) => {
             say(&format!("{error}; left out"));
             *exit = exit.and(Exit::of(&error));
             Ok(None)
@@ -218,7 +218,7 @@ fn open_one(args: &DecompressArgs, input: &Path, exit: &mut Exit) -> Result<Opti
 /// All of a directory: containers, other files, links and directories.
 fn plan_mirror(args: &DecompressArgs, out: &Path, plan: &mut Plan, exit: &mut Exit) -> Result<()> {
     let root = &args.input;
-    if matches!((fs::canonicalize(root), fs::canonicalize(out)), (Ok(a), Ok(b)) if a == b) {
+    if longpath::same_file(root, out) {
         let text = "is the input; without -o the originals go beside their containers";
         return Err(Error::invalid(format!("{}: {text}", out.display())));
     }
@@ -273,7 +273,7 @@ fn output_of(args: &DecompressArgs, input: &Path, opened: &Opened) -> Result<Pat
     let Some(out) = &args.output else {
         return naming(opened)(input).ok_or_else(|| unnamed(input));
     };
-    if out.is_dir() {
+    if longpath::is_dir(out) {
         let name = input.file_name().map(PathBuf::from).unwrap_or_default();
         return Ok(out.join(naming(opened)(&name).unwrap_or(name)));
     }
@@ -289,8 +289,7 @@ fn decompress(
     bar: &Bar,
 ) -> Result<Option<u64>> {
     let opened = open(input)?;
-    let same = fs::canonicalize(input).is_ok_and(|a| fs::canonicalize(output).is_ok_and(|b| a == b));
-    if same {
+    if longpath::same_file(input, output) {
         return Err(Error::invalid(format!("{}: input and output are the same file", output.display())));
     }
     let create = |source: &FileSource| {
@@ -342,7 +341,7 @@ fn decompress_to(
 
 /// Writes the original of one container to where bytes go one after the other. What was written before an error stays written.
 fn stream_original(args: &DecompressArgs, to: &mut Stream, stop: &AtomicBool) -> Result<ExitCode> {
-    if args.input.is_dir() {
+    if longpath::is_dir(&args.input) {
         let text = "is a directory, which no stream can take; name one container, or a directory with -o";
         return Err(Error::invalid(format!("{}: {text}", args.input.display())));
     }

@@ -9,6 +9,7 @@ use bsfs::compress::{self, Beside, Options, Original};
 use bsfs::engine::{self, Whole};
 use bsfs::format::Container;
 use bsfs::format::checksum::hex;
+use bsfs::longpath;
 use bsfs::parallel;
 use bsfs::source::ReadAt;
 use bsfs::{Error, Result};
@@ -118,7 +119,7 @@ fn output(args: &FlattenArgs) -> Result<PathBuf> {
             let text = "say with -o OUT what to write, or with --in-place that the container itself is to be replaced";
             return Err(Error::invalid(format!("{}: {text}", args.input.display())));
         }
-        let meta = args.input.symlink_metadata().map_err(Error::io("stat", &args.input))?;
+        let meta = longpath::symlink_metadata(&args.input).map_err(Error::io("stat", &args.input))?;
         if meta.is_symlink() {
             let text = "is a link, and --in-place would leave what it leads to; use -o, or name that file";
             return Err(Error::invalid(format!("{}: {text}", args.input.display())));
@@ -126,9 +127,8 @@ fn output(args: &FlattenArgs) -> Result<PathBuf> {
         return Ok(args.input.clone());
     };
     stream::refuse(out)?;
-    let output = if out.is_dir() { out.join(args.input.file_name().unwrap_or_default()) } else { out.clone() };
-    let same = matches!((std::fs::canonicalize(&args.input), std::fs::canonicalize(&output)), (Ok(a), Ok(b)) if a == b);
-    if same {
+    let output = if longpath::is_dir(out) { out.join(args.input.file_name().unwrap_or_default()) } else { out.clone() };
+    if longpath::same_file(&args.input, &output) {
         return Err(Error::invalid(format!("{}: is the input; use --in-place to replace it", output.display())));
     }
     Ok(output)

@@ -154,7 +154,7 @@ impl<'a> Held<'a> {
 /// Puts back what a killed process left aside (see [`aside`]) of `path`, or below it; gives what could not be put back and why.
 pub fn heal(path: &Path) -> Result<Vec<String>> {
     let mut asides = vec![aside::aside_path(path)];
-    if path.is_dir() {
+    if longpath::is_dir(path) {
         let found = source::walk(path, &Bounds::default())?;
         asides = found.files.into_iter().map(|found| path.join(found.path)).collect();
     }

@@ -1,7 +1,7 @@
 //! `bsfs migrate`
 
 use std::collections::HashSet;
-use std::fs::{self, Metadata};
+use std::fs::Metadata;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -135,7 +135,7 @@ pub fn run(args: &MigrateArgs) -> Result<ExitCode> {
 
 /// What to do; deltas first, as the base may be migrated as well and then be gone.
 fn plan(args: &MigrateArgs, exit: &mut Exit) -> Result<Vec<Task>> {
-    let is_dir = args.input.is_dir();
+    let is_dir = longpath::is_dir(&args.input);
     let mut tasks: Vec<Task> = Vec::new();
     if args.in_place {
         lease::heal(&args.input)?.iter().for_each(|said| say(said));
@@ -208,11 +208,10 @@ fn output_of(args: &MigrateArgs, is_dir: bool, input: &Path) -> Result<PathBuf> 
     let output = match &args.output {
         None => named(input)?,
         Some(out) if is_dir => named(&out.join(below))?,
-        Some(out) if out.is_dir() => named(&out.join(input.file_name().unwrap_or_default()))?,
+        Some(out) if longpath::is_dir(out) => named(&out.join(input.file_name().unwrap_or_default()))?,
         Some(out) => out.clone(),
     };
-    let same = matches!((fs::canonicalize(input), fs::canonicalize(&output)), (Ok(a), Ok(b)) if a == b);
-    if same && !args.in_place && !args.dry_run {
+    if longpath::same_file(input, &output) && !args.in_place && !args.dry_run {
         let text = "its successor would have the same name; use --in-place, or -o for another place";
         return Err(Error::invalid(format!("{}: {text}", input.display())));
     }
@@ -335,7 +334,7 @@ fn failed(task: &Task, error: &Error) -> Outcome {
         output: task.output.clone(),
         state: "error",
         raw_bytes: task.raw_len,
-        before_bytes: task.input.metadata().map_or(0, |meta| meta.len()),
+        before_bytes: longpath::metadata(&task.input).map_or(0, |meta| meta.len()),
         after_bytes: None,
         duplicates: 0,
         freed_bytes: 0,

@@ -11,6 +11,7 @@ use bsfs::escape::Escaped;
 use bsfs::longpath;
 use bsfs::parallel;
 use bsfs::{Error, Result};
+use rustix::fs::{Mode, OFlags};
 use serde::Serialize;
 
 use super::compress::CompressArgs;
@@ -253,8 +254,8 @@ fn agreed(yes: bool) -> Result<bool> {
 
 /// Free bytes of the file system that a file is on.
 fn free(path: &Path) -> Option<u64> {
-    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    rustix::fs::statvfs(dir).ok().map(|fs| fs.f_bavail.saturating_mul(fs.f_frsize))
+    let dir = longpath::open(longpath::directory(path), OFlags::PATH, Mode::empty()).ok()?;
+    rustix::fs::fstatvfs(dir).ok().map(|fs| fs.f_bavail.saturating_mul(fs.f_frsize))
 }
 
 /// Refuses what would fill the disk.
@@ -335,7 +336,7 @@ fn finish(job: &Job<'_>, s: &Summary, links: usize) -> String {
     if job.way == Way::Pack
         && let Some(first) = replaced.first()
     {
-        let named = job.inputs.iter().find(|input| input.is_dir());
+        let named = job.inputs.iter().find(|input| longpath::is_dir(input));
         let dir = out::shown(named.map_or_else(|| longpath::directory(first), |dir| dir.as_path()));
         let links = if links > 0 { format!(", and what links lead to ({links}),") } else { String::new() };
         text += &format!(

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bsfs::engine::{self, Base, Engine, Verified, Whole};
 use bsfs::format::bigsmall::SHARD_INDEX;
+use bsfs::longpath;
 use bsfs::parallel;
 use bsfs::source::{FileSource, ReadAt};
 use bsfs::tensor::{Header, TensorInfo};
@@ -80,8 +81,8 @@ pub fn run(args: &VerifyArgs) -> Result<ExitCode> {
     let stop = out::stop_flag();
     let (files, mut exit) = out::containers(&args.path)?;
     if let Some(source) = &args.source {
-        let found = source.metadata().map_err(Error::io("open", source))?;
-        if args.path.is_dir() && !found.is_dir() {
+        let found = longpath::metadata(source).map_err(Error::io("open", source))?;
+        if longpath::is_dir(&args.path) && !found.is_dir() {
             let text = "is a file; to verify a directory, name the directory that it mirrors";
             return Err(Error::invalid(format!("{}: {text}", source.display())));
         }
@@ -114,7 +115,7 @@ pub fn run(args: &VerifyArgs) -> Result<ExitCode> {
         let source = compared.filter(|_| result.is_ok());
         judge(Outcome { source, ..outcome(file, &result) }, result.as_ref().err().map_or(Exit::Done, Exit::of))?;
     }
-    if args.path.is_dir() {
+    if longpath::is_dir(&args.path) {
         indexes(&files).into_iter().try_for_each(|outcome| judge(outcome, Exit::Failed))?;
     }
     bar.done();
@@ -161,10 +162,11 @@ fn indexes(files: &[PathBuf]) -> Vec<Outcome> {
 /// The original to compare `file` with, if one was named.
 fn original_of(args: &VerifyArgs, file: &Path) -> Result<Option<PathBuf>> {
     let Some(source) = &args.source else { return Ok(None) };
-    if !source.is_dir() {
+    if !longpath::is_dir(source) {
         return Ok(Some(source.clone()));
     }
-    let below = if args.path.is_dir() { file.strip_prefix(&args.path).ok() } else { file.file_name().map(Path::new) };
+    let below =
+        if longpath::is_dir(&args.path) { file.strip_prefix(&args.path).ok() } else { file.file_name().map(Path::new) };
     let below = below.unwrap_or(file);
     let name = match open(file)? {
         Opened::Native(..) => without_bs(below),
