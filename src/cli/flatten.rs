@@ -11,7 +11,7 @@ use bsfs::format::Container;
 use bsfs::format::checksum::hex;
 use bsfs::longpath;
 use bsfs::parallel;
-use bsfs::source::ReadAt;
+use bsfs::source::{Bounds, ReadAt};
 use bsfs::{Error, Result};
 use clap::Args;
 
@@ -53,14 +53,13 @@ pub struct FlattenArgs {
 
 /// Flattens one container.
 pub fn run(args: &FlattenArgs) -> Result<ExitCode> {
+    // First: the container itself may lie aside.
+    let healed = if args.in_place { lease::heal(&args.input, &Bounds::default(), false).tell() } else { Exit::Done };
     let output = output(args)?;
     let halt = Halt::watch(out::stop_flag())?;
     let stop = &*halt.any;
     let pool = parallel::pool(args.work.threads)?;
     let engine = opened::engine(args.work.threads);
-    if args.in_place {
-        lease::heal(&args.input)?.iter().for_each(|said| out::say(said));
-    }
     let Opened::Native(source, container) = opened::open(&args.input)? else {
         let text = "is a container of bigsmall; \"bsfs migrate\" makes one of bsfs of it";
         return Err(Error::invalid(format!("{}: {text}", args.input.display())));
@@ -110,7 +109,7 @@ pub fn run(args: &FlattenArgs) -> Result<ExitCode> {
         let (from, to) = (show_size(before), show_size(report.packed_bytes));
         print(&format!("{}: {from} → {to}, ratio {:.4}; needs no other file\n", out::shown(&output), report.ratio))?;
     }
-    Ok(Exit::Done.into())
+    Ok(healed.into())
 }
 
 fn output(args: &FlattenArgs) -> Result<PathBuf> {

@@ -13,7 +13,7 @@ use bsfs::compress::{self, Beside, Options, Original};
 use bsfs::engine::Engine;
 use bsfs::longpath;
 use bsfs::parallel;
-use bsfs::source::ReadAt;
+use bsfs::source::{Bounds, ReadAt};
 use bsfs::{Error, Result};
 use clap::Args;
 
@@ -138,7 +138,7 @@ fn plan(args: &MigrateArgs, exit: &mut Exit) -> Result<Vec<Task>> {
     let is_dir = longpath::is_dir(&args.input);
     let mut tasks: Vec<Task> = Vec::new();
     if args.in_place {
-        lease::heal(&args.input)?.iter().for_each(|said| say(said));
+        *exit = exit.and(lease::heal(&args.input, &Bounds::default(), args.dry_run).tell());
     }
     args.output.iter().try_for_each(|output| stream::refuse(output))?;
     let (inputs, left_out) = out::containers(&args.input)?;
@@ -146,11 +146,15 @@ fn plan(args: &MigrateArgs, exit: &mut Exit) -> Result<Vec<Task>> {
     let mut outputs = HashSet::new();
     for input in inputs {
         let file = match opened::open(&input) {
-            Ok(Opened::BigSmall(file)) => file,
+            Ok(Opened::BigSmall(file)) => check_original(args, &input, &file).map(|()| file),
             Ok(Opened::Native(..)) if is_dir => continue,
             Ok(Opened::Native(..)) => {
-                return Err(Error::invalid(format!("{}: is a container of bsfs already", input.display())));
+                Err(Error::invalid(format!("{}: is a container of bsfs already", input.display())))
             }
+            Err(error) => Err(error),
+        };
+        let file = match file {
+            Ok(file) => file,
             Err(error) if is_dir => {
                 say(&format!("{error}; left out"));
                 *exit = exit.and(Exit::of(&error));
@@ -158,7 +162,6 @@ fn plan(args: &MigrateArgs, exit: &mut Exit) -> Result<Vec<Task>> {
             }
             Err(error) => return Err(error),
         };
-        check_original(args, &input, &file)?;
         let output = output_of(args, is_dir, &input)?;
         let may = args.force || args.dry_run || (args.in_place && output == input);
         if out::is_there(&output)? && !may {

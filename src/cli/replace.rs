@@ -128,7 +128,7 @@ fn run(
     mut one: impl FnMut(&Tools<'_>, &Group) -> Result<Done>,
 ) -> Result<ExitCode> {
     let started = Instant::now();
-    let plan = plan(job.inputs, job.way)?;
+    let plan = plan(job.inputs, job.way, job.dry_run)?;
     plan.skipped.iter().for_each(|skipped| say(&format!("{skipped}; left as it is")));
     let mut exit = out::left_out(&plan.errors);
     if job.way == Way::Pack {
@@ -154,7 +154,7 @@ fn run(
     }
     if !job.dry_run && !agreed(job.yes)? {
         say("nothing was changed");
-        return Ok(Exit::Done.into());
+        return Ok(exit.into());
     }
 
     let bar = Bar::new(plan.groups.iter().map(|group| becomes_raw(job.way, group, &becomes)).sum(), job.json);
