@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use bsfs::compress::{self, Entry, Progress};
-use bsfs::engine::{self, Engine, Whole};
+use bsfs::engine::{self, Engine, Finder, Whole};
 use bsfs::format::Container;
 use bsfs::longpath;
 use bsfs::parallel;
@@ -91,7 +91,7 @@ pub fn run(args: &DecompressArgs) -> Result<ExitCode> {
     let mut exit = Exit::Done;
     let Plan { tasks, copies, links, directories } = plan(args, &mut exit)?;
     let pool = parallel::pool(args.threads)?;
-    let engine = opened::engine(args.threads);
+    let (engine, finder) = (opened::engine(args.threads), args.base.finder(&args.input)?);
     let copied: u64 = copies.iter().map(|(_, _, len)| len).sum();
     let bar = Bar::new(tasks.iter().map(|task| task.raw_len).sum::<u64>() + copied, false);
     let mut made = Directories::default();
@@ -101,7 +101,7 @@ pub fn run(args: &DecompressArgs) -> Result<ExitCode> {
     for task in &tasks {
         bar.name(&task.input.display().to_string());
         let started = Instant::now();
-        match decompress(args, (&pool, &engine), task, &stop, &bar) {
+        match decompress(args, (&pool, &engine, &finder), task, &stop, &bar) {
             Ok(bytes_of_shard) => {
                 restored += 1;
                 if let Some(bytes) = bytes_of_shard {
@@ -283,7 +283,7 @@ fn output_of(args: &DecompressArgs, input: &Path, opened: &Opened) -> Result<Pat
 /// Decompresses one file; gives the bytes of its tensors if it may be a shard.
 fn decompress(
     args: &DecompressArgs,
-    (pool, engine): (&rayon::ThreadPool, &Arc<Engine>),
+    (pool, engine, finder): (&rayon::ThreadPool, &Arc<Engine>, &Arc<Finder>),
     Task { input, output, mirror, .. }: &Task,
     stop: &AtomicBool,
     bar: &Bar,
@@ -303,7 +303,7 @@ fn decompress(
     match opened {
         Opened::Native(source, container) => {
             let mut file = create(&source)?;
-            decompress_to(args, (pool, engine), (&source, &container), stop, &mut |raw| {
+            decompress_to((pool, engine, finder), (&source, &container), stop, &mut |raw| {
                 file.write_all(raw).map_err(Error::io("write", output))?;
                 bar.advance(raw.len() as u64, 0);
                 Ok(())
@@ -324,14 +324,13 @@ fn decompress(
 
 /// Gives the bytes of a container's original to `take`, in order; all of it is checked by the end.
 fn decompress_to(
-    args: &DecompressArgs,
-    (pool, engine): (&rayon::ThreadPool, &Arc<Engine>),
+    (pool, engine, finder): (&rayon::ThreadPool, &Arc<Engine>, &Arc<Finder>),
     (source, container): (&Arc<FileSource>, &Arc<Container>),
     stop: &AtomicBool,
     take: &mut dyn FnMut(&[u8]) -> Result<()>,
 ) -> Result<()> {
     source.advise_sequential();
-    let references = args.base.finder(&args.input)?.references(engine, container, source.identity());
+    let references = finder.references(engine, container, source.identity());
     let whole = Whole { container, source: &**source, references: references.as_deref() };
     if let Some(references) = &references {
         references.complete(container)?;
@@ -349,7 +348,12 @@ fn stream_original(args: &DecompressArgs, to: &mut Stream, stop: &AtomicBool) ->
     let engine = opened::engine(args.threads);
     match open(&args.input)? {
         Opened::Native(source, container) => {
-            decompress_to(args, (&pool, &engine), (&source, &container), stop, &mut |raw| to.write(raw))?;
+            decompress_to(
+                (&pool, &engine, &args.base.finder(&args.input)?),
+                (&source, &container),
+                stop,
+                &mut |raw| to.write(raw),
+            )?;
         }
         Opened::BigSmall(container) => {
             container.warn();

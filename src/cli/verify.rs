@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use bsfs::engine::{self, Base, Engine, Verified, Whole};
+use bsfs::engine::{self, Base, Engine, Finder, Verified, Whole};
 use bsfs::format::bigsmall::SHARD_INDEX;
 use bsfs::longpath;
 use bsfs::parallel;
@@ -87,7 +87,8 @@ pub fn run(args: &VerifyArgs) -> Result<ExitCode> {
             return Err(Error::invalid(format!("{}: {text}", source.display())));
         }
     }
-    let tools = Tools { pool: parallel::pool(args.threads)?, engine: opened::engine(args.threads), stop: &stop };
+    let (pool, engine) = (parallel::pool(args.threads)?, opened::engine(args.threads));
+    let tools = Tools { pool, engine, finder: args.base.finder(&args.path)?, stop: &stop };
     let total = files.iter().filter_map(|f| open(f).ok()).map(|opened| opened.raw_len()).sum();
     let bar = Bar::new(total, args.json);
     let mut outcomes = Vec::new();
@@ -179,6 +180,8 @@ fn original_of(args: &VerifyArgs, file: &Path) -> Result<Option<PathBuf>> {
 struct Tools<'a> {
     pool: rayon::ThreadPool,
     engine: Arc<Engine>,
+    /// One for all files: what it read of the directory serves them all.
+    finder: Arc<Finder>,
     stop: &'a AtomicBool,
 }
 
@@ -192,7 +195,7 @@ fn verify(args: &VerifyArgs, tools: &Tools<'_>, file: &Path, original: Option<&P
                 bar.skip(raw.len() as u64);
                 Ok(())
             };
-            let references = args.base.finder(&args.path)?.references(&tools.engine, &container, source.identity());
+            let references = tools.finder.references(&tools.engine, &container, source.identity());
             if let Some(references) = &references {
                 references.complete(&container)?;
             }

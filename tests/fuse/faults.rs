@@ -209,6 +209,40 @@ fn one_file_that_cannot_be_read_stops_no_other() {
 }
 
 #[test]
+fn a_run_looks_once_for_what_its_files_need() {
+    let opens = |count: u64, verb: &[&str]| {
+        let world = World::new(true, &[])?;
+        let dir = &world.bench.dir;
+        let run = |arguments: &[&str]| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_bsfs"));
+            let output = command.args(arguments).args(["-j", "2"]).current_dir(dir).output().unwrap();
+            assert!(output.status.success(), "{arguments:?}: {}", said(&output));
+        };
+        std::fs::create_dir(dir.join("in")).unwrap();
+        let raw = safetensors(1, 200_000);
+        (0..count).for_each(|n| std::fs::write(dir.join(format!("in/m{n:02}.safetensors")), &raw).unwrap());
+        run(&["compress", "in", "-o", "out", "--dedup"]);
+        for name in bsfs::longpath::names(&dir.join("out")).unwrap() {
+            let bytes = std::fs::read(dir.join("out").join(&name)).unwrap();
+            // The first keeps the tensors, and got another name.
+            world.disk.put(&name.to_str().unwrap().replace("m00", "renamed"), &bytes);
+        }
+        let opened = Arc::new(std::sync::atomic::AtomicU64::new(0));
+        let counted = Arc::clone(&opened);
+        world.disk.judge(move |call: &Call<'_>| {
+            counted.fetch_add(u64::from(call.op == Op::Open), std::sync::atomic::Ordering::Relaxed);
+            Verdict::Go
+        });
+        run(verb);
+        Some(opened.load(std::sync::atomic::Ordering::Relaxed))
+    };
+    for verb in [&["verify", "mount"][..], &["decompress", "mount", "-o", "back"]] {
+        let (Some(few), Some(many)) = (opens(8, verb), opens(16, verb)) else { return };
+        assert!(many * 2 < few * 5, "{verb:?}: {few} for 8 files, {many} for 16");
+    }
+}
+
+#[test]
 fn a_disk_that_fills_up_anywhere_keeps_what_it_has_and_with_room_it_goes_on() {
     for nameless in [true, false] {
         for verb in ["compress", "decompress"] {
