@@ -8,6 +8,7 @@ use std::fs::{self, File, Metadata};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags};
@@ -94,6 +95,18 @@ pub fn symlink_metadata(path: &Path) -> io::Result<Metadata> {
         return fs::symlink_metadata(path);
     }
     open(path, OFlags::PATH | OFlags::NOFOLLOW, Mode::empty())?.metadata()
+}
+
+/// Whether a path leads to a directory; not if it leads nowhere.
+#[must_use]
+pub fn is_dir(path: &Path) -> bool {
+    metadata(path).is_ok_and(|meta| meta.is_dir())
+}
+
+/// Whether two paths lead to one file or directory, by device and inode number.
+#[must_use]
+pub fn same_file(a: &Path, b: &Path) -> bool {
+    matches!((metadata(a), metadata(b)), (Ok(a), Ok(b)) if (a.dev(), a.ino()) == (b.dev(), b.ino()))
 }
 
 /// The text of a link.
@@ -203,6 +216,8 @@ mod tests {
         symlink(Path::new("file"), &link).unwrap();
         hard_link(&file, &twin).unwrap();
         assert_eq!(names(&deep).unwrap(), ["file", "link", "twin"]);
+        assert!(is_dir(&deep) && !is_dir(&file) && same_file(&link, &file) && same_file(&twin, &file));
+        assert!(!same_file(&deep, &file) && !same_file(&file.join("no"), &file.join("no")));
         assert!(metadata(&link).unwrap().is_file() && symlink_metadata(&link).unwrap().is_symlink());
         assert_eq!(read_link(&link).unwrap(), Path::new("file"));
         let mut text = String::new();

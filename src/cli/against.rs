@@ -7,19 +7,23 @@ use std::sync::Arc;
 
 use bsfs::compress::{self, Against, BaseSource, Duplicate, Report, ratio};
 use bsfs::engine::{Engine, Finder, MAX_DEPTH};
+use bsfs::longpath;
 use bsfs::source::{FileSource, ReadAt};
 use bsfs::{Error, Result};
 
 use super::ahead::ImageSource;
 use super::base::BaseArg;
+use super::exit::Exit;
 use super::opened::{self, Opened};
-use super::out::say;
+use super::out::{self, say};
 use super::size::show_size;
 
 /// The files of a run whose tensors may be referred to.
 pub struct Bases {
     /// What the user named.
     named: Vec<Named>,
+    /// What could not be read in the directories that the user named.
+    left_out: Exit,
     /// Files that are needed one for another by what refers to one of them.
     depth: usize,
     /// The inputs, and the number of each.
@@ -61,6 +65,7 @@ impl Bases {
         };
         let mut bases = Self {
             named: Vec::new(),
+            left_out: Exit::Done,
             depth: 0,
             paths: inputs.to_vec(),
             numbers: inputs.iter().cloned().zip(0..).collect(),
@@ -72,19 +77,26 @@ impl Bases {
         };
         let open = |path: &Path| base(engine, &finder, path, &replaced);
         for path in &arg.base {
-            if !path.is_dir() {
+            if !longpath::is_dir(path) {
                 bases.add(path, open(path)?)?;
                 continue;
             }
             let before = bases.named.len();
-            for file in below(path)? {
+            let (found, left_out) = below(path)?;
+            bases.left_out = bases.left_out.and(left_out);
+            for file in found {
                 // A directory may hold what is compressed, too.
                 if real(&file).is_none_or(|file| inside.contains(&file)) {
                     continue;
                 }
                 match open(&file) {
                     Ok(base) => bases.add(&file, base)?,
-                    Err(error) => say(&format!("{error}; left out")),
+                    Err(error) => {
+                        say(&format!("{error}; left out"));
+                        // What is read and is no base is no failure of the run.
+                        let is_none = matches!(error, Error::Invalid { .. });
+                        bases.left_out = bases.left_out.and(if is_none { Exit::Done } else { Exit::of(&error) });
+                    }
                 }
             }
             if bases.named.len() == before {
@@ -93,6 +105,11 @@ impl Bases {
             }
         }
         Ok(bases)
+    }
+
+    /// How the program ends for what was left out.
+    pub fn left_out(&self) -> Exit {
+        self.left_out
     }
 
     fn add(&mut self, path: &Path, (base, depth): (BaseSource, usize)) -> Result<()> {
@@ -104,12 +121,11 @@ impl Bases {
 
     /// Looks for tensors that occur several times: in each input, and with `across` also in several inputs, so that they are
     /// stored once. All but the last `archives` inputs are going to be packed in any case.
-    pub fn compare(&mut self, pool: &rayon::ThreadPool, across: bool, archives: usize) -> Result<()> {
+    pub fn compare(&mut self, pool: &rayon::ThreadPool, across: bool, archives: usize) {
         let sure = self.paths.len().saturating_sub(archives);
         self.packed = (0..self.paths.len()).map(|at| at < sure).collect();
         let depth = across.then(|| MAX_DEPTH.saturating_sub(self.depth));
-        self.duplicates = compress::duplicates(pool, &self.paths, depth)?;
-        Ok(())
+        self.duplicates = compress::duplicates(pool, &self.paths, depth);
     }
 
     fn number(&self, input: &Path) -> Option<usize> {
@@ -244,7 +260,7 @@ impl Needs {
 /// Names of files, the first few if there are many.
 fn list(files: &[PathBuf]) -> String {
     const SHOWN: usize = 4;
-    let mut names: Vec<String> = files.iter().take(SHOWN).map(|file| super::out::shown(file).to_string()).collect();
+    let mut names: Vec<String> = files.iter().take(SHOWN).map(|file| out::shown(file).to_string()).collect();
     if files.len() > SHOWN {
         names.push(format!("{} more", files.len() - SHOWN));
     }
@@ -276,11 +292,9 @@ fn real(path: &Path) -> Option<PathBuf> {
 }
 
 /// The files below a directory that may be bases. Of a file and its container the file, which is read faster.
-fn below(dir: &Path) -> Result<Vec<PathBuf>> {
+fn below(dir: &Path) -> Result<(Vec<PathBuf>, Exit)> {
     let tree = compress::walk(dir, None)?;
-    for error in &tree.errors {
-        say(&format!("{error}; left out"));
-    }
+    let exit = out::left_out(&tree.errors);
     let paths: Vec<PathBuf> = tree.entries.iter().map(|entry| dir.join(entry.path())).collect();
     let is = |path: &Path, ending: &str| path.extension().is_some_and(|e| e == ending);
     let all: HashSet<&PathBuf> = paths.iter().collect();
@@ -288,7 +302,7 @@ fn below(dir: &Path) -> Result<Vec<PathBuf>> {
     let wanted = |path: &&PathBuf| is(path, "safetensors") || packed(path) && !all.contains(&path.with_extension(""));
     let mut found: Vec<PathBuf> = paths.iter().filter(wanted).cloned().collect();
     found.sort();
-    Ok(found)
+    Ok((found, exit))
 }
 
 /// A base, and how many files it needs itself, one for another.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bsfs::engine::{Base, Engine, FileBase, Finder, Places};
 use bsfs::format::bigsmall::shown_name;
 use bsfs::format::{Sniff, sniff};
+use bsfs::longpath;
 use bsfs::source::{FileSource, LocalTree, Tree};
 use bsfs::{Error, Result};
 use clap::Args;
@@ -34,12 +35,12 @@ impl BaseArg {
     /// What finds the files that our containers refer to. `input` is what the verb works on: a directory is searched as well.
     pub fn finder(&self, input: &Path) -> Result<Arc<Finder>> {
         let absolute = |path: &PathBuf| std::path::absolute(path).map_err(Error::io("resolve", path));
-        if let Some(missing) = self.base.iter().find(|path| !path.exists()) {
+        if let Some(missing) = self.base.iter().find(|path| longpath::metadata(path).is_err()) {
             return Err(Error::invalid(format!("{}: no such file or directory, named with --base", missing.display())));
         }
         let named = self.base.iter().map(absolute).collect::<Result<_>>()?;
         let mut trees: Vec<(Arc<dyn Tree>, PathBuf)> = Vec::new();
-        if input.is_dir() {
+        if longpath::is_dir(input) {
             trees.push((Arc::new(LocalTree::default()), absolute(&input.to_path_buf())?));
         }
         Ok(Arc::new(Finder::new(Places { named, trees, hubs: hub_caches(), exclude: None, confined: None })))
@@ -53,7 +54,7 @@ impl BaseArg {
         }
         let hint = container.base_model();
         for path in &self.base {
-            if !path.is_dir() {
+            if !longpath::is_dir(path) {
                 return open(engine, path).map(Some);
             }
             if let Some(found) = hint.and_then(|hint| beside(&path.join(container.path().file_name()?), hint)) {
@@ -94,7 +95,7 @@ fn beside(delta: &Path, hint: &str) -> Option<PathBuf> {
     names.extend(["safetensors", "bs", "safetensors.bs"].map(|end| format!("{name}.{end}")));
     // Migrated meanwhile.
     names.extend(shown_name(name).into_iter().flat_map(|shown| [shown.clone(), format!("{shown}.bs")]));
-    let is_file = |path: &PathBuf| path.symlink_metadata().is_ok_and(|meta| meta.is_file());
+    let is_file = |path: &PathBuf| longpath::symlink_metadata(path).is_ok_and(|meta| meta.is_file());
     let itself = |path: &PathBuf| path.file_name() == delta.file_name();
     names.into_iter().map(|name| directory(delta).join(name)).find(|path| is_file(path) && !itself(path))
 }

@@ -131,7 +131,7 @@ pub fn run(args: &CompressArgs) -> Result<ExitCode> {
         // Before the inputs are compared, which may take a while.
         check_outputs(&tasks, args.force || args.shard.is_some())?;
     }
-    bases.compare(&pool, args.dedup, inputs.len() - sure)?;
+    bases.compare(&pool, args.dedup, inputs.len() - sure);
     if args.dedup {
         pack_repeated(&mut tasks, &mut bases);
     }
@@ -158,6 +158,7 @@ pub fn run(args: &CompressArgs) -> Result<ExitCode> {
         dry_run: args.dry_run,
         seconds: 0.0,
     };
+    let exit = exit.and(bases.left_out());
     let mut failed = (exit != Exit::Done).then_some(exit);
     for task in &tasks {
         match task {
@@ -253,7 +254,8 @@ pub fn run(args: &CompressArgs) -> Result<ExitCode> {
     } else {
         print(&describe(&summary))?;
     }
-    if summary.files.is_empty() && failed.is_none() {
+    // One share knows nothing of what others do.
+    if summary.files.is_empty() && failed.is_none() && args.shard.is_none() {
         left_out::nothing(&copied(&tasks)).iter().for_each(|text| say(text));
     }
     if failed.is_some() {

@@ -158,7 +158,7 @@ pub fn plan(args: &CompressArgs, inputs: &[Input]) -> Result<Plan> {
     }
     for (input, name) in inputs {
         let name_of = |input: &Path| name.clone().map_or_else(|| name_of(input), Ok);
-        let meta = fs::metadata(input).map_err(Error::io("open", input))?;
+        let meta = longpath::metadata(input).map_err(Error::io("open", input))?;
         if meta.is_dir() {
             let Some(out) = &args.output else {
                 let text = "is a directory; say with -o DIR where its compressed mirror should go";
@@ -170,7 +170,7 @@ pub fn plan(args: &CompressArgs, inputs: &[Input]) -> Result<Plan> {
         }
         let output = match &args.output {
             None => with_bs(input),
-            Some(out) if several || out.is_dir() => {
+            Some(out) if several || longpath::is_dir(out) => {
                 plan.parents.push(out.clone());
                 with_bs(&out.join(name_of(input)?))
             }
@@ -182,16 +182,16 @@ pub fn plan(args: &CompressArgs, inputs: &[Input]) -> Result<Plan> {
 }
 
 fn name_of(path: &Path) -> Result<PathBuf> {
-    let absolute = fs::canonicalize(path).map_err(Error::io("open", path))?;
-    match (path.file_name(), absolute.file_name()) {
-        (Some(name), _) | (None, Some(name)) => Ok(PathBuf::from(name)),
-        _ => Err(Error::invalid(format!("{}: has no name", path.display()))),
+    if let Some(name) = path.file_name() {
+        return Ok(PathBuf::from(name));
     }
+    let absolute = fs::canonicalize(path).map_err(Error::io("open", path))?;
+    let name = absolute.file_name().ok_or_else(|| Error::invalid(format!("{}: has no name", path.display())))?;
+    Ok(PathBuf::from(name))
 }
 
 fn plan_directory(input: &Path, out: &Path, plan: &mut Plan) -> Result<()> {
-    let same = |a: &Path, b: &Path| matches!((fs::canonicalize(a), fs::canonicalize(b)), (Ok(a), Ok(b)) if a == b);
-    if same(input, out) {
+    if longpath::same_file(input, out) {
         return Err(Error::invalid(format!("{}: input and output are the same directory", out.display())));
     }
     let tree = compress::walk(input, Some(out))?;

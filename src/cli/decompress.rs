@@ -1,7 +1,6 @@
 //! `bsfs decompress`
 
 use std::collections::{HashMap, HashSet};
-use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -10,8 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use bsfs::compress::{self, Entry, Progress};
-use bsfs::engine::{self, Engine, Whole};
+use bsfs::engine::{self, Engine, Finder, Whole};
 use bsfs::format::Container;
+use bsfs::longpath;
 use bsfs::parallel;
 use bsfs::sink::{self, AtomicFile};
 use bsfs::source::{FileSource, ReadAt};
@@ -91,7 +91,7 @@ pub fn run(args: &DecompressArgs) -> Result<ExitCode> {
     let mut exit = Exit::Done;
     let Plan { tasks, copies, links, directories } = plan(args, &mut exit)?;
     let pool = parallel::pool(args.threads)?;
-    let engine = opened::engine(args.threads);
+    let (engine, finder) = (opened::engine(args.threads), args.base.finder(&args.input)?);
     let copied: u64 = copies.iter().map(|(_, _, len)| len).sum();
     let bar = Bar::new(tasks.iter().map(|task| task.raw_len).sum::<u64>() + copied, false);
     let mut made = Directories::default();
@@ -101,7 +101,7 @@ pub fn run(args: &DecompressArgs) -> Result<ExitCode> {
     for task in &tasks {
         bar.name(&task.input.display().to_string());
         let started = Instant::now();
-        match decompress(args, (&pool, &engine), task, &stop, &bar) {
+        match decompress(args, (&pool, &engine, &finder), task, &stop, &bar) {
             Ok(bytes_of_shard) => {
                 restored += 1;
                 if let Some(bytes) = bytes_of_shard {
@@ -170,7 +170,7 @@ struct Plan {
 fn plan(args: &DecompressArgs, exit: &mut Exit) -> Result<Plan> {
     let mut plan = Plan::default();
     match &args.output {
-        Some(out) if args.input.is_dir() => plan_mirror(args, out, &mut plan, exit)?,
+        Some(out) if longpath::is_dir(&args.input) => plan_mirror(args, out, &mut plan, exit)?,
         _ => {
             let (inputs, left_out) = out::containers(&args.input)?;
             *exit = exit.and(left_out);
@@ -206,7 +206,7 @@ fn open_one(args: &DecompressArgs, input: &Path, exit: &mut Exit) -> Result<Opti
             }
             Ok(Some(opened))
         }
-        Err(error) if args.input.is_dir() => {
+        Err(error) if longpath::is_dir(&args.input) => {
             say(&format!("{error}; left out"));
             *exit = exit.and(Exit::of(&error));
             Ok(None)
@@ -218,7 +218,7 @@ fn open_one(args: &DecompressArgs, input: &Path, exit: &mut Exit) -> Result<Opti
 /// All of a directory: containers, other files, links and directories.
 fn plan_mirror(args: &DecompressArgs, out: &Path, plan: &mut Plan, exit: &mut Exit) -> Result<()> {
     let root = &args.input;
-    if matches!((fs::canonicalize(root), fs::canonicalize(out)), (Ok(a), Ok(b)) if a == b) {
+    if longpath::same_file(root, out) {
         let text = "is the input; without -o the originals go beside their containers";
         return Err(Error::invalid(format!("{}: {text}", out.display())));
     }
@@ -273,7 +273,7 @@ fn output_of(args: &DecompressArgs, input: &Path, opened: &Opened) -> Result<Pat
     let Some(out) = &args.output else {
         return naming(opened)(input).ok_or_else(|| unnamed(input));
     };
-    if out.is_dir() {
+    if longpath::is_dir(out) {
         let name = input.file_name().map(PathBuf::from).unwrap_or_default();
         return Ok(out.join(naming(opened)(&name).unwrap_or(name)));
     }
@@ -283,14 +283,13 @@ fn output_of(args: &DecompressArgs, input: &Path, opened: &Opened) -> Result<Pat
 /// Decompresses one file; gives the bytes of its tensors if it may be a shard.
 fn decompress(
     args: &DecompressArgs,
-    (pool, engine): (&rayon::ThreadPool, &Arc<Engine>),
+    (pool, engine, finder): (&rayon::ThreadPool, &Arc<Engine>, &Arc<Finder>),
     Task { input, output, mirror, .. }: &Task,
     stop: &AtomicBool,
     bar: &Bar,
 ) -> Result<Option<u64>> {
     let opened = open(input)?;
-    let same = fs::canonicalize(input).is_ok_and(|a| fs::canonicalize(output).is_ok_and(|b| a == b));
-    if same {
+    if longpath::same_file(input, output) {
         return Err(Error::invalid(format!("{}: input and output are the same file", output.display())));
     }
     let create = |source: &FileSource| {
@@ -304,7 +303,7 @@ fn decompress(
     match opened {
         Opened::Native(source, container) => {
             let mut file = create(&source)?;
-            decompress_to(args, (pool, engine), (&source, &container), stop, &mut |raw| {
+            decompress_to((pool, engine, finder), (&source, &container), stop, &mut |raw| {
                 file.write_all(raw).map_err(Error::io("write", output))?;
                 bar.advance(raw.len() as u64, 0);
                 Ok(())
@@ -325,14 +324,13 @@ fn decompress(
 
 /// Gives the bytes of a container's original to `take`, in order; all of it is checked by the end.
 fn decompress_to(
-    args: &DecompressArgs,
-    (pool, engine): (&rayon::ThreadPool, &Arc<Engine>),
+    (pool, engine, finder): (&rayon::ThreadPool, &Arc<Engine>, &Arc<Finder>),
     (source, container): (&Arc<FileSource>, &Arc<Container>),
     stop: &AtomicBool,
     take: &mut dyn FnMut(&[u8]) -> Result<()>,
 ) -> Result<()> {
     source.advise_sequential();
-    let references = args.base.finder(&args.input)?.references(engine, container, source.identity());
+    let references = finder.references(engine, container, source.identity());
     let whole = Whole { container, source: &**source, references: references.as_deref() };
     if let Some(references) = &references {
         references.complete(container)?;
@@ -342,7 +340,7 @@ fn decompress_to(
 
 /// Writes the original of one container to where bytes go one after the other. What was written before an error stays written.
 fn stream_original(args: &DecompressArgs, to: &mut Stream, stop: &AtomicBool) -> Result<ExitCode> {
-    if args.input.is_dir() {
+    if longpath::is_dir(&args.input) {
         let text = "is a directory, which no stream can take; name one container, or a directory with -o";
         return Err(Error::invalid(format!("{}: {text}", args.input.display())));
     }
@@ -350,7 +348,12 @@ fn stream_original(args: &DecompressArgs, to: &mut Stream, stop: &AtomicBool) ->
     let engine = opened::engine(args.threads);
     match open(&args.input)? {
         Opened::Native(source, container) => {
-            decompress_to(args, (&pool, &engine), (&source, &container), stop, &mut |raw| to.write(raw))?;
+            decompress_to(
+                (&pool, &engine, &args.base.finder(&args.input)?),
+                (&source, &container),
+                stop,
+                &mut |raw| to.write(raw),
+            )?;
         }
         Opened::BigSmall(container) => {
             container.warn();

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use bsfs::compress::{self, Entry, Estimate, Options, ratio};
+use bsfs::longpath;
 use bsfs::parallel;
 use bsfs::source::FileSource;
 use bsfs::{Error, Result};
@@ -63,7 +64,7 @@ pub fn run(args: &EstimateArgs) -> Result<ExitCode> {
     let (mut files, mut exit): (Vec<(PathBuf, u64)>, _) = (Vec::new(), Exit::Done);
     let mut found: Vec<(PathBuf, u64)> = Vec::new();
     for path in &args.paths {
-        let meta = std::fs::metadata(path).map_err(Error::io("open", path))?;
+        let meta = longpath::metadata(path).map_err(Error::io("open", path))?;
         if !meta.is_dir() {
             files.push((path.clone(), meta.len()));
             continue;

@@ -1,14 +1,14 @@
 //! `bsfs export`
 
 use std::fmt::Write as _;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use bsfs::compress::{self, Exported};
 use bsfs::format::{SNIFF_LEN, Sniff, sniff};
+use bsfs::longpath;
 use bsfs::parallel;
 use bsfs::source::{FileSource, ReadAt};
 use bsfs::{Error, Result};
@@ -81,7 +81,7 @@ pub fn run(args: &ExportArgs) -> Result<ExitCode> {
     let stop = out::stop_flag();
     let pool = parallel::pool(args.threads)?;
     let source = open(args)?;
-    if same_file(&args.input, &args.output) {
+    if longpath::same_file(&args.input, &args.output) {
         return Err(Error::invalid(format!("{}: input and output are the same file", args.output.display())));
     }
     let mut stream = Stream::open(&args.output, || stop.load(Ordering::Relaxed))?;
@@ -133,10 +133,6 @@ fn open(args: &ExportArgs) -> Result<Box<dyn ReadAt>> {
             Err(Error::invalid(format!("{}: {text}", args.input.display())))
         }
     }
-}
-
-fn same_file(a: &Path, b: &Path) -> bool {
-    matches!((fs::canonicalize(a), fs::canonicalize(b)), (Ok(a), Ok(b)) if a == b)
 }
 
 fn describe(s: &Summary) -> String {

@@ -9,8 +9,9 @@ use bsfs::compress::{self, Beside, Options, Original};
 use bsfs::engine::{self, Whole};
 use bsfs::format::Container;
 use bsfs::format::checksum::hex;
+use bsfs::longpath;
 use bsfs::parallel;
-use bsfs::source::ReadAt;
+use bsfs::source::{Bounds, ReadAt};
 use bsfs::{Error, Result};
 use clap::Args;
 
@@ -52,14 +53,13 @@ pub struct FlattenArgs {
 
 /// Flattens one container.
 pub fn run(args: &FlattenArgs) -> Result<ExitCode> {
+    // First: the container itself may lie aside.
+    let healed = if args.in_place { lease::heal(&args.input, &Bounds::default(), false).tell() } else { Exit::Done };
     let output = output(args)?;
     let halt = Halt::watch(out::stop_flag())?;
     let stop = &*halt.any;
     let pool = parallel::pool(args.work.threads)?;
     let engine = opened::engine(args.work.threads);
-    if args.in_place {
-        lease::heal(&args.input)?.iter().for_each(|said| out::say(said));
-    }
     let Opened::Native(source, container) = opened::open(&args.input)? else {
         let text = "is a container of bigsmall; \"bsfs migrate\" makes one of bsfs of it";
         return Err(Error::invalid(format!("{}: {text}", args.input.display())));
@@ -109,7 +109,7 @@ pub fn run(args: &FlattenArgs) -> Result<ExitCode> {
         let (from, to) = (show_size(before), show_size(report.packed_bytes));
         print(&format!("{}: {from} → {to}, ratio {:.4}; needs no other file\n", out::shown(&output), report.ratio))?;
     }
-    Ok(Exit::Done.into())
+    Ok(healed.into())
 }
 
 fn output(args: &FlattenArgs) -> Result<PathBuf> {
@@ -118,7 +118,7 @@ fn output(args: &FlattenArgs) -> Result<PathBuf> {
             let text = "say with -o OUT what to write, or with --in-place that the container itself is to be replaced";
             return Err(Error::invalid(format!("{}: {text}", args.input.display())));
         }
-        let meta = args.input.symlink_metadata().map_err(Error::io("stat", &args.input))?;
+        let meta = longpath::symlink_metadata(&args.input).map_err(Error::io("stat", &args.input))?;
         if meta.is_symlink() {
             let text = "is a link, and --in-place would leave what it leads to; use -o, or name that file";
             return Err(Error::invalid(format!("{}: {text}", args.input.display())));
@@ -126,9 +126,8 @@ fn output(args: &FlattenArgs) -> Result<PathBuf> {
         return Ok(args.input.clone());
     };
     stream::refuse(out)?;
-    let output = if out.is_dir() { out.join(args.input.file_name().unwrap_or_default()) } else { out.clone() };
-    let same = matches!((std::fs::canonicalize(&args.input), std::fs::canonicalize(&output)), (Ok(a), Ok(b)) if a == b);
-    if same {
+    let output = if longpath::is_dir(out) { out.join(args.input.file_name().unwrap_or_default()) } else { out.clone() };
+    if longpath::same_file(&args.input, &output) {
         return Err(Error::invalid(format!("{}: is the input; use --in-place to replace it", output.display())));
     }
     Ok(output)

@@ -16,6 +16,9 @@ use bsfs::{Error, Result};
 use rustix::fs::{Mode, OFlags};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGIO, SIGTERM};
 
+use super::exit::Exit;
+use super::out;
+
 /// More processes than these are not named.
 const MOST: usize = 3;
 
@@ -151,27 +154,54 @@ impl<'a> Held<'a> {
     }
 }
 
-/// Puts back what a killed process left aside (see [`aside`]) of `path`, or below it; gives what could not be put back and why.
-pub fn heal(path: &Path) -> Result<Vec<String>> {
-    let mut asides = vec![aside::aside_path(path)];
-    if path.is_dir() {
-        let found = source::walk(path, &Bounds::default())?;
-        asides = found.files.into_iter().map(|found| path.join(found.path)).collect();
+/// What [`heal`] did not put back, and why.
+#[derive(Default)]
+pub struct Unhealed {
+    /// For the user to look at.
+    pub said: Vec<String>,
+    /// What could not be looked at or renamed, and so is left out.
+    pub errors: Vec<Error>,
+}
+
+impl Unhealed {
+    /// Tells it all; gives how the program ends for that.
+    pub fn tell(&self) -> Exit {
+        self.said.iter().for_each(|said| out::say(said));
+        out::left_out(&self.errors)
     }
-    let mut said = Vec::new();
+}
+
+/// Puts back what a killed process left aside (see [`aside`]) of `path`, or below it within `bounds`; only looks in a `dry_run`.
+pub fn heal(path: &Path, bounds: &Bounds<'_>, dry_run: bool) -> Unhealed {
+    let (mut asides, mut left) = (vec![aside::aside_path(path)], Unhealed::default());
+    if longpath::is_dir(path) {
+        // What cannot be listed is told by the verb, which lists it as well.
+        let found = source::walk(path, bounds).map(|walk| walk.files).unwrap_or_default();
+        asides = found.into_iter().map(|found| path.join(found.path)).collect();
+    }
     for at in asides {
         let Some(origin) = aside::origin(&at).filter(|_| longpath::symlink_metadata(&at).is_ok()) else { continue };
-        match aside::heal(&at)? {
-            Healed::PutBack | Healed::InUse => {}
-            Healed::Taken => said.push(format!(
-                "{}: was moved aside by a run that did not end, and {} is another file now; look at both, and remove the one that \
-                 you do not want",
+        let healed = match dry_run {
+            true if longpath::symlink_metadata(&origin).is_ok() => Ok(Healed::Taken),
+            true => {
+                let text = "was moved aside by another run; without --dry-run it is put back, unless that run goes on";
+                left.said.push(format!("{}: {text}", at.display()));
+                continue;
+            }
+            false => aside::heal(&at),
+        };
+        match healed {
+            Err(error) => left.errors.push(error),
+            Ok(Healed::PutBack | Healed::InUse) => {}
+            Ok(Healed::Taken) => left.said.push(format!(
+                "{}: was moved aside by a run that did not end, and {} is another file now, perhaps its successor; \
+                 compare both ('bsfs info'), and remove the one that you do not want",
                 at.display(),
                 origin.display()
             )),
         }
     }
-    Ok(said)
+    left
 }
 
 /// A process that has a file open.

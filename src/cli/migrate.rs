@@ -1,7 +1,7 @@
 //! `bsfs migrate`
 
 use std::collections::HashSet;
-use std::fs::{self, Metadata};
+use std::fs::Metadata;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use bsfs::compress::{self, Beside, Options, Original};
 use bsfs::engine::Engine;
 use bsfs::longpath;
 use bsfs::parallel;
-use bsfs::source::{Identity, ReadAt};
+use bsfs::source::{Bounds, Identity, ReadAt};
 use bsfs::{Error, Result};
 use clap::Args;
 
@@ -135,10 +135,10 @@ pub fn run(args: &MigrateArgs) -> Result<ExitCode> {
 
 /// What to do; deltas first, as the base may be migrated as well and then be gone.
 fn plan(args: &MigrateArgs, exit: &mut Exit) -> Result<Vec<Task>> {
-    let is_dir = args.input.is_dir();
+    let is_dir = longpath::is_dir(&args.input);
     let mut tasks: Vec<Task> = Vec::new();
     if args.in_place {
-        lease::heal(&args.input)?.iter().for_each(|said| say(said));
+        *exit = exit.and(lease::heal(&args.input, &Bounds::default(), args.dry_run).tell());
     }
     args.output.iter().try_for_each(|output| stream::refuse(output))?;
     let (inputs, left_out) = out::containers(&args.input)?;
@@ -146,11 +146,15 @@ fn plan(args: &MigrateArgs, exit: &mut Exit) -> Result<Vec<Task>> {
     let mut outputs = HashSet::new();
     for input in inputs {
         let file = match opened::open(&input) {
-            Ok(Opened::BigSmall(file)) => file,
+            Ok(Opened::BigSmall(file)) => check_original(args, &input, &file).map(|()| file),
             Ok(Opened::Native(..)) if is_dir => continue,
             Ok(Opened::Native(..)) => {
-                return Err(Error::invalid(format!("{}: is a container of bsfs already", input.display())));
+                Err(Error::invalid(format!("{}: is a container of bsfs already", input.display())))
             }
+            Err(error) => Err(error),
+        };
+        let file = match file {
+            Ok(file) => file,
             Err(error) if is_dir => {
                 say(&format!("{error}; left out"));
                 *exit = exit.and(Exit::of(&error));
@@ -158,7 +162,6 @@ fn plan(args: &MigrateArgs, exit: &mut Exit) -> Result<Vec<Task>> {
             }
             Err(error) => return Err(error),
         };
-        check_original(args, &input, &file)?;
         let output = output_of(args, is_dir, &input)?;
         let may = args.force || args.dry_run || (args.in_place && output == input);
         if out::is_there(&output)? && !may {
@@ -208,11 +211,10 @@ fn output_of(args: &MigrateArgs, is_dir: bool, input: &Path) -> Result<PathBuf> 
     let output = match &args.output {
         None => named(input)?,
         Some(out) if is_dir => named(&out.join(below))?,
-        Some(out) if out.is_dir() => named(&out.join(input.file_name().unwrap_or_default()))?,
+        Some(out) if longpath::is_dir(out) => named(&out.join(input.file_name().unwrap_or_default()))?,
         Some(out) => out.clone(),
     };
-    let same = matches!((fs::canonicalize(input), fs::canonicalize(&output)), (Ok(a), Ok(b)) if a == b);
-    if same && !args.in_place && !args.dry_run {
+    if longpath::same_file(input, &output) && !args.in_place && !args.dry_run {
         let text = "its successor would have the same name; use --in-place, or -o for another place";
         return Err(Error::invalid(format!("{}: {text}", input.display())));
     }
@@ -336,7 +338,7 @@ fn failed(task: &Task, error: &Error) -> Outcome {
         output: task.output.clone(),
         state: "error",
         raw_bytes: task.raw_len,
-        before_bytes: task.input.metadata().map_or(0, |meta| meta.len()),
+        before_bytes: longpath::metadata(&task.input).map_or(0, |meta| meta.len()),
         after_bytes: None,
         duplicates: 0,
         freed_bytes: 0,

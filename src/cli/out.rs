@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use bsfs::escape::{self, Escaped};
+use bsfs::longpath;
 use bsfs::sink::Place;
 use bsfs::{Error, Result};
 use serde::Serialize;
@@ -72,7 +73,7 @@ pub fn outlive_size_limits() {
 /// The `.bs` and `.bsr` files of a path: itself for a file, all below it for a directory, in order of path. What cannot be read
 /// below a directory is left out, and [`Exit`] says so.
 pub fn containers(path: &Path) -> Result<(Vec<PathBuf>, Exit)> {
-    if !path.is_dir() {
+    if !longpath::is_dir(path) {
         return Ok((vec![path.to_path_buf()], Exit::Done));
     }
     let tree = bsfs::compress::walk(path, None)?;

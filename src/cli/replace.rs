@@ -11,6 +11,7 @@ use bsfs::escape::Escaped;
 use bsfs::longpath;
 use bsfs::parallel;
 use bsfs::{Error, Result};
+use rustix::fs::{Mode, OFlags};
 use serde::Serialize;
 
 use super::compress::CompressArgs;
@@ -127,7 +128,7 @@ fn run(
     mut one: impl FnMut(&Tools<'_>, &Group) -> Result<Done>,
 ) -> Result<ExitCode> {
     let started = Instant::now();
-    let plan = plan(job.inputs, job.way)?;
+    let plan = plan(job.inputs, job.way, job.dry_run)?;
     plan.skipped.iter().for_each(|skipped| say(&format!("{skipped}; left as it is")));
     let mut exit = out::left_out(&plan.errors);
     if job.way == Way::Pack {
@@ -153,7 +154,7 @@ fn run(
     }
     if !job.dry_run && !agreed(job.yes)? {
         say("nothing was changed");
-        return Ok(Exit::Done.into());
+        return Ok(exit.into());
     }
 
     let bar = Bar::new(plan.groups.iter().map(|group| becomes_raw(job.way, group, &becomes)).sum(), job.json);
@@ -253,8 +254,8 @@ fn agreed(yes: bool) -> Result<bool> {
 
 /// Free bytes of the file system that a file is on.
 fn free(path: &Path) -> Option<u64> {
-    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    rustix::fs::statvfs(dir).ok().map(|fs| fs.f_bavail.saturating_mul(fs.f_frsize))
+    let dir = longpath::open(longpath::directory(path), OFlags::PATH, Mode::empty()).ok()?;
+    rustix::fs::fstatvfs(dir).ok().map(|fs| fs.f_bavail.saturating_mul(fs.f_frsize))
 }
 
 /// Refuses what would fill the disk.
@@ -335,7 +336,7 @@ fn finish(job: &Job<'_>, s: &Summary, links: usize) -> String {
     if job.way == Way::Pack
         && let Some(first) = replaced.first()
     {
-        let named = job.inputs.iter().find(|input| input.is_dir());
+        let named = job.inputs.iter().find(|input| longpath::is_dir(input));
         let dir = out::shown(named.map_or_else(|| longpath::directory(first), |dir| dir.as_path()));
         let links = if links > 0 { format!(", and what links lead to ({links}),") } else { String::new() };
         text += &format!(

@@ -15,6 +15,9 @@ use super::lease;
 /// Device and inode number.
 type Id = (u64, u64);
 
+/// A name in a directory; the whole path where that cannot be told.
+type Name = (Option<Id>, PathBuf);
+
 /// A file, and all its names if it has several.
 pub struct Group {
     /// In order.
@@ -42,7 +45,8 @@ struct Found {
     files: Vec<(PathBuf, Id, Metadata)>,
     /// Links that lead to a file, and which.
     links: Vec<(PathBuf, PathBuf, Id)>,
-    seen: HashSet<PathBuf>,
+    /// The names that were taken in: each once, whatever the paths that lead to it.
+    seen: HashSet<Name>,
     skipped: Vec<String>,
     errors: Vec<Error>,
 }
@@ -57,34 +61,43 @@ pub enum Way {
     Unpack,
 }
 
-/// Looks at `inputs`, files and directories with all below them.
-pub fn plan(inputs: &[PathBuf], way: Way) -> Result<Plan> {
+/// As `--replace` takes in directories: what other file systems hold stays as it is.
+const BOUNDS: Bounds<'_> = Bounds { leave_out: None, leave_out_names: &[], one_file_system: true };
+
+/// Looks at `inputs`, files and directories with all below them, and puts back what a killed run left aside; not in a `dry_run`.
+pub fn plan(inputs: &[PathBuf], way: Way, dry_run: bool) -> Result<Plan> {
     let mut found = Found::default();
     let mut named = HashSet::new();
     for input in inputs {
-        if input.to_str().is_some_and(|text| text.contains("://")) && input.symlink_metadata().is_err() {
+        if input.to_str().is_some_and(|text| text.contains("://")) && longpath::symlink_metadata(input).is_err() {
             let text = "--replace changes files of this machine where they are; name a directory, or leave --replace out and add -o DIR";
             return Err(Error::invalid(format!("{}: {text}", input.display())));
         }
-        found.skipped.extend(lease::heal(input)?);
-        let meta = fs::symlink_metadata(input).map_err(Error::io("open", input))?;
-        if meta.is_symlink() && !fs::metadata(input).map_err(Error::io("open", input))?.is_dir() {
-            let target = fs::canonicalize(input).map_err(Error::io("open", input))?;
-            let text =
-                "is a link, and what it leads to would be replaced; name that file, or a directory that holds both";
-            return Err(Error::invalid(format!("{}: {text} ({})", input.display(), target.display())));
-        }
-        if meta.is_file() {
-            named.insert(input.clone());
-        }
-        let meta = fs::metadata(input).map_err(Error::io("open", input))?;
+        let left = lease::heal(input, &BOUNDS, dry_run);
+        found.skipped.extend(left.said);
+        found.errors.extend(left.errors);
+        let is_link = longpath::symlink_metadata(input).map_err(Error::io("open", input))?.is_symlink();
+        let meta = longpath::metadata(input).map_err(Error::io("open", input))?;
         if meta.is_dir() {
             enter(input, &mut found)?;
-        } else if meta.is_file() {
-            found.add(input.clone(), meta);
+            continue;
         }
+        let refuse = |text: &str| Err(Error::invalid(format!("{}: {text}", input.display())));
+        if is_link {
+            let target = fs::canonicalize(input).unwrap_or_else(|_| input.clone());
+            let text =
+                "is a link, and what it leads to would be replaced; name that file, or a directory that holds both";
+            return refuse(&format!("{text} ({})", target.display()));
+        }
+        if !meta.is_file() {
+            return refuse("not a regular file, expected a file or a directory");
+        }
+        if way == Way::Unpack && !has(input, "bs") {
+            return refuse("the name does not end in .bs, so it tells no name of the original; use -o");
+        }
+        named.insert((meta.dev(), meta.ino()));
+        found.add(input.clone(), meta);
     }
-    let has = |path: &Path, ending: &str| path.extension() == Some(OsStr::new(ending));
     let wanted: HashSet<Id> = match way {
         Way::Pack => found.links.iter().filter(|link| has(&link.0, "safetensors")).map(|link| link.2).collect(),
         Way::Unpack => HashSet::new(),
@@ -92,7 +105,7 @@ pub fn plan(inputs: &[PathBuf], way: Way) -> Result<Plan> {
     let mut groups: BTreeMap<Id, (Group, u64)> = BTreeMap::new();
     for (path, id, meta) in &found.files {
         let taken = match way {
-            Way::Pack => named.contains(path) || has(path, "safetensors") || (wanted.contains(id) && !has(path, "bs")),
+            Way::Pack => named.contains(id) || has(path, "safetensors") || (wanted.contains(id) && !has(path, "bs")),
             Way::Unpack => has(path, "bs"),
         };
         if taken {
@@ -127,7 +140,7 @@ pub fn plan(inputs: &[PathBuf], way: Way) -> Result<Plan> {
 
 /// Takes in the directory `root` and all below it, but for other file systems.
 fn enter(root: &Path, found: &mut Found) -> Result<()> {
-    let walk = source::walk(root, &Bounds { one_file_system: true, ..Bounds::default() })?;
+    let walk = source::walk(root, &BOUNDS)?;
     for file in walk.files {
         found.add(root.join(&file.path), file.meta);
     }
@@ -136,7 +149,7 @@ fn enter(root: &Path, found: &mut Found) -> Result<()> {
         // One that leads nowhere is none of ours; one that leads to a directory is not entered.
         if let Ok(to) = longpath::metadata(&path)
             && to.is_file()
-            && found.seen.insert(path.clone())
+            && found.seen.insert(name_of(&path))
         {
             let target = fs::canonicalize(&path).unwrap_or_else(|_| path.clone());
             found.links.push((path, target, (to.dev(), to.ino())));
@@ -149,9 +162,20 @@ fn enter(root: &Path, found: &mut Found) -> Result<()> {
     Ok(())
 }
 
+fn name_of(path: &Path) -> Name {
+    match (longpath::metadata(longpath::directory(path)), path.file_name()) {
+        (Ok(directory), Some(name)) => (Some((directory.dev(), directory.ino())), name.into()),
+        _ => (None, path.into()),
+    }
+}
+
+fn has(path: &Path, ending: &str) -> bool {
+    path.extension() == Some(OsStr::new(ending))
+}
+
 impl Found {
     fn add(&mut self, path: PathBuf, meta: Metadata) {
-        if self.seen.insert(path.clone()) {
+        if self.seen.insert(name_of(&path)) {
             self.files.push((path, (meta.dev(), meta.ino()), meta));
         }
     }
@@ -184,7 +208,7 @@ mod tests {
         fs::write(root.join("z.safetensors"), b"w").unwrap();
         fs::hard_link(root.join("z.safetensors"), dir.path().join("elsewhere")).unwrap();
 
-        let plan = plan(std::slice::from_ref(&root), Way::Pack).unwrap();
+        let plan = plan(std::slice::from_ref(&root), Way::Pack, false).unwrap();
         let names: Vec<Vec<PathBuf>> = plan.groups.iter().map(|group| group.names.clone()).collect();
         let at = |name: &str| root.join(name);
         assert_eq!(names, [vec![at("x.safetensors"), at("y.safetensors")], vec![at("blobs/11")]]);
@@ -194,9 +218,9 @@ mod tests {
         assert!(plan.skipped[1].contains("z.safetensors") && plan.skipped[1].contains("2 names"));
 
         let link = root.join("snapshots/a/model.safetensors");
-        let refused = super::plan(&[link], Way::Pack).err().unwrap().to_string();
+        let refused = super::plan(&[link], Way::Pack, false).err().unwrap().to_string();
         assert!(refused.contains("is a link") && refused.contains("blobs/11"), "{refused}");
-        let named = super::plan(&[at("blobs/22")], Way::Pack).unwrap();
+        let named = super::plan(&[at("blobs/22")], Way::Pack, false).unwrap();
         assert_eq!(named.groups.len(), 1);
     }
 }

@@ -66,7 +66,8 @@ impl Shards {
 
     /// Those that are not there, nor what they become when they are migrated.
     pub fn missing(&self) -> Vec<PathBuf> {
-        let there = |file: &PathBuf| file.is_file() || migrated(file).is_some_and(|file| file.is_file());
+        let is_file = |file: &Path| longpath::metadata(file).is_ok_and(|meta| meta.is_file());
+        let there = |file: &PathBuf| is_file(file) || migrated(file).is_some_and(|file| is_file(&file));
         self.files().into_iter().filter(|file| !there(file)).collect()
     }
 
@@ -81,7 +82,7 @@ impl Shards {
     /// bytes of all tensors. Gives what was written.
     pub fn write_plain(&self, dir: &Path, total_size: u64) -> Result<Option<PathBuf>> {
         let path = dir.join(PLAIN_INDEX);
-        if self.index.shards().len() < 2 || path.symlink_metadata().is_ok() {
+        if self.index.shards().len() < 2 || longpath::symlink_metadata(&path).is_ok() {
             return Ok(None);
         }
         let text = self.index.weight_index(total_size, |shard| shown_name(shard).unwrap_or_else(|| shard.to_owned()));

@@ -6,8 +6,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use bsfs::engine::{self, Base, Engine, Verified, Whole};
+use bsfs::engine::{self, Base, Engine, Finder, Verified, Whole};
 use bsfs::format::bigsmall::SHARD_INDEX;
+use bsfs::longpath;
 use bsfs::parallel;
 use bsfs::source::{FileSource, ReadAt};
 use bsfs::tensor::{Header, TensorInfo};
@@ -80,13 +81,14 @@ pub fn run(args: &VerifyArgs) -> Result<ExitCode> {
     let stop = out::stop_flag();
     let (files, mut exit) = out::containers(&args.path)?;
     if let Some(source) = &args.source {
-        let found = source.metadata().map_err(Error::io("open", source))?;
-        if args.path.is_dir() && !found.is_dir() {
+        let found = longpath::metadata(source).map_err(Error::io("open", source))?;
+        if longpath::is_dir(&args.path) && !found.is_dir() {
             let text = "is a file; to verify a directory, name the directory that it mirrors";
             return Err(Error::invalid(format!("{}: {text}", source.display())));
         }
     }
-    let tools = Tools { pool: parallel::pool(args.threads)?, engine: opened::engine(args.threads), stop: &stop };
+    let (pool, engine) = (parallel::pool(args.threads)?, opened::engine(args.threads));
+    let tools = Tools { pool, engine, finder: args.base.finder(&args.path)?, stop: &stop };
     let total = files.iter().filter_map(|f| open(f).ok()).map(|opened| opened.raw_len()).sum();
     let bar = Bar::new(total, args.json);
     let mut outcomes = Vec::new();
@@ -114,7 +116,7 @@ pub fn run(args: &VerifyArgs) -> Result<ExitCode> {
         let source = compared.filter(|_| result.is_ok());
         judge(Outcome { source, ..outcome(file, &result) }, result.as_ref().err().map_or(Exit::Done, Exit::of))?;
     }
-    if args.path.is_dir() {
+    if longpath::is_dir(&args.path) {
         indexes(&files).into_iter().try_for_each(|outcome| judge(outcome, Exit::Failed))?;
     }
     bar.done();
@@ -161,10 +163,11 @@ fn indexes(files: &[PathBuf]) -> Vec<Outcome> {
 /// The original to compare `file` with, if one was named.
 fn original_of(args: &VerifyArgs, file: &Path) -> Result<Option<PathBuf>> {
     let Some(source) = &args.source else { return Ok(None) };
-    if !source.is_dir() {
+    if !longpath::is_dir(source) {
         return Ok(Some(source.clone()));
     }
-    let below = if args.path.is_dir() { file.strip_prefix(&args.path).ok() } else { file.file_name().map(Path::new) };
+    let below =
+        if longpath::is_dir(&args.path) { file.strip_prefix(&args.path).ok() } else { file.file_name().map(Path::new) };
     let below = below.unwrap_or(file);
     let name = match open(file)? {
         Opened::Native(..) => without_bs(below),
@@ -177,6 +180,8 @@ fn original_of(args: &VerifyArgs, file: &Path) -> Result<Option<PathBuf>> {
 struct Tools<'a> {
     pool: rayon::ThreadPool,
     engine: Arc<Engine>,
+    /// One for all files: what it read of the directory serves them all.
+    finder: Arc<Finder>,
     stop: &'a AtomicBool,
 }
 
@@ -190,7 +195,7 @@ fn verify(args: &VerifyArgs, tools: &Tools<'_>, file: &Path, original: Option<&P
                 bar.skip(raw.len() as u64);
                 Ok(())
             };
-            let references = args.base.finder(&args.path)?.references(&tools.engine, &container, source.identity());
+            let references = tools.finder.references(&tools.engine, &container, source.identity());
             if let Some(references) = &references {
                 references.complete(&container)?;
             }

@@ -163,12 +163,12 @@ enum Home {
 }
 
 impl Against {
-    /// What a file repeats of itself.
+    /// What a file repeats of itself; nothing of one that cannot be read.
     ///
     /// # Errors
-    /// Those of reading it.
+    /// None, but for a defect.
     pub fn itself(pool: &rayon::ThreadPool, file: &Path) -> Result<Self> {
-        let found = duplicates(pool, &[file.to_path_buf()], None)?;
+        let found = duplicates(pool, &[file.to_path_buf()], None);
         let no = |_| Err(Error::invalid("no other file; this is a defect in bsfs"));
         Self::default().with_duplicates(0, found.first().map_or(&[], Vec::as_slice), no)
     }

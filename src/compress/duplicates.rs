@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::against::{LEAST, digest_of};
 use super::plan::{self, OWN_SPAN};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::source::{FileSource, Identity, ReadAt};
 
 /// A tensor that is the same as another one.
@@ -33,9 +33,9 @@ pub struct Duplicate {
 /// Without `depth` each file is compared with itself alone. With it also with the others: the first file that has a tensor
 /// keeps it. Where more than `depth` files would be needed one for another, a further file keeps the tensor as well.
 ///
-/// # Errors
-/// Those of reading the files that could be opened. Other files have no duplicates.
-pub fn duplicates(pool: &rayon::ThreadPool, files: &[PathBuf], depth: Option<usize>) -> Result<Vec<Vec<Duplicate>>> {
+/// A file that cannot be read, or changes meanwhile, has nothing in common with others: what compresses it tells the error.
+#[must_use]
+pub fn duplicates(pool: &rayon::ThreadPool, files: &[PathBuf], depth: Option<usize>) -> Vec<Vec<Duplicate>> {
     struct Seen {
         file: usize,
         version: Identity,
@@ -49,9 +49,8 @@ pub fn duplicates(pool: &rayon::ThreadPool, files: &[PathBuf], depth: Option<usi
     let group = |file: usize| if depth.is_some() { 0 } else { file };
     let looks = |file: usize| -> Result<Vec<Seen>> {
         let Some(path) = files.get(file) else { return Ok(Vec::new()) };
-        // Opened for each look: there may be more files than a process may have open. One that cannot be read has nothing in common
-        // with others; who compresses it will say why.
-        let Ok(source) = FileSource::open(path) else { return Ok(Vec::new()) };
+        // Opened for each look: there may be more files than a process may have open.
+        let source = FileSource::open(path)?;
         let version = source.identity();
         let tensors = plan::tensors(&source)?;
         let seen = tensors
@@ -60,7 +59,8 @@ pub fn duplicates(pool: &rayon::ThreadPool, files: &[PathBuf], depth: Option<usi
             .map(|t| Ok(Seen { file, version, offset: t.offset, len: t.len, look: look(&source, t.offset, t.len)? }));
         seen.collect()
     };
-    let seen = pool.install(|| (0..files.len()).into_par_iter().map(looks).collect::<Result<Vec<_>>>())?;
+    let seen: Vec<Vec<Seen>> =
+        pool.install(|| (0..files.len()).into_par_iter().map(|file| looks(file).unwrap_or_default()).collect());
     let seen: Vec<Seen> = seen.into_iter().flatten().collect();
     let mut alike: HashMap<(usize, u64, u64), Vec<usize>> = HashMap::new();
     for (at, tensor) in seen.iter().enumerate() {
@@ -68,19 +68,13 @@ pub fn duplicates(pool: &rayon::ThreadPool, files: &[PathBuf], depth: Option<usi
     }
     // Only what looks like another is read whole.
     let doubtful: Vec<usize> = alike.into_values().filter(|of| of.len() > 1).flatten().collect();
-    let digests = pool.install(|| {
-        let digest = |&at: &usize| -> Result<Option<(usize, [u8; 32])>> {
-            let Some(tensor) = seen.get(at) else { return Ok(None) };
-            let Some(path) = files.get(tensor.file) else { return Ok(None) };
-            let source = FileSource::open(path)?;
-            if source.identity() != tensor.version {
-                return Err(Error::Changed { path: path.clone() });
-            }
-            Ok(Some((at, digest_of(&source, tensor.offset, tensor.len)?)))
-        };
-        doubtful.par_iter().map(digest).collect::<Result<Vec<_>>>()
-    })?;
-    let mut digests: Vec<(usize, [u8; 32])> = digests.into_iter().flatten().collect();
+    let digest = |&at: &usize| -> Option<(usize, [u8; 32])> {
+        let tensor = seen.get(at)?;
+        let source = FileSource::open(files.get(tensor.file)?).ok()?;
+        let same = source.identity() == tensor.version;
+        same.then(|| digest_of(&source, tensor.offset, tensor.len).ok()).flatten().map(|digest| (at, digest))
+    };
+    let mut digests: Vec<(usize, [u8; 32])> = pool.install(|| doubtful.par_iter().filter_map(digest).collect());
     digests.sort_by_key(|(at, _)| *at);
     let mut homes: HashMap<(usize, [u8; 32], u64), &Seen> = HashMap::new();
     let mut found: Vec<Vec<Duplicate>> = files.iter().map(|_| Vec::new()).collect();
@@ -105,7 +99,7 @@ pub fn duplicates(pool: &rayon::ThreadPool, files: &[PathBuf], depth: Option<usi
             }
         }
     }
-    Ok(found)
+    found
 }
 
 /// A hash of some bytes of a tensor: equal for equal tensors.

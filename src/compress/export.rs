@@ -6,12 +6,15 @@
 //! file without a name beside the output.
 
 use std::collections::{BTreeMap, HashSet};
+use std::fs::File;
+use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use md5::{Digest, Md5};
+use rustix::fs::{Mode, OFlags};
 use serde::Serialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -85,8 +88,8 @@ pub fn export(
         file.narrow(&attributes)?.iter().for_each(|note| progress.note(note));
     }
     // Never published, so nothing of it is left.
-    let waiting = AtomicFile::create(output, true)?;
-    let exported = write(pool, source, (output, file.file(), waiting), stop, progress)?;
+    let mut waiting = AtomicFile::create(output, true)?;
+    let exported = write(pool, source, (output, file.file(), waiting.file()), stop, progress)?;
     file.publish()?;
     Ok(exported)
 }
@@ -103,16 +106,29 @@ pub fn export_to(
     stop: &AtomicBool,
     progress: &dyn Progress,
 ) -> Result<Exported> {
-    let mut waiting = AtomicFile::create(std::env::temp_dir().join("bsfs-export"), true)?;
-    let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
-    waiting.file().set_permissions(private).map_err(Error::io("set the permissions of", waiting.path()))?;
-    write(pool, source, (name, out, waiting), stop, progress)
+    let directory = std::env::temp_dir();
+    let mut waiting = nameless(&directory).map_err(Error::io("create a temporary file in", &directory))?;
+    write(pool, source, (name, out, &mut waiting), stop, progress)
+}
+
+/// A file without a name that nobody else may read. All may write to the directory: no name in it is in the way.
+fn nameless(directory: &Path) -> io::Result<File> {
+    let (flags, mode) = (OFlags::RDWR | OFlags::CLOEXEC, Mode::RUSR | Mode::WUSR);
+    if let Ok(file) = rustix::fs::open(directory, flags | OFlags::TMPFILE, mode) {
+        return Ok(file.into());
+    }
+    // The file system has no such files. The name is one by chance, of 64 bits.
+    let chance = RandomState::new().hash_one(std::process::id());
+    let path = directory.join(format!(".bsfs-export-{chance:016x}.tmp"));
+    let file = rustix::fs::open(&path, flags | OFlags::CREATE | OFlags::EXCL, mode)?;
+    rustix::fs::unlink(&path)?;
+    Ok(file.into())
 }
 
 fn write(
     pool: &rayon::ThreadPool,
     source: &dyn ReadAt,
-    (output, out, mut waiting): (&Path, &mut dyn Write, AtomicFile),
+    (output, out, waiting): (&Path, &mut dyn Write, &mut File),
     stop: &AtomicBool,
     progress: &dyn Progress,
 ) -> Result<Exported> {
@@ -152,7 +168,7 @@ fn write(
     let head = header(output, metadata.as_ref(), &finished)?;
     out.write_all(&head).map_err(Error::io("write", output))?;
     waiting.seek(SeekFrom::Start(0)).map_err(Error::io("read back", output))?;
-    let copied = io::copy(waiting.file(), out).map_err(Error::io("write", output))?;
+    let copied = io::copy(waiting, out).map_err(Error::io("write", output))?;
     let expected: u64 = packed.iter().map(|(_, len, _)| len).sum();
     if copied != expected {
         return Err(Error::Truncated { path: output.into(), expected, got: copied });

@@ -21,6 +21,7 @@ use crate::error::{Error, Result};
 use crate::format::checksum::{checksum, hex};
 use crate::format::native::{FileInfo, Finish, TensorSpec, Writer};
 use crate::format::{Bases, Sniff, sniff};
+use crate::longpath;
 use crate::parallel;
 use crate::sink::AtomicFile;
 use crate::source::{FileSource, ReadAt};
@@ -364,7 +365,7 @@ pub(super) fn check_input(source: &dyn ReadAt) -> Result<()> {
 fn same_file(source: &FileSource, output: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;
     let id = source.identity();
-    std::fs::metadata(output).is_ok_and(|meta| (meta.dev(), meta.ino()) == (id.dev, id.ino))
+    longpath::metadata(output).is_ok_and(|meta| (meta.dev(), meta.ino()) == (id.dev, id.ino))
 }
 
 /// The ranges of a file whose digests its container holds.

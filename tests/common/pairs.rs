@@ -166,7 +166,7 @@ fn flipped(seed: u64, bytes: &[u8], width: usize) -> Vec<u8> {
 pub fn pack_against(mode: Mode, chunk_len: Option<u32>, base: &Path, input: &Path, output: &Path) {
     let (stop, pool) = (AtomicBool::new(false), parallel::pool(2).unwrap());
     let open = |path| Arc::new(FileSource::open(path).unwrap());
-    let twice = bsfs::compress::duplicates(&pool, &[input.to_path_buf()], None).unwrap();
+    let twice = bsfs::compress::duplicates(&pool, &[input.to_path_buf()], None);
     let against = Against::new(vec![Arc::new(BaseSource::plain(open(base)).unwrap())])
         .with_duplicates(0, &twice[0], |_| unreachable!("one file alone"))
         .unwrap();

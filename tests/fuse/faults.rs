@@ -182,6 +182,67 @@ fn a_file_that_was_misread_while_it_was_packed_is_not_removed() {
 }
 
 #[test]
+fn one_file_that_cannot_be_read_stops_no_other() {
+    // Where the header is, where two tensors are compared at first, and where they are compared as a whole.
+    for at in [4, 70_000, 150_000] {
+        for dedup in [&[][..], &["--dedup"]] {
+            let Some(world) = World::new(true, &[]) else { return };
+            let raw = safetensors(1, 200_000);
+            for name in ["in/a.safetensors", "in/b.safetensors", "in/c.safetensors"] {
+                world.disk.put(name, &raw);
+            }
+            world.disk.judge(move |call: &Call<'_>| {
+                if call.name == "a.safetensors" && call.covers(at) { Verdict::Fail(libc::EIO) } else { Verdict::Go }
+            });
+            let mut command = Command::new(env!("CARGO_BIN_EXE_bsfs"));
+            command.args(["compress", "mount/in", "-o", "out"]).args(dedup).current_dir(&world.bench.dir);
+            let output = command.stdin(Stdio::null()).output().unwrap();
+            let what = format!("byte {at}, {dedup:?}: {}", said(&output));
+            assert_eq!(output.status.code(), Some(75), "{what}");
+            assert_eq!(what.matches("Input/output error").count(), 1, "{what}");
+            let out = world.bench.dir.join("out");
+            assert_eq!(bsfs::longpath::names(&out).unwrap(), ["b.safetensors.bs", "c.safetensors.bs"], "{what}");
+            let verify = Command::new(env!("CARGO_BIN_EXE_bsfs")).args(["verify", "-j", "2"]).arg(&out).output();
+            assert!(verify.unwrap().status.success(), "{what}");
+        }
+    }
+}
+
+#[test]
+fn a_run_looks_once_for_what_its_files_need() {
+    let opens = |count: u64, verb: &[&str]| {
+        let world = World::new(true, &[])?;
+        let dir = &world.bench.dir;
+        let run = |arguments: &[&str]| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_bsfs"));
+            let output = command.args(arguments).args(["-j", "2"]).current_dir(dir).output().unwrap();
+            assert!(output.status.success(), "{arguments:?}: {}", said(&output));
+        };
+        std::fs::create_dir(dir.join("in")).unwrap();
+        let raw = safetensors(1, 200_000);
+        (0..count).for_each(|n| std::fs::write(dir.join(format!("in/m{n:02}.safetensors")), &raw).unwrap());
+        run(&["compress", "in", "-o", "out", "--dedup"]);
+        for name in bsfs::longpath::names(&dir.join("out")).unwrap() {
+            let bytes = std::fs::read(dir.join("out").join(&name)).unwrap();
+            // The first keeps the tensors, and got another name.
+            world.disk.put(&name.to_str().unwrap().replace("m00", "renamed"), &bytes);
+        }
+        let opened = Arc::new(std::sync::atomic::AtomicU64::new(0));
+        let counted = Arc::clone(&opened);
+        world.disk.judge(move |call: &Call<'_>| {
+            counted.fetch_add(u64::from(call.op == Op::Open), std::sync::atomic::Ordering::Relaxed);
+            Verdict::Go
+        });
+        run(verb);
+        Some(opened.load(std::sync::atomic::Ordering::Relaxed))
+    };
+    for verb in [&["verify", "mount"][..], &["decompress", "mount", "-o", "back"]] {
+        let (Some(few), Some(many)) = (opens(8, verb), opens(16, verb)) else { return };
+        assert!(many * 2 < few * 5, "{verb:?}: {few} for 8 files, {many} for 16");
+    }
+}
+
+#[test]
 fn a_disk_that_fills_up_anywhere_keeps_what_it_has_and_with_room_it_goes_on() {
     for nameless in [true, false] {
         for verb in ["compress", "decompress"] {

@@ -172,6 +172,25 @@ fn what_is_not_on_this_machine_is_not_replaced_and_a_name_too_long_is_told_at_on
 }
 
 #[test]
+fn what_is_named_is_replaced_once_whatever_its_paths_or_refused() {
+    let bench = Bench::new();
+    let dir = &bench.dir;
+    fs::create_dir(dir.join("t")).unwrap();
+    fs::write(dir.join("t/m"), safetensors(1, 50_000)).unwrap();
+    rustix::fs::mkfifoat(rustix::fs::CWD, dir.join("fifo"), rustix::fs::Mode::from_raw_mode(0o600)).unwrap();
+    for (verb, named, word) in [
+        ("compress", "fifo", "not a regular file"),
+        ("decompress", "fifo", "not a regular file"),
+        ("decompress", "t/m", "does not end in .bs"),
+    ] {
+        assert!(ends(dir, 2, &[verb, named, "--replace", "--yes"]).contains(word), "{verb} {named}");
+    }
+    let said = ends(dir, 0, &["compress", "t", "./t/m", "t/../t", "--replace", "--yes"]);
+    assert!(said.contains("1 replaced") && !said.contains("hard links"), "{said}");
+    assert_eq!(below(&dir.join("t")), ["m.bs"]);
+}
+
+#[test]
 fn a_file_that_would_become_longer_stays() {
     let bench = Bench::new();
     let raw = noise(5, 200_000);

@@ -111,6 +111,29 @@ fn what_a_killed_run_left_aside_is_put_back_by_the_next_and_two_files_are_never_
         assert_eq!(names(dir), ["m.safetensors.bs"]);
         assert!(held(&FileSource::open(dir.join("m.safetensors.bs")).unwrap()).unwrap() == raw);
     }
+    // In a dry run it is told, and stays; as do those of other file systems, which are not entered.
+    fs::write(&aside, &raw).unwrap();
+    for named in ["m.safetensors.bs", "."] {
+        let text = ends(dir, 0, &["compress", named, "--replace", "--dry-run", "--force"]);
+        assert_eq!(text.contains(".m.safetensors.bsfs-aside: was moved aside"), named == ".", "{text}");
+    }
+    let text = ends(dir, 2, &["migrate", ".", "--in-place", "--dry-run"]);
+    assert!(text.contains(".m.safetensors.bsfs-aside: was moved aside"), "{text}");
+    assert_eq!(names(dir), [".m.safetensors.bsfs-aside", "m.safetensors.bs"]);
+    fs::remove_file(&aside).unwrap();
+    let disk = Disk::new();
+    disk.put(".far.safetensors.bsfs-aside", &raw);
+    if let Some(_mount) = Faulty::mount(&bench.mount_point(), Arc::clone(&disk), true) {
+        ends(&bench.dir, 0, &["compress", ".", "--replace", "--yes"]);
+        assert_eq!(disk.files(), [".far.safetensors.bsfs-aside"]);
+    }
+    // Before anything else is looked at.
+    for verb in [&["flatten", "--in-place"][..], &["decompress", "--replace", "--yes"]] {
+        fs::rename(dir.join("m.safetensors.bs"), dir.join(".m.safetensors.bs.bsfs-aside")).unwrap();
+        ends(dir, 0, &[verb, &["m.safetensors.bs"]].concat());
+    }
+    assert_eq!(names(dir), ["m.safetensors"]);
+    fs::write(dir.join("m.safetensors"), &raw).unwrap();
     // Another file has the name by now.
     fs::write(&aside, b"theirs").unwrap();
     fs::write(dir.join("m.safetensors"), &raw).unwrap();

@@ -359,7 +359,16 @@ fn shards_are_migrated_as_a_whole() {
     // An index that cannot be read may tell of tensors that are nowhere else.
     let index = fs::read(model.join("bigsmall.index.json")).unwrap();
     fs::write(model.join("bigsmall.index.json"), b"{").unwrap();
-    fails(dir, 2, &["migrate", "model", "--in-place"], &["bigsmall.index.json", "tensors may be lost"]);
+    let one = ["migrate", "model/model-00001-of-00002.bs", "--in-place"];
+    fails(dir, 2, &one, &["bigsmall.index.json", "tensors may be lost"]);
+    // And stops no other directory.
+    copy(&fixtures().join("sharded-4.0.0"), &dir.join("all/sound"));
+    copy(&model, &dir.join("all/broken"));
+    let output = bsfs(dir, &["migrate", "all", "--in-place"]);
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
+    assert_eq!(text(&output.stderr).matches("tensors may be lost").count(), 2, "{}", text(&output.stderr));
+    assert_eq!(names(&dir.join("all/broken")), names(&model));
+    assert!(names(&dir.join("all/sound")).iter().all(|name| !name.ends_with("2.bs") && !name.starts_with("bigsmall")));
     let output = bsfs(dir, &["verify", "model"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("damaged shard index"));

@@ -182,6 +182,8 @@ fn shares_of_a_directory_together_are_all_of_it() {
     fs::remove_file(dir.join("shared/m3.safetensors.bs")).unwrap();
     for index in ["0/3", "1/3", "2/3"] {
         ok(dir, 0, &["compress", "model", "-o", "shared", "--shard", index]);
+        let again = bsfs(dir, &["compress", "model", "-o", "shared", "--shard", index]);
+        assert!(again.status.success() && again.stderr.is_empty(), "{}", text(&again.stderr));
     }
     let after: Vec<u64> = (0..5).map(|n| inode(&format!("m{n}.safetensors.bs"))).collect();
     assert_eq!((before[4], before[1]), (after[4], after[1]));

@@ -66,7 +66,7 @@ impl Shelf {
         let base = base.map(|n| self.dir.path().join(format!("originals/m{n}.safetensors")));
         let bases = base.map(|path| Arc::new(BaseSource::plain(open(&path)).unwrap()));
         let pool = bsfs::parallel::pool(2).unwrap();
-        let twice = duplicates(&pool, std::slice::from_ref(&input), None).unwrap();
+        let twice = duplicates(&pool, std::slice::from_ref(&input), None);
         let against = Against::new(bases.into_iter().collect()).with_duplicates(0, &twice[0], |_| unreachable!());
         let output = self.dir.path().join(format!("m{number}.safetensors.bs"));
         pack(&input, &output, &against.unwrap());

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{self, File};
+use std::os::fd::FromRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
@@ -230,6 +231,23 @@ fn as_nobody(dir: &Path, arguments: &[&str]) -> Output {
     command.output().unwrap()
 }
 
+/// The same, with a terminal at which this is answered.
+fn answered(dir: &Path, answer: &str, arguments: &[&str]) -> Output {
+    let (mut ours, mut theirs) = (0, 0);
+    // SAFETY: two numbers to write, and nothing else to read; what is made is held by nothing else.
+    let (mut ours, theirs) = unsafe {
+        let null = std::ptr::null_mut();
+        assert_eq!(libc::openpty(&mut ours, &mut theirs, null, null.cast(), null.cast()), 0);
+        (File::from_raw_fd(ours), File::from_raw_fd(theirs))
+    };
+    std::io::Write::write_all(&mut ours, answer.as_bytes()).unwrap();
+    let mut command = command(dir, arguments);
+    if rustix::process::geteuid().is_root() {
+        command.uid(65534).gid(65534);
+    }
+    command.stdin(theirs).output().unwrap()
+}
+
 #[test]
 fn what_may_not_be_read_is_left_out_and_the_rest_is_done() {
     let bench = Bench::new();
@@ -251,9 +269,18 @@ fn what_may_not_be_read_is_left_out_and_the_rest_is_done() {
     }
     ends(dir, 0, &["compress", "plain/m/a.safetensors", "-o", "packed/m/a.safetensors.bs"]);
     open(&dir.join("packed/m/a.safetensors.bs"), 0o666);
+    let aside = dir.join("replaced/m/.gone.safetensors.bsfs-aside");
+    fs::write(&aside, b"x").unwrap();
+    open(&aside, 0);
     ["plain", "packed", "replaced"].iter().for_each(|sub| open(&dir.join(sub).join("lost+found"), 0));
 
-    let verbs: [(&[&str], &str); 6] = [
+    // Who answers no changes nothing, and is told all the same.
+    let output = answered(dir, "no\n", &["compress", "replaced", "--replace"]);
+    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+    assert!(said(&output).contains("nothing was changed"), "{}", said(&output));
+    let based = ["compress", "plain/m/a.safetensors", "-o", "based.bs", "--base", "packed"];
+    let verbs: [(&[&str], &str); 7] = [
+        (&based, "based.bs"),
         (&["compress", "plain", "-o", "out"], "a.safetensors.bs"),
         (&["estimate", "plain"], "plain/m/a.safetensors"),
         (&["compress", "replaced", "--replace", "--yes"], "1 replaced"),
@@ -267,7 +294,9 @@ fn what_may_not_be_read_is_left_out_and_the_rest_is_done() {
         assert_eq!(output.status.code(), Some(2), "{what}");
         assert!(what.contains(done) && what.contains("lost+found: cannot list: Permission denied"), "{what}");
         assert!(what.contains("; left out"), "{what}");
+        assert_eq!(what.contains("cannot put back: permission denied"), arguments.contains(&"--replace"), "{what}");
     }
+    assert!(aside.exists());
     assert!(dir.join("out/m/a.safetensors.bs").is_file() && dir.join("back/m/a.safetensors").is_file());
     assert!(dir.join("replaced/m/secret.safetensors").is_file() && !dir.join("replaced/m/a.safetensors").exists());
     let migrated = as_nobody(dir, &["migrate", "packed", "-o", "migrated"]);
@@ -306,6 +335,30 @@ fn paths_longer_than_the_system_takes_are_no_matter() {
         about.2 = before[path].2;
     }
     assert_same(&before, &after, "deep, in place");
+
+    // Named themselves.
+    let deep = deep.strip_prefix(dir).unwrap();
+    let path = |name: &str| deep.join(name).into_os_string().into_string().unwrap();
+    let (plain, packed) = (path("m.safetensors"), path("m.safetensors.bs"));
+    let again = ["compress", &plain, "-o", &plain, "--force"];
+    assert!(ends(dir, 2, &again).contains("input and output are the same file"));
+    for arguments in [
+        &["estimate", &plain][..],
+        &["compress", &plain],
+        &["flatten", "--in-place", &packed],
+        &["verify", &packed, "--source", &plain],
+        &["verify", &path("")],
+        &["decompress", &packed, "--force"],
+        &["decompress", &packed, "--replace", "--yes"],
+        &["compress", &plain, "--replace", "--yes", "--force"],
+        &["decompress", &path(""), "-o", "deepest"],
+        &["compress", &plain, &packed, "-o", &path("")],
+    ] {
+        let code = if arguments.last() == Some(&&*path("")) && arguments[0] == "compress" { 2 } else { 0 };
+        let said = ends(dir, code, arguments);
+        assert!(!said.contains("File name too long"), "{arguments:?}: {said}");
+    }
+    assert!(fs::read(dir.join("deepest/m.safetensors")).unwrap() == raw);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileTypeExt, symlink};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use crate::common::{Bench, safetensors};
+use crate::common::{Bench, eventually, safetensors};
 
 fn command(dir: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_bsfs"));
@@ -133,6 +133,65 @@ fn decompress_and_export_write_to_streams() {
     assert!(done.status.code() == Some(65) && raw.starts_with(&done.stdout));
     fails(dir, &["decompress", "source", "-o", "-"], "no stream can take");
     assert_untouched(dir);
+}
+
+#[test]
+fn a_descriptor_is_written_from_where_it_is() {
+    let (bench, raw) = bench();
+    let (dir, log) = (&bench.dir, bench.dir.join("log"));
+    fs::write(dir.join("m"), b"").unwrap();
+    let shell = |script: &str| {
+        fs::write(&log, b"before").unwrap();
+        let mut shell = Command::new("sh");
+        let output = shell.args(["-c", script, env!("CARGO_BIN_EXE_bsfs")]).current_dir(dir).output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let after = [b"before", &raw[..]].concat();
+    std::os::unix::fs::symlink("/proc/thread-self/fd/3", dir.join("third")).unwrap();
+    for to in ["/dev/fd/3 3>>log", "third 3>>log", "/dev/stderr 2>>log", "/proc/self/fd/1 >>log"] {
+        let done = shell(&format!("exec \"$0\" decompress m.safetensors.bs -o {to}"));
+        assert!(done.0 == Some(0) && fs::read(&log).unwrap() == after, "{to}: {done:?}");
+    }
+    // One that is open for reading, and one of another process.
+    let verb = "\"$0\" decompress m.safetensors.bs -o";
+    for (script, word) in [
+        (format!("{verb} /dev/fd/3 3<log"), "not open for writing"),
+        (format!("exec 3>>log; {verb} /proc/$$/fd/3; exit $?"), "would be overwritten"),
+    ] {
+        let (code, error) = shell(&script);
+        assert!(code == Some(2) && error.contains(word), "{script}: {code:?} {error}");
+        assert_eq!(fs::read(&log).unwrap(), b"before", "{script}");
+    }
+}
+
+#[test]
+fn asked_to_stop_while_a_fifo_has_no_reader_it_is_interrupted() {
+    let (bench, _) = bench();
+    for to in ["fifo", "to-fifo"] {
+        let running = command(&bench.dir, &["decompress", "m.safetensors.bs", "-o", to]).spawn().unwrap();
+        let status = format!("/proc/{}/status", running.id());
+        let caught = |line: &str| u64::from_str_radix(line.strip_prefix("SigCgt:")?.trim(), 16).ok();
+        eventually("it listens to signals", || {
+            let caught = fs::read_to_string(&status).unwrap().lines().find_map(caught);
+            caught.is_some_and(|caught| caught & 1 << (libc::SIGHUP - 1) != 0)
+        });
+        // SAFETY: no memory is involved.
+        assert_eq!(unsafe { libc::kill(running.id() as i32, libc::SIGINT) }, 0);
+        let output = running.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(130), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+#[test]
+fn what_has_a_name_in_the_directory_for_temporary_files_is_not_in_the_way_of_an_export() {
+    let (bench, _) = bench();
+    let dir = &bench.dir;
+    fs::create_dir_all(dir.join("tmp/bsfs-export")).unwrap();
+    let mut export = command(dir, &["export", "m.safetensors", "--format", "bigsmall", "-o", "-"]);
+    let output = export.env("TMPDIR", dir.join("tmp")).output().unwrap();
+    well(&output);
+    assert!(output.stdout == fs::read(dir.join("theirs.bs")).unwrap());
+    assert_eq!(fs::read_dir(dir.join("tmp")).unwrap().count(), 1);
 }
 
 /// The file that the container of bigsmall is shown as.

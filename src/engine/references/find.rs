@@ -53,8 +53,8 @@ pub(super) struct Known {
     containers: HashMap<Identity, Weak<Container>>,
     /// Files that are bases of what is open.
     pub(super) files: HashMap<Identity, Weak<BaseFile>>,
-    /// Containers that were bases lately.
-    pub(super) recent: Vec<(Identity, Arc<Container>)>,
+    /// Containers that were bases lately, and the trees that they are files of.
+    pub(super) recent: Vec<(Identity, Arc<Container>, Arc<dyn Tree>)>,
     /// Said already: a search is repeated at each open.
     pub(super) said: HashSet<String>,
 }

@@ -154,6 +154,14 @@ impl<'a> Search<'a> {
                 self.hub(hub, hint, container);
             }
         }
+        // What other searches found: those of many files, whose common base got another name, would each look at all of them. First
+        // what needs no other file itself.
+        let mut recent = self.finder.known().recent.clone();
+        recent.retain(|(_, known, _)| self.missing > 0 && has_any(known, &self.wants(container)));
+        recent.sort_by_key(|(_, known, _)| known.bases().needs_others());
+        for (_, known, tree) in &recent {
+            self.file((tree, known.path()), false, container);
+        }
         // Then whatever there is.
         let mut left = MAX_VISITED;
         if let Some(beside) = &beside {
@@ -397,11 +405,11 @@ impl<'a> Search<'a> {
             return Err(self.too_deep(container.path()));
         }
         let mut known = self.finder.known();
-        known.recent.retain(|(known, _)| *known != version);
+        known.recent.retain(|(known, ..)| *known != version);
         if known.recent.len() >= MAX_KNOWN {
             known.recent.remove(0);
         }
-        known.recent.push((version, Arc::clone(&container)));
+        known.recent.push((version, Arc::clone(&container), Arc::clone(tree)));
         drop(known);
         let image = self.engine.image_with(Arc::clone(&container), Arc::clone(&source), references);
         Ok(BaseFile::native(&container, image, source, (depth, whole)))
@@ -427,8 +435,8 @@ impl<'a> Search<'a> {
 }
 
 fn has_any(container: &Container, wants: &[Want<'_>]) -> bool {
-    let have: HashSet<_> = container.tensors().iter().map(|t| (t.digest, t.raw_len)).collect();
-    wants.iter().any(|want| have.contains(&(want.digest, want.len)))
+    let wanted: HashSet<_> = wants.iter().map(|want| (want.digest, want.len)).collect();
+    container.tensors().iter().any(|tensor| wanted.contains(&(tensor.digest, tensor.raw_len)))
 }
 
 fn same_file(a: Identity, b: Identity) -> bool {
