@@ -334,7 +334,7 @@ impl Bucket {
         for meta in found.objects.iter().filter(|meta| below(&meta.location)) {
             listed.add(meta.location.as_ref(), item(meta));
         }
-        listed.odd = self.take_odd(name);
+        listed.odd.extend(self.take_odd(name));
         Ok(listed)
     }
 
