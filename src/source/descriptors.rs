@@ -13,6 +13,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Instant;
 
+use super::file::Seen;
+use super::waits;
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -57,18 +59,26 @@ fn bound() -> usize {
 
 /// How a file is found again.
 pub(super) trait Reopen: Send + Sync + std::fmt::Debug {
-    /// Opens what the path leads to now; an error when that is not the same version.
-    fn open(&self) -> crate::error::Result<File>;
+    /// Opens what the path leads to now; an error when that is not what was `seen` when it was closed.
+    fn open(&self, seen: &Seen) -> crate::error::Result<File>;
 
-    /// Whether the path leads to the same version.
-    fn is_there(&self) -> bool;
+    /// What is to be found again; `None` when the path does not lead to this open file.
+    fn see(&self, file: &File) -> Option<Seen>;
+}
+
+#[derive(Debug)]
+struct Slot {
+    file: Option<Arc<File>>,
+    /// What was seen when it was opened, or closed last.
+    seen: Seen,
 }
 
 /// A file that is open, or can be.
 #[derive(Debug)]
 pub(super) struct Descriptor {
     number: u64,
-    file: Mutex<Option<Arc<File>>>,
+    /// Changed together with [`TABLE`], which has those that are open.
+    slot: Mutex<Slot>,
     /// When it was used last, milliseconds.
     used: AtomicU64,
     again: Box<dyn Reopen>,
@@ -84,11 +94,11 @@ fn now() -> u64 {
 
 impl Descriptor {
     /// A file that is open.
-    pub(super) fn new(file: File, again: Box<dyn Reopen>) -> Arc<Self> {
+    pub(super) fn new(file: File, seen: Seen, again: Box<dyn Reopen>) -> Arc<Self> {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let (file, used) = (Mutex::new(Some(Arc::new(file))), AtomicU64::new(now()));
-        let descriptor = Arc::new(Self { number, file, used, again });
-        descriptor.count();
+        let slot = Mutex::new(Slot { file: Some(Arc::new(file)), seen });
+        let descriptor = Arc::new(Self { number, slot, used: AtomicU64::new(now()), again });
+        keep_within(descriptor.count());
         descriptor
     }
 
@@ -97,40 +107,72 @@ impl Descriptor {
     /// # Errors
     /// Those of opening it; [`Error::Changed`](crate::Error::Changed) when another version is there by now.
     pub(super) fn file(self: &Arc<Self>) -> crate::error::Result<Arc<File>> {
-        if let Some(file) = self.open_file() {
-            return Ok(file);
+        self.used.store(now(), Ordering::Relaxed);
+        let slot = lock(&self.slot);
+        if let Some(file) = &slot.file {
+            return Ok(Arc::clone(file));
         }
-        let opened = Arc::new(self.again.open()?);
-        let mut slot = lock(&self.file);
-        // Another thread may have been faster.
-        let file = Arc::clone(slot.get_or_insert(opened));
+        let seen = slot.seen;
         drop(slot);
-        self.count();
-        Ok(file)
+        let _call = waits::call();
+        let opened = Arc::new(self.again.open(&seen)?);
+        let mut slot = lock(&self.slot);
+        if let Some(file) = &slot.file {
+            // Another thread was faster. What this one opened is closed without the lock, as that may hang.
+            return Ok(Arc::clone(file));
+        }
+        slot.file = Some(Arc::clone(&opened));
+        let open = self.count();
+        drop(slot);
+        keep_within(open);
+        Ok(opened)
     }
 
     /// The file, if it is open.
     pub(super) fn open_file(&self) -> Option<Arc<File>> {
         self.used.store(now(), Ordering::Relaxed);
-        lock(&self.file).clone()
+        lock(&self.slot).file.clone()
     }
 
-    /// It is one more that is open.
-    fn count(self: &Arc<Self>) {
+    /// It is one more that is open; gives how many there are.
+    fn count(self: &Arc<Self>) -> usize {
         let mut table = lock(&TABLE);
         table.insert(self.number, Arc::downgrade(self));
-        let open = table.len();
-        drop(table);
-        let bound = bound();
-        if open > bound {
-            close(open - bound + bound / PART);
+        table.len()
+    }
+
+    /// Closes it, if it can be opened again and no thread reads it.
+    fn close(&self) -> bool {
+        let _call = waits::call();
+        let Some(file) = lock(&self.slot).file.clone() else { return false };
+        if let Some(seen) = self.again.see(&file) {
+            let mut slot = lock(&self.slot);
+            // That of the slot, and this one, which is closed without the lock.
+            if slot.file.as_ref().is_some_and(|open| Arc::ptr_eq(open, &file)) && Arc::strong_count(&file) == 2 {
+                *slot = Slot { file: None, seen };
+                lock(&TABLE).remove(&self.number);
+                return true;
+            }
         }
+        // Not looked at again soon.
+        self.used.store(now(), Ordering::Relaxed);
+        false
+    }
+}
+
+/// Closes files if more are open than may be.
+fn keep_within(open: usize) {
+    let bound = bound();
+    if open > bound {
+        close(open - bound + bound / PART);
     }
 }
 
 impl Drop for Descriptor {
     fn drop(&mut self) {
         lock(&TABLE).remove(&self.number);
+        let _call = waits::call();
+        drop(self.slot.get_mut().unwrap_or_else(PoisonError::into_inner).file.take());
     }
 }
 
@@ -144,16 +186,7 @@ fn close(most: usize) -> usize {
         if closed >= most {
             break;
         }
-        if !descriptor.again.is_there() {
-            // Not looked at again soon.
-            descriptor.used.store(now(), Ordering::Relaxed);
-            continue;
-        }
-        let file = lock(&descriptor.file).take();
-        lock(&TABLE).remove(&descriptor.number);
-        closed += usize::from(file.is_some());
-        // A read that is under way has it for as long as it takes.
-        drop(file);
+        closed += usize::from(descriptor.close());
     }
     closed
 }
