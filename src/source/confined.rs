@@ -8,7 +8,7 @@
 
 use std::ffi::{CString, OsStr, OsString};
 use std::fmt;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -90,7 +90,12 @@ impl Confined {
         }
     }
 
-    /// The same of a link itself, wherever it leads.
+    /// What `stat` says of what a path leads to; an error when that is out of all places.
+    pub(super) fn metadata(&self, path: &Path) -> io::Result<Metadata> {
+        self.reach(path, OFlags::PATH, true)?.file.metadata()
+    }
+
+    /// What a link itself is, wherever it leads.
     pub(super) fn stat_link(&self, path: &Path) -> io::Result<Stat> {
         self.reach(path, OFlags::PATH, false)?.stat()
     }

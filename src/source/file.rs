@@ -3,7 +3,7 @@
 //! Never mapped: a file that is cut short under a mapping is SIGBUS for the whole process, and mapped pages
 //! would count against the memory that the user gave us.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
 use std::num::NonZeroU64;
 use std::os::fd::AsRawFd;
@@ -11,13 +11,13 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use rustix::fs::{Advice, OFlags};
 
 use super::confined::Confined;
 use super::descriptors::{Descriptor, Reopen, with_room};
-use super::{ReadAt, Stat, waits, way};
+use super::{ReadAt, waits, way};
 use crate::access::Attributes;
 use crate::error::{Error, Result};
 
@@ -56,6 +56,36 @@ impl Identity {
             ctime: (meta.ctime(), meta.ctime_nsec()),
         }
     }
+
+    /// Whether an inode that is held open still has the contents that it had.
+    fn has_contents_of(&self, earlier: &Self) -> bool {
+        // The inode's own change time moves when a link is made or removed; the contents do not.
+        Self { ctime: earlier.ctime, ..*self } == *earlier
+    }
+}
+
+/// What tells an inode from a later one with the same number, which a file system may give away once nothing holds the first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Seen {
+    pub(super) identity: Identity,
+    /// When it was made, where the file system says.
+    born: Option<SystemTime>,
+}
+
+impl Seen {
+    pub(super) fn of(meta: &Metadata) -> Self {
+        Self { identity: Identity::of(meta), born: meta.created().ok() }
+    }
+
+    /// Whether this is the file that was `earlier`, not held open since, with the contents that it had.
+    fn is_again(&self, earlier: &Self) -> bool {
+        let is_inode = match (self.born, earlier.born) {
+            (Some(now), Some(then)) => now == then,
+            // A user can set neither; without the first a new link is as good as a new file.
+            _ => self.identity.ctime == earlier.identity.ctime,
+        };
+        is_inode && self.identity.has_contents_of(&earlier.identity)
+    }
 }
 
 /// An open regular file.
@@ -72,8 +102,6 @@ struct Way {
     path: PathBuf,
     /// Where links may lead, if not anywhere.
     confined: Option<Arc<Confined>>,
-    /// The version.
-    identity: Identity,
 }
 
 /// Opens a file for reading.
@@ -88,15 +116,8 @@ fn open(path: &Path, confined: Option<&Confined>) -> io::Result<File> {
     })
 }
 
-impl Way {
-    fn is_same(&self, now: Identity) -> bool {
-        // The inode's own change time moves when a link is made or removed; the contents do not.
-        Identity { ctime: self.identity.ctime, ..now } == self.identity
-    }
-}
-
 impl Reopen for Way {
-    fn open(&self) -> Result<File> {
+    fn open(&self, seen: &Seen) -> Result<File> {
         let _call = waits::call();
         let changed = || Error::Changed { path: self.path.clone() };
         let file = open(&self.path, self.confined.as_deref()).map_err(|e| match e.kind() {
@@ -104,19 +125,17 @@ impl Reopen for Way {
             _ => Error::io("open", &self.path)(e),
         })?;
         let meta = file.metadata().map_err(Error::io("stat", &self.path))?;
-        if self.is_same(Identity::of(&meta)) { Ok(file) } else { Err(changed()) }
+        if Seen::of(&meta).is_again(seen) { Ok(file) } else { Err(changed()) }
     }
 
-    fn is_there(&self) -> bool {
+    fn see(&self, file: &File) -> Option<Seen> {
         let _call = waits::call();
-        let now = match &self.confined {
-            Some(confined) => confined.stat(&self.path).ok().and_then(|stat| match stat {
-                Stat::File(identity, _) => Some(identity),
-                _ => None,
-            }),
-            None => way::metadata(&self.path).ok().map(|meta| Identity::of(&meta)),
+        let there = match &self.confined {
+            Some(confined) => confined.metadata(&self.path),
+            None => way::metadata(&self.path),
         };
-        now.is_some_and(|now| self.is_same(now))
+        let (there, open) = (Seen::of(&there.ok()?), Seen::of(&file.metadata().ok()?));
+        (there == open).then_some(open)
     }
 }
 
@@ -139,8 +158,8 @@ impl FileSource {
             return Err(Error::invalid(format!("{}: {kind}, expected a file", path.display())));
         }
         let (path, identity) = (path.to_path_buf(), Identity::of(&meta));
-        let way = Way { path: path.clone(), confined: confined.cloned(), identity };
-        Ok(Self { descriptor: Descriptor::new(file, Box::new(way)), path, identity })
+        let way = Way { path: path.clone(), confined: confined.cloned() };
+        Ok(Self { descriptor: Descriptor::new(file, Seen::of(&meta), Box::new(way)), path, identity })
     }
 
     /// Which version of the file was opened.
@@ -161,9 +180,7 @@ impl FileSource {
             Err(error) => return Err(error),
         };
         let meta = file.metadata().map_err(Error::io("stat", &self.path))?;
-        let now = Identity::of(&meta);
-        // The inode's own change time moves when a link is made or removed; the contents do not.
-        Ok(Identity { ctime: self.identity.ctime, ..now } == self.identity)
+        Ok(Identity::of(&meta).has_contents_of(&self.identity))
     }
 
     /// Tells the kernel that the file will be read from front to back.
@@ -303,6 +320,7 @@ impl ReadAt for FileSource {
     }
 
     fn attributes(&self) -> Result<Option<Attributes>> {
+        let _call = waits::call();
         Attributes::of(&*self.descriptor.file()?).map(Some).map_err(Error::io("look at the permissions of", &self.path))
     }
 
@@ -339,4 +357,29 @@ fn cached_pages(file: &File, offset: u64, len: u64) -> Option<u64> {
     let done = unsafe { libc::syscall(CACHESTAT, file.as_raw_fd(), range.as_ptr(), found.as_mut_ptr(), 0) };
     let [cached, ..] = found;
     (done == 0).then_some(cached)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_no_birth_time_is_told_only_an_equal_change_time_proves_that_an_inode_is_the_same() {
+        let identity = Identity { dev: 1, ino: 2, len: 3, mtime: (4, 5), ctime: (6, 7) };
+        let seen = Seen { identity, born: None };
+        let later = Seen { identity: Identity { ctime: (6, 8), ..identity }, born: None };
+        let born =
+            |seen: Seen, second| Seen { born: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(second)), ..seen };
+        let changed = Identity { mtime: (4, 6), ..identity };
+        for (now, earlier, same) in [
+            (seen, seen, true),
+            (later, seen, false),
+            (born(later, 1), seen, false),
+            (born(later, 1), born(seen, 1), true),
+            (born(seen, 2), born(seen, 1), false),
+            (born(Seen { identity: changed, ..seen }, 1), born(seen, 1), false),
+        ] {
+            assert_eq!(now.is_again(&earlier), same, "{now:?} {earlier:?}");
+        }
+    }
 }

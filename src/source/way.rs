@@ -4,6 +4,8 @@
 //! leads into the mount, unless it is a link or `..`: both may come back by the front door, and whoever serves the mount would
 //! wait for itself. So on such a way no link is followed, by the system's own doing (`openat2`), and there is no `..`.
 //! All other paths are what they are everywhere.
+//!
+//! Every call here is one that may hang, and is [told so](super::waits).
 
 use std::ffi::OsString;
 use std::fs::{self, File, Metadata};
@@ -12,6 +14,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path, PathBuf};
 
+use super::waits;
 use crate::longpath;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 
@@ -54,6 +57,7 @@ pub fn is_way(path: &Path) -> bool {
 /// # Errors
 /// Those of the system; on a way ELOOP for a link.
 pub fn open(path: &Path, flags: OFlags) -> io::Result<File> {
+    let _call = waits::call();
     let flags = flags | OFlags::CLOEXEC;
     let Some((root, rest)) = split(path) else {
         return longpath::open(path, flags, Mode::empty());
@@ -74,6 +78,7 @@ pub fn open(path: &Path, flags: OFlags) -> io::Result<File> {
 /// # Errors
 /// Those of the system.
 pub fn metadata(path: &Path) -> io::Result<Metadata> {
+    let _call = waits::call();
     if is_way(path) { open(path, OFlags::PATH | OFlags::NOFOLLOW)?.metadata() } else { longpath::metadata(path) }
 }
 
@@ -82,6 +87,7 @@ pub fn metadata(path: &Path) -> io::Result<Metadata> {
 /// # Errors
 /// Those of the system.
 pub fn symlink_metadata(path: &Path) -> io::Result<Metadata> {
+    let _call = waits::call();
     if is_way(path) { metadata(path) } else { longpath::symlink_metadata(path) }
 }
 
@@ -90,6 +96,7 @@ pub fn symlink_metadata(path: &Path) -> io::Result<Metadata> {
 /// # Errors
 /// Those of the system.
 pub fn read_link(path: &Path) -> io::Result<PathBuf> {
+    let _call = waits::call();
     if !is_way(path) {
         return longpath::read_link(path);
     }
@@ -111,6 +118,7 @@ pub fn names(directory: &Path) -> io::Result<Vec<OsString>> {
 /// # Errors
 /// Those of the system.
 pub fn entries(directory: &Path) -> io::Result<Vec<(OsString, bool)>> {
+    let _call = waits::call();
     let list = |path: &Path| {
         let entry = |entry: fs::DirEntry| (entry.file_name(), entry.file_type().is_ok_and(|kind| kind.is_dir()));
         fs::read_dir(path)?.map(|found| found.map(entry)).collect()
@@ -122,13 +130,38 @@ pub fn entries(directory: &Path) -> io::Result<Vec<(OsString, bool)>> {
     list(&way(&open))
 }
 
+/// The path without links and `..`.
+///
+/// # Errors
+/// Those of the system.
+pub fn canonicalize(path: &Path) -> io::Result<PathBuf> {
+    let _call = waits::call();
+    fs::canonicalize(path)
+}
+
+/// Whether looking at `path` does not come to `exclude`, a mount point of this process, which would wait for itself there.
+#[must_use]
+pub fn is_reachable(path: &Path, exclude: &Path) -> bool {
+    // On a way round the mount only a link leads back.
+    if is_way(path) {
+        return metadata(path).is_ok_and(|meta| !meta.is_symlink());
+    }
+    let is_outside = |real: &Path| !real.starts_with(exclude) && !leads_to(real, real, exclude);
+    // By its text first: resolving it would look.
+    !path.starts_with(exclude)
+        && path.parent().is_none_or(|parent| {
+            canonicalize(parent)
+                .is_ok_and(|real| is_outside(&path.file_name().map_or(real.clone(), |name| real.join(name))))
+        })
+}
+
 /// Whether `path` is the mount point, or a link whose text points at it or below. `real` is `path` with all links
 /// above its last component resolved. Only text is compared: a `stat` that reaches the mount would wait for us.
 pub fn leads_to(path: &Path, real: &Path, exclude: &Path) -> bool {
     if real == exclude {
         return true;
     }
-    let Ok(target) = std::fs::read_link(path) else {
+    let Ok(target) = read_link(path) else {
         return false;
     };
     let Some(parent) = real.parent() else { return false };

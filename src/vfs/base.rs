@@ -5,7 +5,7 @@
 //! Whether a file is the right one is found out by reading: each tensor has the MD5 of the result.
 
 use std::collections::HashMap;
-use std::fs::{self, Metadata};
+use std::fs::Metadata;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -150,7 +150,7 @@ impl Bases {
         let mut right = Vec::new();
         let mut others = Vec::new();
         for named in self.named.iter().filter(|path| self.is_reachable(path)) {
-            let Ok(meta) = fs::metadata(named) else {
+            let Ok(meta) = way::metadata(named) else {
                 warn!("{}: named as a base and not there", named.display());
                 continue;
             };
@@ -171,7 +171,7 @@ impl Bases {
     /// The one file of a directory that may be a base, if there is exactly one; the delta itself, which may lie there too, is
     /// none.
     fn only_file(&self, dir: &Path, delta: Identity) -> Option<PathBuf> {
-        let mut files = fs::read_dir(dir).ok()?.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| {
+        let mut files = way::names(dir).ok()?.into_iter().map(|name| dir.join(name)).filter(|path| {
             let name = path.file_name().unwrap_or_default().as_bytes();
             [&b".safetensors"[..], b".bs", b".bsr"].iter().any(|ending| name.ends_with(ending))
                 && self.is_file(path).is_some_and(|meta| !is_same(&meta, delta))
@@ -184,20 +184,13 @@ impl Bases {
         if !self.is_reachable(path) {
             return None;
         }
-        fs::metadata(path).ok().filter(Metadata::is_file)
+        way::metadata(path).ok().filter(Metadata::is_file)
     }
 
     /// Whether looking at a path does not wait for ourselves.
     fn is_reachable(&self, path: &Path) -> bool {
         let Some(exclude) = &self.exclude else { return true };
-        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return true };
-        // On a way round the mount only a link leads back.
-        if way::is_way(path) {
-            return way::metadata(path).is_ok_and(|meta| !meta.is_symlink());
-        }
-        // By its text first: resolving it would look.
-        !path.starts_with(exclude)
-            && fs::canonicalize(parent).is_ok_and(|real| !way::leads_to(path, &real.join(name), exclude))
+        way::is_reachable(path, exclude)
     }
 }
 
@@ -236,6 +229,7 @@ fn fits(delta: &Container, base: &FileBase) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::symlink;
 
     use super::*;

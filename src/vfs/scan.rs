@@ -176,7 +176,7 @@ pub(super) fn scan(
     let tree = &*place.tree;
     let stamp = Stamp::take(tree, &place.path)?;
     let mut remarks = BTreeSet::new();
-    let real = exclude.and_then(|_| std::fs::canonicalize(&place.path).ok());
+    let real = exclude.and_then(|_| way::canonicalize(&place.path).ok());
     let mut classes: Vec<(OsString, Class)> = Vec::new();
     let mut unopened: Vec<(OsString, Identity)> = Vec::new();
     let mut accesses: HashMap<OsString, Access> = HashMap::new();

@@ -1,30 +1,31 @@
 //! More files in use than the process may have open.
 
 use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::process::{Command, Output};
 
 use crate::common::mounted::{BSFS, Mount, command, status_of, stderr};
-use crate::common::{Bench, noise, pack, safetensors};
+use crate::common::{Bench, noise, pack, safetensors, skip};
 
 /// Far more than 64.
 const MANY: usize = 120;
 
 /// The program with so few open files allowed, soft and hard.
-fn limited(bench: &Bench, arguments: &[&str]) -> Output {
+fn limited(bench: &Bench, most: u32, arguments: &[&str]) -> Output {
     let mut shell = Command::new("sh");
-    shell.args(["-c", "ulimit -n 64; exec \"$0\" \"$@\"", BSFS]).args(arguments);
+    shell.args(["-c", &format!("ulimit -n {most}; exec \"$0\" \"$@\""), BSFS]).args(arguments);
     for (name, value) in command(bench).get_envs() {
         shell.env(name, value.unwrap());
     }
     shell.output().unwrap()
 }
 
-fn mount_limited(bench: &Bench) -> Mount {
+pub(crate) fn mount_limited(bench: &Bench, most: u32, options: &[&str]) -> Mount {
     let point = bench.mount_point();
     let (source, to) = (bench.source(), point.to_str().unwrap().to_owned());
-    let output = limited(bench, &["mount", "--cache", "off", source.to_str().unwrap(), &to]);
+    let arguments = [&["mount", "--cache", "off"], options, &[source.to_str().unwrap(), &to]].concat();
+    let output = limited(bench, most, &arguments);
     assert!(output.status.success(), "{}", stderr(&output));
     Mount { pid: status_of(&point).unwrap().pid, point }
 }
@@ -55,7 +56,7 @@ fn assert_holds(file: &File, bytes: &[u8], what: &str) {
 fn more_files_are_open_and_mapped_than_the_daemon_may_have_open() {
     let bench = Bench::new();
     let (model, plain) = many(&bench);
-    let mount = mount_limited(&bench);
+    let mount = mount_limited(&bench, 64, &[]);
     let open = |n: usize, ending: &str| File::open(mount.path(&format!("{n}.{ending}"))).unwrap();
     let files: Vec<_> = (0..MANY).map(|n| (open(n, "safetensors"), open(n, "json"))).collect();
     // SAFETY: nothing changes what is mapped.
@@ -76,7 +77,7 @@ fn more_files_are_open_and_mapped_than_the_daemon_may_have_open() {
 fn what_was_removed_or_replaced_while_open_is_read_on_as_long_as_it_was_held_open() {
     let bench = Bench::new();
     let (model, plain) = many(&bench);
-    let mount = mount_limited(&bench);
+    let mount = mount_limited(&bench, 64, &[]);
     let [removed, replaced] = ["0.safetensors", "1.json"].map(|name| File::open(mount.path(name)).unwrap());
     fs::remove_file(bench.source().join("0.safetensors.bs")).unwrap();
     let other = bench.dir.join("other");
@@ -93,16 +94,12 @@ fn what_was_removed_or_replaced_while_open_is_read_on_as_long_as_it_was_held_ope
 fn what_changed_while_it_was_closed_is_an_error_and_never_another_byte() {
     let bench = Bench::new();
     let (model, plain) = many(&bench);
-    let mount = mount_limited(&bench);
+    let mount = mount_limited(&bench, 64, &[]);
     let first = File::open(mount.path("0.json")).unwrap();
     let others: Vec<_> = (1..MANY).map(|n| File::open(mount.path(&format!("{n}.safetensors"))).unwrap()).collect();
     others.iter().for_each(|file| assert_holds(file, &model, "another"));
     let source = bench.source().join("0.json");
-    let is_open = || {
-        let fds = fs::read_dir(format!("/proc/{}/fd", mount.pid)).unwrap();
-        fds.filter_map(|fd| fs::read_link(fd.unwrap().path()).ok()).any(|path| path == source)
-    };
-    assert!(!is_open(), "closed for the others");
+    assert!(!is_open(&mount, &source), "closed for the others");
     let other = bench.dir.join("other");
     fs::write(&other, noise(9, plain.len())).unwrap();
     fs::rename(&other, &source).unwrap();
@@ -112,17 +109,58 @@ fn what_changed_while_it_was_closed_is_an_error_and_never_another_byte() {
     assert!(fs::read(mount.path("0.json")).unwrap() == noise(9, plain.len()));
 }
 
+fn is_open(mount: &Mount, source: &Path) -> bool {
+    let fds = fs::read_dir(format!("/proc/{}/fd", mount.pid)).unwrap();
+    fds.filter_map(|fd| fs::read_link(fd.unwrap().path()).ok()).any(|path| path == source)
+}
+
+#[test]
+fn a_new_file_with_the_inode_number_and_times_of_the_closed_one_is_another_file() {
+    let bench = Bench::new();
+    let (_, plain) = many(&bench);
+    let old = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_577_836_800);
+    let make = |name: &str, bytes: &[u8]| {
+        let path = bench.plain(name, bytes);
+        File::options().write(true).open(&path).unwrap().set_modified(old).unwrap();
+        path
+    };
+    let [victim, linked] = ["victim.json", "linked.json"].map(|name| make(name, &plain));
+    let mount = mount_limited(&bench, 48, &[]);
+    let [first, second] = ["victim.json", "linked.json"].map(|name| File::open(mount.path(name)).unwrap());
+    let others: Vec<_> = (0..20).map(|n| File::open(mount.path(&format!("{n}.json"))).unwrap()).collect();
+    others.iter().for_each(|file| assert_holds(file, &plain, "another"));
+    assert!(!is_open(&mount, &victim) && !is_open(&mount, &linked), "closed for the others");
+    let number = fs::metadata(&victim).unwrap().ino();
+    let has_birth_times = fs::metadata(&victim).unwrap().created().is_ok();
+    fs::remove_file(&victim).unwrap();
+    // Each file takes the first number that is free.
+    let mut made = (0..200).map(|n| make(&format!("new-{n}"), &noise(9, plain.len())));
+    match made.find(|path| fs::metadata(path).unwrap().ino() == number) {
+        Some(again) => {
+            fs::rename(again, &victim).unwrap();
+            let error = first.read_exact_at(&mut [0; 10], 0).unwrap_err();
+            assert!(matches!(error.raw_os_error(), Some(libc::ESTALE | libc::EIO)), "{error}");
+        }
+        None => skip("no inode number is given again at once"),
+    }
+    // The same file with another change time is still the same.
+    fs::hard_link(&linked, bench.dir.join("link")).unwrap();
+    if has_birth_times {
+        assert_holds(&second, &plain, "linked");
+    }
+}
+
 #[test]
 fn a_directory_of_many_is_described_and_is_a_base_with_few_open_files() {
     let bench = Bench::new();
     let (model, _) = many(&bench);
     let source = bench.source();
-    let output = limited(&bench, &["info", source.to_str().unwrap()]);
+    let output = limited(&bench, 64, &["info", source.to_str().unwrap()]);
     assert!(output.status.success(), "{}", stderr(&output));
     let (input, to) = (bench.dir.join("tune.safetensors"), bench.dir.join("tune.bs"));
     fs::write(&input, &model).unwrap();
     let [input, to, source] = [&input, &to, &source].map(|path: &std::path::PathBuf| path.to_str().unwrap());
-    let output = limited(&bench, &["compress", input, "-o", to, "--base", source]);
+    let output = limited(&bench, 64, &["compress", input, "-o", to, "--base", source]);
     assert!(output.status.success(), "{}", stderr(&output));
     let few = fs::metadata(to).unwrap().len();
     assert!(few < fs::metadata(Path::new(source).join("1.safetensors.bs")).unwrap().len(), "{few}");

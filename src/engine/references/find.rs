@@ -1,7 +1,6 @@
 //! Where bases are looked for, and the files that were found: what searches share.
 
 use std::collections::{HashMap, HashSet};
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -174,18 +173,7 @@ impl Finder {
     /// Whether looking at a path does not wait for ourselves.
     pub(super) fn is_reachable(&self, tree: &dyn Tree, path: &Path) -> bool {
         let Some(exclude) = self.places.exclude.as_ref().filter(|_| tree.is_local()) else { return true };
-        // On a way round the mount only a link leads back.
-        if way::is_way(path) {
-            return tree.stat(path).is_ok_and(|stat| !matches!(stat, Stat::Link(_)));
-        }
-        // By its text first: resolving it would look.
-        !path.starts_with(exclude)
-            && path.parent().is_none_or(|parent| {
-                fs::canonicalize(parent).is_ok_and(|real| {
-                    let real = path.file_name().map_or(real.clone(), |name| real.join(name));
-                    !real.starts_with(exclude) && !way::leads_to(&real, &real, exclude)
-                })
-            })
+        way::is_reachable(path, exclude)
     }
 
     pub(super) fn container(&self, source: &dyn ReadAt, version: Identity) -> Result<Arc<Container>> {
