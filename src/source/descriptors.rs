@@ -3,15 +3,19 @@
 //! A process may have only so many files open. The file that was not read for longest is closed, and opened again when it is
 //! read: the path must lead to the same version then. A file whose path leads elsewhere already stays open, since nothing
 //! else leads to its bytes any more.
+//!
+//! To see where a path leads may hang. So a thread of its own does it for each device, and no file of one source is opened by a
+//! thread that waits for another source.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
-use std::time::Instant;
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError, Weak, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use super::file::Seen;
 use super::waits;
@@ -24,12 +28,18 @@ const OTHERS: u64 = 32;
 const LEAST: u64 = 8;
 /// One in so many files is closed at once.
 const PART: usize = 8;
-/// How often a file is tried to be opened when there are too many.
-const TRIES: usize = 4;
+/// Files that are looked at in one go at most.
+const LOOKS: usize = 256;
+/// How long it is waited for files to be closed; a device that hangs takes longer.
+const CLOSING: Duration = Duration::from_millis(50);
+/// How long a file is tried to be opened when there are too many, and how often.
+const TRIES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_millis(20));
 
 /// The limit that the process had when it began.
 static BEFORE: OnceLock<Rlimit> = OnceLock::new();
-static TABLE: LazyLock<Mutex<HashMap<u64, Weak<Descriptor>>>> = LazyLock::new(Mutex::default);
+static TABLE: LazyLock<Mutex<HashMap<u64, Known>>> = LazyLock::new(Mutex::default);
+/// Devices of which a thread closes files now.
+static DEVICES: LazyLock<Mutex<HashSet<u64>>> = LazyLock::new(Mutex::default);
 static NEXT: AtomicU64 = AtomicU64::new(0);
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
@@ -73,6 +83,14 @@ struct Slot {
     seen: Seen,
 }
 
+/// An open file in the table. What chooses between them holds none of them: the last who does closes it, which may hang.
+#[derive(Debug)]
+struct Known {
+    descriptor: Weak<Descriptor>,
+    device: u64,
+    used: Arc<AtomicU64>,
+}
+
 /// A file that is open, or can be.
 #[derive(Debug)]
 pub(super) struct Descriptor {
@@ -80,7 +98,7 @@ pub(super) struct Descriptor {
     /// Changed together with [`TABLE`], which has those that are open.
     slot: Mutex<Slot>,
     /// When it was used last, milliseconds.
-    used: AtomicU64,
+    used: Arc<AtomicU64>,
     again: Box<dyn Reopen>,
 }
 
@@ -96,9 +114,9 @@ impl Descriptor {
     /// A file that is open.
     pub(super) fn new(file: File, seen: Seen, again: Box<dyn Reopen>) -> Arc<Self> {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let slot = Mutex::new(Slot { file: Some(Arc::new(file)), seen });
-        let descriptor = Arc::new(Self { number, slot, used: AtomicU64::new(now()), again });
-        keep_within(descriptor.count());
+        let (file, used) = (Some(Arc::new(file)), Arc::new(AtomicU64::new(now())));
+        let descriptor = Arc::new(Self { number, slot: Mutex::new(Slot { file, seen }), used, again });
+        keep_within(descriptor.count(&seen));
         descriptor
     }
 
@@ -122,7 +140,7 @@ impl Descriptor {
             return Ok(Arc::clone(file));
         }
         slot.file = Some(Arc::clone(&opened));
-        let open = self.count();
+        let open = self.count(&seen);
         drop(slot);
         keep_within(open);
         Ok(opened)
@@ -135,9 +153,10 @@ impl Descriptor {
     }
 
     /// It is one more that is open; gives how many there are.
-    fn count(self: &Arc<Self>) -> usize {
+    fn count(self: &Arc<Self>, seen: &Seen) -> usize {
+        let known = Known { descriptor: Arc::downgrade(self), device: seen.identity.dev, used: Arc::clone(&self.used) };
         let mut table = lock(&TABLE);
-        table.insert(self.number, Arc::downgrade(self));
+        table.insert(self.number, known);
         table.len()
     }
 
@@ -176,19 +195,57 @@ impl Drop for Descriptor {
     }
 }
 
-/// Closes so many files, those that were not used for longest first. Gives how many it were: those that could not be opened
-/// again stay open.
-fn close(most: usize) -> usize {
-    let mut open: Vec<_> = lock(&TABLE).values().filter_map(Weak::upgrade).collect();
-    open.sort_by_cached_key(|descriptor| descriptor.used.load(Ordering::Relaxed));
-    let mut closed = 0;
-    for descriptor in open {
-        if closed >= most {
-            break;
-        }
-        closed += usize::from(descriptor.close());
+/// A device of which this thread, and no other, closes files.
+struct Closer(u64);
+
+impl Closer {
+    fn of(device: u64) -> Option<Self> {
+        lock(&DEVICES).insert(device).then_some(Self(device))
     }
-    closed
+}
+
+impl Drop for Closer {
+    fn drop(&mut self) {
+        lock(&DEVICES).remove(&self.0);
+    }
+}
+
+/// Has so many files closed, those that were not used for longest first, and waits for that as long as it takes usually. Gives how
+/// many were closed by then: those that could not be opened again stay open. A device whose files are being closed is left alone, as
+/// it may hang.
+fn close(most: usize) -> usize {
+    let devices = lock(&DEVICES).clone();
+    let table = lock(&TABLE);
+    let idle = table.values().filter(|known| !devices.contains(&known.device));
+    let of = |known: &Known| (known.used.load(Ordering::Relaxed), known.device, Weak::clone(&known.descriptor));
+    let mut idle: Vec<_> = idle.map(of).collect();
+    drop(table);
+    let most = most.min(LOOKS);
+    if most < idle.len() {
+        idle.select_nth_unstable_by_key(most, |(used, ..)| *used);
+        idle.truncate(most);
+    }
+    let mut files: HashMap<u64, Vec<Weak<Descriptor>>> = HashMap::new();
+    for (_, device, file) in idle {
+        files.entry(device).or_default().push(file);
+    }
+    let (done, closed) = mpsc::channel();
+    for (device, files) in files {
+        let Some(closer) = Closer::of(device) else { continue };
+        let done = done.clone();
+        let work = move || {
+            for _ in files.iter().filter_map(Weak::upgrade).filter(|file| file.close()) {
+                // Refused when the caller has gone on.
+                let _ = done.send(());
+            }
+            drop(closer);
+        };
+        // Without a thread they stay open for now.
+        let _ = thread::Builder::new().name("close".into()).spawn(work);
+    }
+    drop(done);
+    let until = Instant::now() + CLOSING;
+    std::iter::from_fn(|| closed.recv_timeout(until.saturating_duration_since(Instant::now())).ok()).count()
 }
 
 /// Opens something. When too many files are open, some that are not used are closed for it.
@@ -196,10 +253,16 @@ fn close(most: usize) -> usize {
 /// # Errors
 /// Those of `open`.
 pub(super) fn with_room<T>(open: impl Fn() -> io::Result<T>) -> io::Result<T> {
-    let mut tries = 1;
+    let (most, pause) = TRIES;
+    let mut until = None;
     loop {
         match open() {
-            Err(error) if tries < TRIES && is_full(&error) && close(bound() / PART + 1) > 0 => tries += 1,
+            Err(error) if is_full(&error) && Instant::now() < *until.get_or_insert_with(|| Instant::now() + most) => {
+                if close(bound() / PART + 1) == 0 {
+                    // Another thread may be at it.
+                    thread::sleep(pause);
+                }
+            }
             done => return done,
         }
     }
@@ -207,4 +270,94 @@ pub(super) fn with_room<T>(open: impl Fn() -> io::Result<T>) -> io::Result<T> {
 
 fn is_full(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use super::super::file::Seen;
+    use super::*;
+
+    /// A file that can be opened again if it is `there`.
+    #[derive(Debug)]
+    struct Again {
+        path: tempfile::TempPath,
+        there: bool,
+        looks: Arc<AtomicUsize>,
+        /// Looking hangs while this is locked.
+        hang: Arc<Mutex<()>>,
+    }
+
+    impl Again {
+        fn open(device: u64, there: bool, (looks, hang): (&Arc<AtomicUsize>, &Arc<Mutex<()>>)) -> Arc<Descriptor> {
+            let (file, path) = tempfile::NamedTempFile::new().unwrap().into_parts();
+            let mut seen = Seen::of(&file.metadata().unwrap());
+            seen.identity.dev = device;
+            let again = Self { path, there, looks: Arc::clone(looks), hang: Arc::clone(hang) };
+            let descriptor = Descriptor::new(file, seen, Box::new(again));
+            // Before all of other tests.
+            descriptor.used.store(0, Ordering::Relaxed);
+            descriptor
+        }
+    }
+
+    impl Reopen for Again {
+        fn open(&self, _: &Seen) -> crate::error::Result<File> {
+            Ok(File::open(&self.path).unwrap())
+        }
+
+        fn see(&self, file: &File) -> Option<Seen> {
+            self.looks.fetch_add(1, Ordering::Relaxed);
+            drop(lock(&self.hang));
+            self.there.then(|| Seen::of(&file.metadata().unwrap()))
+        }
+    }
+
+    fn is_open(descriptor: &Descriptor) -> bool {
+        lock(&descriptor.slot).file.is_some()
+    }
+
+    #[test]
+    fn a_device_that_hangs_keeps_no_thread_that_needs_room_and_few_files_are_looked_at_in_one_go() {
+        raise_limit();
+        let (looks, hang, free) = (Arc::default(), Arc::default(), Arc::default());
+        let hanging: Vec<_> = (0..10).map(|_| Again::open(u64::MAX, true, (&looks, &hang))).collect();
+        let held = lock(&hang);
+        let begun = Instant::now();
+        close(10);
+        assert!(begun.elapsed() < Duration::from_secs(5) && looks.load(Ordering::Relaxed) == 1);
+        let others: Vec<_> = (0..10).map(|_| Again::open(u64::MAX - 1, true, (&looks, &free))).collect();
+        assert_eq!(close(10), 10);
+        assert!(others.iter().all(|file| !is_open(file)) && hanging.iter().all(|file| is_open(file)));
+        drop(held);
+        while hanging.iter().any(|file| is_open(file)) {
+            thread::yield_now();
+        }
+        // None of these can be opened again.
+        let looks = Arc::default();
+        let gone: Vec<_> = (0..2 * LOOKS).map(|_| Again::open(u64::MAX - 2, false, (&looks, &free))).collect();
+        close(usize::MAX);
+        let count = looks.load(Ordering::Relaxed);
+        assert!(count <= LOOKS && gone.iter().all(|file| is_open(file)), "{count}");
+    }
+
+    #[test]
+    fn a_descriptor_is_in_the_table_as_long_as_another_thread_finds_it_open() {
+        let file = Again::open(u64::MAX - 3, true, (&Arc::default(), &Arc::default()));
+        let table = lock(&TABLE);
+        thread::scope(|scope| {
+            let closing = scope.spawn(|| file.close());
+            let until = Instant::now() + Duration::from_millis(200);
+            while Instant::now() < until {
+                let closed = file.slot.try_lock().is_ok_and(|slot| slot.file.is_none());
+                assert!(!closed || !table.contains_key(&file.number), "closed, and could be opened again now");
+            }
+            drop(table);
+            assert!(closing.join().unwrap());
+        });
+        assert!(!is_open(&file) && !lock(&TABLE).contains_key(&file.number));
+        file.file().unwrap();
+        assert!(is_open(&file) && lock(&TABLE).contains_key(&file.number));
+    }
 }

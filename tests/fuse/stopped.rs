@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::common::bindfs::Bindfs;
 use crate::common::mounted::{Mount, model, status_of};
 use crate::common::{Bench, eventually, fixtures, safetensors};
+use crate::open_files::mount_limited;
 
 /// What goes on, even where other tests take the processor.
 const SOON: Duration = Duration::from_secs(20);
@@ -223,6 +224,29 @@ fn a_base_that_hangs_ends_with_the_patience_of_the_mount() {
         assert_eq!(error.raw_os_error(), Some(libc::EIO), "{}", named.display());
         assert!(mount.status().errors > 0);
         hung.go();
+    }
+}
+
+#[test]
+fn files_of_a_source_that_hangs_are_not_closed_by_those_who_open_others() {
+    let Some(sources) = Sources::new() else { return };
+    let mount = mount_limited(&sources.bench, 48, &["--patience", "4"]);
+    for dir in ["hung", "other"] {
+        assert_eq!(names(&mount.path(dir)).len(), MANY + 1, "{dir}");
+    }
+    let open = |dir: &str, n: usize| fs::File::open(mount.path(&format!("{dir}/{n}.json"))).unwrap();
+    let held: Vec<_> = (0..8).map(|n| open("hung", n)).collect();
+    sources.hung.stop();
+    for n in 0..40 {
+        let path = mount.path(&format!("other/{n}.json"));
+        assert_eq!(soon("another source", move || fs::read(path)).unwrap(), n.to_string().as_bytes());
+    }
+    assert_eq!(mount.status().errors, 0);
+    sources.hung.go();
+    for (n, file) in held.iter().enumerate() {
+        let mut byte = [0];
+        std::os::unix::fs::FileExt::read_exact_at(file, &mut byte, 0).unwrap();
+        assert_eq!(byte, *n.to_string().as_bytes());
     }
 }
 
