@@ -331,7 +331,7 @@ mod tests {
             fs::hard_link(at("a"), at("b")).unwrap();
             put(&at("a.bs"), b"packed");
             put(&at("b.bs"), b"packed too");
-            let source = FileSource::open(&at("a")).unwrap();
+            let source = FileSource::open(at("a")).unwrap();
             let group = Group { names: vec![at("a"), at("b")], len: 8 };
             let proven = version(&at("a.bs"));
             let mut prove = |other: &Path| {

@@ -343,17 +343,21 @@ mod tests {
     }
 
     #[test]
-    fn what_is_open_is_in_the_table_whoever_closes_it_and_opens_it_again_at_once() {
-        let files: Vec<_> =
-            (0..4).map(|_| Again::open(u64::MAX - 3, true, (&Arc::default(), &Arc::default()))).collect();
+    fn a_descriptor_is_in_the_table_as_long_as_another_thread_finds_it_open() {
+        let file = Again::open(u64::MAX - 3, true, (&Arc::default(), &Arc::default()));
+        let table = lock(&TABLE);
         thread::scope(|scope| {
-            for _ in 0..3 {
-                scope.spawn(|| (0..2000).for_each(|n| drop(files[n % 4].file().unwrap())));
+            let closing = scope.spawn(|| file.close());
+            let until = Instant::now() + Duration::from_millis(200);
+            while Instant::now() < until {
+                let closed = file.slot.try_lock().is_ok_and(|slot| slot.file.is_none());
+                assert!(!closed || !table.contains_key(&file.number), "closed, and could be opened again now");
             }
-            scope.spawn(|| (0..2000).for_each(|n| _ = files[n % 4].close()));
+            drop(table);
+            assert!(closing.join().unwrap());
         });
-        for file in &files {
-            assert_eq!(lock(&TABLE).contains_key(&file.number), is_open(file));
-        }
+        assert!(!is_open(&file) && !lock(&TABLE).contains_key(&file.number));
+        file.file().unwrap();
+        assert!(is_open(&file) && lock(&TABLE).contains_key(&file.number));
     }
 }
