@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bsfs::access::Attributes;
 use bsfs::longpath;
-use bsfs::sink::AtomicFile;
+use bsfs::sink::{self, AtomicFile};
 use bsfs::source::Identity;
 use bsfs::{Error, Result};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
 
 use super::out::say;
 use super::progress::Bar;
@@ -51,6 +51,22 @@ pub fn copy(input: &Path, output: &Path, force: bool, stop: &AtomicBool, bar: &B
     to.set_modified(meta.modified().map_err(Error::io("stat", input))?)?;
     to.publish()?;
     Ok(copied)
+}
+
+/// Makes a link that says `text`, with the time of the link `input`.
+pub fn link(input: &Path, output: &Path, text: &Path, force: bool) -> Result<()> {
+    sink::symlink(text, output, force)?;
+    let timed = || {
+        let meta = longpath::symlink_metadata(input)?;
+        let last_access = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
+        let last_modification = Timespec { tv_sec: meta.mtime(), tv_nsec: meta.mtime_nsec() };
+        let (directory, name) = longpath::parent(output)?;
+        let times = Timestamps { last_access, last_modification };
+        Ok::<_, io::Error>(rustix::fs::utimensat(directory, name, &times, AtFlags::SYMLINK_NOFOLLOW)?)
+    };
+    // Not every file system keeps times of links.
+    let _ = timed();
+    Ok(())
 }
 
 /// Directories that a run made, and those that they are the mirror of.

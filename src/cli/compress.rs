@@ -11,7 +11,6 @@ use std::time::Instant;
 use bsfs::compress::{self, Options, Original, Report, Sums, ratio};
 use bsfs::longpath;
 use bsfs::parallel;
-use bsfs::sink;
 use bsfs::source::FileSource;
 use bsfs::{Error, Result};
 use clap::Args;
@@ -201,7 +200,7 @@ pub fn run(args: &CompressArgs) -> Result<ExitCode> {
                     summary.copied_bytes += copied;
                 })
             }
-            Task::Link { output, text, .. } => sink::symlink(text, output, args.force),
+            Task::Link { input, output, text, .. } => companions::link(input, output, text, args.force),
         };
         // The same share on another machine has just made it.
         let done = match (done, task) {

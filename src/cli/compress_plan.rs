@@ -36,6 +36,7 @@ pub enum Task {
     /// A link that says `text`, and leads to what became of another file of the run, if to one.
     Link {
         output: PathBuf,
+        input: PathBuf,
         text: PathBuf,
         to: Option<PathBuf>,
     },
@@ -103,7 +104,7 @@ pub fn pack_repeated(tasks: &mut [Task], bases: &mut Bases) {
         }
     }
     for task in tasks.iter_mut() {
-        if let Task::Link { output, text, to: Some(to) } = task
+        if let Task::Link { output, text, to: Some(to), .. } = task
             && packed.contains(to)
         {
             (*output, *text, *to) = (with_bs(output), with_bs(text), with_bs(to));
@@ -212,12 +213,12 @@ fn plan_directory(input: &Path, out: &Path, plan: &mut Plan) -> Result<()> {
             }
             Entry::Copy { path, len } => Task::Copy { input: input.join(&path), output: out.join(path), len },
             Entry::Link { path, text, to } => {
-                let (output, to) = (out.join(path), to.map(|to| (packed.contains(&to), out.join(to))));
-                match to {
+                let (input, output) = (input.join(&path), out.join(path));
+                match to.map(|to| (packed.contains(&to), out.join(to))) {
                     Some((true, to)) => {
-                        Task::Link { output: with_bs(&output), text: with_bs(&text), to: Some(with_bs(&to)) }
+                        Task::Link { input, output: with_bs(&output), text: with_bs(&text), to: Some(with_bs(&to)) }
                     }
-                    to => Task::Link { output, text, to: to.map(|(_, to)| to) },
+                    to => Task::Link { input, output, text, to: to.map(|(_, to)| to) },
                 }
             }
         });

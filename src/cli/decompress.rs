@@ -13,7 +13,7 @@ use bsfs::compress::{self, Entry, Progress};
 use bsfs::engine::{self, Engine, Whole};
 use bsfs::format::Container;
 use bsfs::parallel;
-use bsfs::sink::{self, AtomicFile};
+use bsfs::sink::AtomicFile;
 use bsfs::source::{FileSource, ReadAt};
 use bsfs::{Error, Result};
 use clap::Args;
@@ -127,7 +127,7 @@ pub fn run(args: &DecompressArgs) -> Result<ExitCode> {
         bar.name(&input.display().to_string());
         companions::copy(input, output, args.force, &stop, &bar).map(|_| bar.skip(*len))
     };
-    let link = |(output, text): &(PathBuf, PathBuf)| sink::symlink(text, output, args.force);
+    let link = |(input, output, text): &(PathBuf, PathBuf, PathBuf)| companions::link(input, output, text, args.force);
     for done in copies.iter().map(copy).chain(links.iter().map(link)) {
         match done {
             Ok(()) => companions += 1,
@@ -160,8 +160,8 @@ struct Plan {
     tasks: Vec<Task>,
     /// Files that are copied as they are, and their lengths.
     copies: Vec<(PathBuf, PathBuf, u64)>,
-    /// Links, and what they say.
-    links: Vec<(PathBuf, PathBuf)>,
+    /// Links that are made again, and what they say.
+    links: Vec<(PathBuf, PathBuf, PathBuf)>,
     /// Directories to make, parents first, and those that they mirror.
     directories: Vec<(PathBuf, PathBuf)>,
 }
@@ -185,7 +185,7 @@ fn plan(args: &DecompressArgs, exit: &mut Exit) -> Result<Plan> {
     let outputs = plan.tasks.iter().map(|task| &task.output);
     let outputs = outputs.chain(plan.copies.iter().map(|(_, output, _)| output));
     let mut seen = HashSet::new();
-    for output in outputs.chain(plan.links.iter().map(|(output, _)| output)) {
+    for output in outputs.chain(plan.links.iter().map(|(_, output, _)| output)) {
         if out::is_there(output)? && !args.force {
             return Err(Error::Exists { path: output.clone() });
         }
@@ -245,7 +245,7 @@ fn plan_mirror(args: &DecompressArgs, out: &Path, plan: &mut Plan, exit: &mut Ex
             Entry::Link { text, to, .. } => {
                 let naming = to.and_then(|to| restored.get(&to));
                 let named = |path: &Path| naming.and_then(|naming| naming(path));
-                plan.links.push((named(&output).unwrap_or(output), named(&text).unwrap_or(text)));
+                plan.links.push((input, named(&output).unwrap_or(output), named(&text).unwrap_or(text)));
             }
         }
     }

@@ -41,7 +41,7 @@ fn held(root: &Path) -> Held {
         let meta = longpath::symlink_metadata(&path).unwrap();
         let time = (meta.mtime(), meta.mtime_nsec());
         let about = if meta.is_symlink() {
-            ('l', 0, (0, 0), longpath::read_link(&path).unwrap().as_os_str().as_bytes().to_vec())
+            ('l', 0, time, longpath::read_link(&path).unwrap().as_os_str().as_bytes().to_vec())
         } else if meta.is_dir() {
             left.extend(longpath::names(&path).unwrap().into_iter().map(|name| below.join(name)));
             ('d', meta.mode() & 0o7777, time, Vec::new())
@@ -158,9 +158,19 @@ impl Tree {
         let way: PathBuf = up.chain([target.as_path()]).collect();
         let way = if self.pick(8) == 0 { PathBuf::from("../nowhere/at all") } else { way };
         let way = if way.as_os_str().is_empty() { PathBuf::from(".") } else { way };
-        symlink(way, self.root.join(&path)).unwrap();
+        let at = self.root.join(&path);
+        symlink(way, &at).unwrap();
+        date(&at, 1_300_000_000 + self.links.len() as i64);
         self.links.push(path);
     }
+}
+
+/// Sets the modification time of a name, if it is a link of the link itself.
+fn date(path: &Path, seconds: i64) {
+    use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
+    let time = Timespec { tv_sec: seconds, tv_nsec: 456 };
+    let times = Timestamps { last_access: time, last_modification: time };
+    utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).unwrap();
 }
 
 #[test]
