@@ -354,3 +354,52 @@ fn an_input_that_reads_longer_or_shorter_than_stat_says_is_refused_with_both_len
     ends(dir, 0, &["compress", "m", "-o", "packed"]);
     assert_eq!(fs::read(dir.join("packed/version")).unwrap(), version);
 }
+
+#[test]
+fn a_link_to_one_of_several_names_of_a_file_leads_to_that_name() {
+    let bench = Bench::new();
+    let (dir, tree) = (&bench.dir, bench.dir.join("tree"));
+    fs::create_dir_all(tree.join("d")).unwrap();
+    fs::create_dir(dir.join("outside")).unwrap();
+    let raw = safetensors(1, 20_000);
+    fs::write(tree.join("a.safetensors"), &raw).unwrap();
+    // The names are in the order in which they are found: what is packed comes first, and what is copied does.
+    for name in ["tree/b.bin", "tree/A.bin", "tree/d/c.bin", "tree/d/c.safetensors", "outside/o.bin"] {
+        fs::hard_link(tree.join("a.safetensors"), dir.join(name)).unwrap();
+    }
+    for (name, text) in [
+        ("to-packed", "a.safetensors"),
+        ("to-copied", "b.bin"),
+        ("to-first", "A.bin"),
+        ("to-link", "to-copied"),
+        ("by-link", "e/c.bin"),
+        ("by-link-packed", "e/c.safetensors"),
+        ("d/up", "../b.bin"),
+        ("e", "d"),
+        // To be found only once the directory was taken in.
+        ("f", "x/o.bin"),
+        ("x", "../outside"),
+    ] {
+        symlink(text, tree.join(name)).unwrap();
+    }
+    ends(dir, 0, &["compress", "tree", "-o", "packed"]);
+    for (name, text) in [
+        ("to-packed.bs", "a.safetensors.bs"),
+        ("to-copied", "b.bin"),
+        ("to-link", "to-copied"),
+        ("by-link", "e/c.bin"),
+        ("by-link-packed.bs", "e/c.safetensors.bs"),
+        ("f", "x/o.bin"),
+    ] {
+        let link = dir.join("packed").join(name);
+        assert_eq!(fs::read_link(&link).unwrap(), Path::new(text), "{name}");
+        assert!(link.is_file(), "{name} leads nowhere");
+    }
+    ends(dir, 0, &["decompress", "packed", "-o", "back"]);
+    // The directory that the link leads to, out of the tree, was taken in.
+    fs::remove_file(tree.join("x")).unwrap();
+    fs::rename(dir.join("outside"), tree.join("x")).unwrap();
+    let (mut before, mut back) = (held(&tree), held(&dir.join("back")));
+    [&mut before, &mut back].iter_mut().for_each(|held| held.get_mut(Path::new("")).unwrap().2 = (0, 0));
+    assert_same(&before, &back, "hard links");
+}
