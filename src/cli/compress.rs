@@ -19,7 +19,9 @@ use serde::Serialize;
 use super::against::{Bases, Needs};
 use super::base::BaseArg;
 use super::companions::{self, Directories};
-use super::compress_plan::{Input, Plan, Task, archives, check_outputs, copied, pack_repeated, plan, share_of};
+use super::compress_plan::{
+    Input, Plan, Task, archives, check_outputs, copied, pack_repeated, packed_already, plan, share_of,
+};
 use super::doubt;
 use super::exit::Exit;
 use super::left_out;
@@ -143,6 +145,13 @@ pub fn run(args: &CompressArgs) -> Result<ExitCode> {
         directories.iter().try_for_each(|(input, output)| made.make(input, output))?;
     }
 
+    if let [first, others @ ..] = &*packed_already(&tasks) {
+        let are = match others.len() {
+            0 => "is a container already; copied as it is".to_owned(),
+            more => format!("and {more} others are containers already; copied as they are"),
+        };
+        say(&format!("{} {are}, and unpacked when the mirror is decompressed", first.display()));
+    }
     let bar = Bar::new(tasks.iter().map(Task::len).sum(), args.work.json);
     let mut summary = Summary {
         files: Vec::new(),

@@ -12,6 +12,7 @@ use bsfs::{Error, Result};
 use super::against::Bases;
 use super::compress::CompressArgs;
 use super::exit::Exit;
+use super::opened;
 use super::out::{self, say, with_bs};
 use super::share::{self, Share};
 use super::stream;
@@ -35,8 +36,8 @@ pub enum Task {
     },
     /// A link that says `text`, and leads to what became of another file of the run, if to one.
     Link {
-        output: PathBuf,
         input: PathBuf,
+        output: PathBuf,
         text: PathBuf,
         to: Option<PathBuf>,
     },
@@ -80,6 +81,12 @@ pub fn copied(tasks: &[Task]) -> Vec<(PathBuf, u64)> {
         Task::Compress { .. } | Task::Link { .. } => None,
     };
     tasks.iter().filter_map(of).collect()
+}
+
+/// What is copied and is a container already, so that the way back unpacks it, too.
+pub fn packed_already(tasks: &[Task]) -> Vec<PathBuf> {
+    let copied = copied(tasks).into_iter().map(|(path, _)| path);
+    copied.filter(|path| out::is_container(path) && opened::open(path).is_ok()).collect()
 }
 
 /// The archives among what is copied, in which there may be weights that other files have as well.

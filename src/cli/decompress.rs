@@ -172,10 +172,10 @@ fn plan(args: &DecompressArgs, exit: &mut Exit) -> Result<Plan> {
     match &args.output {
         Some(out) if args.input.is_dir() => plan_mirror(args, out, &mut plan, exit)?,
         _ => {
-            let (inputs, left_out) = out::containers(&args.input)?;
-            *exit = exit.and(left_out);
+            let (inputs, unread) = out::containers(&args.input)?;
+            *exit = exit.and(unread);
             for input in inputs {
-                let Some(opened) = open_one(args, &input, exit)? else { continue };
+                let Some(opened) = left_out(args, open(&input), exit)? else { continue };
                 let output = output_of(args, &input, &opened)?;
                 plan.tasks.push(Task { input, output, raw_len: opened.raw_len(), mirror: false });
             }
@@ -197,9 +197,9 @@ fn plan(args: &DecompressArgs, exit: &mut Exit) -> Result<Plan> {
     Ok(plan)
 }
 
-/// Opens a container; `None` for one of a directory that cannot be opened, which is said.
-fn open_one(args: &DecompressArgs, input: &Path, exit: &mut Exit) -> Result<Option<Opened>> {
-    match open(input) {
+/// A container that was opened; `None` for one of a directory that could not be, which is said.
+fn left_out(args: &DecompressArgs, opened: Result<Opened>, exit: &mut Exit) -> Result<Option<Opened>> {
+    match opened {
         Ok(opened) => {
             if let Opened::BigSmall(container) = &opened {
                 container.warn();
@@ -237,7 +237,19 @@ fn plan_mirror(args: &DecompressArgs, out: &Path, plan: &mut Plan, exit: &mut Ex
                     plan.copies.push((input, output, len));
                     continue;
                 }
-                let Some(opened) = open_one(args, &input, exit)? else { continue };
+                let opened = match open(&input) {
+                    Err(error @ Error::NotAContainer { .. }) => {
+                        say(&format!("{error}; copied as it is"));
+                        // All of it is there in any case; else it may be what is left of a container.
+                        if len > 0 && !error.is_of_another_kind() {
+                            *exit = exit.and(Exit::of(&error));
+                        }
+                        plan.copies.push((input, output, len));
+                        continue;
+                    }
+                    opened => left_out(args, opened, exit)?,
+                };
+                let Some(opened) = opened else { continue };
                 let output = naming(&opened)(&output).unwrap_or(output);
                 plan.tasks.push(Task { input, output, raw_len: opened.raw_len(), mirror: true });
                 restored.insert(path.clone(), naming(&opened));

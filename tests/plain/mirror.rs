@@ -403,3 +403,39 @@ fn a_link_to_one_of_several_names_of_a_file_leads_to_that_name() {
     [&mut before, &mut back].iter_mut().for_each(|held| held.get_mut(Path::new("")).unwrap().2 = (0, 0));
     assert_same(&before, &back, "hard links");
 }
+
+#[test]
+fn what_only_ends_like_a_container_comes_back_and_containers_are_told() {
+    let bench = Bench::new();
+    let (dir, tree) = (&bench.dir, bench.dir.join("tree"));
+    fs::create_dir(&tree).unwrap();
+    fs::write(tree.join("m.safetensors"), safetensors(1, 20_000)).unwrap();
+    let note = "Größen dieser Dateien\n".as_bytes();
+    for (name, bytes) in
+        [("note.bs", note), ("short.bs", b"x"), ("empty.bsr", b""), ("zip.bs", b"PK\x03\x04\0\0\0\0\0")]
+    {
+        fs::write(tree.join(name), bytes).unwrap();
+    }
+    symlink("note.bs", tree.join("link.bs")).unwrap();
+    let what = ends(dir, 0, &["compress", "tree", "-o", "packed"]);
+    assert!(!what.contains("container"), "{what}");
+    let what = ends(dir, 0, &["decompress", "packed", "-o", "back"]);
+    assert!(what.contains("note.bs: not a bsfs container") && what.contains("copied as it is"), "{what}");
+    assert_same(&held(&tree), &held(&dir.join("back")), "companions");
+
+    // What may be left of a container is given back too, and is an error.
+    fs::write(tree.join("zeros.bs"), [0; 4096]).unwrap();
+    ends(dir, 0, &["compress", "tree", "-o", "packed-2"]);
+    ends(dir, 65, &["decompress", "packed-2", "-o", "back-2"]);
+    assert_same(&held(&tree), &held(&dir.join("back-2")), "zeros");
+
+    fs::write(tree.join("already"), b"packed before").unwrap();
+    ends(dir, 0, &["compress", "tree/already"]);
+    fs::remove_file(tree.join("already")).unwrap();
+    let what = ends(dir, 0, &["compress", "tree", "-o", "packed-3"]);
+    let told: Vec<&str> = what.lines().filter(|line| line.contains("unpacked when")).collect();
+    assert!(told.len() == 1 && told[0].contains("tree/already.bs is a container already"), "{what}");
+    fs::copy(tree.join("already.bs"), tree.join("more.bs")).unwrap();
+    let what = ends(dir, 0, &["compress", "tree", "-o", "packed-4"]);
+    assert!(what.contains("and 1 others are containers already"), "{what}");
+}
