@@ -136,7 +136,7 @@ pub fn run(args: &CompressArgs) -> Result<ExitCode> {
     if args.dedup {
         pack_repeated(&mut tasks, &mut bases);
     }
-    let mut made = Directories::default();
+    let mut made = Directories::below(args.output.as_deref());
     if !args.dry_run {
         check_outputs(&tasks, args.force || args.shard.is_some())?;
         for dir in &parents {
@@ -244,8 +244,9 @@ pub fn run(args: &CompressArgs) -> Result<ExitCode> {
     }
     bar.done();
     // A directory that other machines write to as well is not closed to them.
-    if args.shard.is_none() {
-        made.finish()?;
+    let finished = if args.shard.is_none() { made.finish() } else { Exit::Done };
+    if finished != Exit::Done {
+        failed = Some(failed.unwrap_or(Exit::Done).and(finished));
     }
     summary.raw_bytes = summary.files.iter().map(|f| f.raw_bytes).sum();
     summary.packed_bytes = summary.files.iter().map(|f| f.packed_bytes).sum();

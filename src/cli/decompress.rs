@@ -94,7 +94,7 @@ pub fn run(args: &DecompressArgs) -> Result<ExitCode> {
     let engine = opened::engine(args.threads);
     let copied: u64 = copies.iter().map(|(_, _, len)| len).sum();
     let bar = Bar::new(tasks.iter().map(|task| task.raw_len).sum::<u64>() + copied, false);
-    let mut made = Directories::default();
+    let mut made = Directories::below(args.output.as_deref());
     directories.iter().try_for_each(|(input, output)| made.make(input, output))?;
     let mut shards = shards::Progress::default();
     let (mut restored, alone) = (0, tasks.len() == 1 && copies.is_empty());
@@ -143,12 +143,16 @@ pub fn run(args: &DecompressArgs) -> Result<ExitCode> {
     }
     bar.done();
     for (shards, dir, total) in shards.complete(|_| None) {
-        if let Some(path) = shards.write_plain(&dir, total)? {
-            print(&format!("{}: written\n", out::shown(&path)))?;
+        match shards.write_plain(&dir, total) {
+            Ok(written) => written.iter().try_for_each(|path| print(&format!("{}: written\n", out::shown(path))))?,
+            Err(error) => {
+                say(&error.to_string());
+                exit = exit.and(Exit::of(&error));
+            }
         }
     }
     if !directories.is_empty() {
-        made.finish()?;
+        exit = exit.and(made.finish());
         print(&format!("{restored} restored, {companions} copied\n"))?;
     }
     Ok(exit.into())

@@ -138,7 +138,7 @@ impl Tree {
         }
         for (n, path) in tree.directories.clone().into_iter().enumerate().rev() {
             let directory = File::open(root.join(path)).unwrap();
-            let mode = *tree.one(&[0o755, 0o700, 0o775, 0o555]);
+            let mode = *tree.one(&[0o755, 0o700, 0o775, 0o555, 0o1777, 0o2775]);
             directory.set_permissions(fs::Permissions::from_mode(mode)).unwrap();
             directory.set_modified(UNIX_EPOCH + Duration::new(1_400_000_000 + n as u64, 123)).unwrap();
         }
@@ -171,6 +171,10 @@ fn date(path: &Path, seconds: i64) {
     let time = Timespec { tv_sec: seconds, tv_nsec: 456 };
     let times = Timestamps { last_access: time, last_modification: time };
     utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).unwrap();
+}
+
+fn mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
 }
 
 #[test]
@@ -438,4 +442,91 @@ fn what_only_ends_like_a_container_comes_back_and_containers_are_told() {
     fs::copy(tree.join("already.bs"), tree.join("more.bs")).unwrap();
     let what = ends(dir, 0, &["compress", "tree", "-o", "packed-4"]);
     assert!(what.contains("and 1 others are containers already"), "{what}");
+}
+
+/// An access list as its extended attribute has it, with what user 7 may do.
+fn list(owner: u16, user: u16, group: u16) -> Vec<u8> {
+    let entries =
+        [(1, owner, u32::MAX), (2, user, 7), (4, group, u32::MAX), (16, user | group, u32::MAX), (32, 0, u32::MAX)];
+    let entry =
+        |(tag, may, id): (u16, u16, u32)| [&tag.to_le_bytes()[..], &may.to_le_bytes(), &id.to_le_bytes()].concat();
+    [&2_u32.to_le_bytes()[..], &entries.map(entry).concat()].concat()
+}
+
+#[test]
+fn directories_keep_their_special_bits_and_lists_and_are_never_wider() {
+    use rustix::fs::{XattrFlags, getxattr, setxattr};
+    const ACCESS: &str = "system.posix_acl_access";
+    const DEFAULT: &str = "system.posix_acl_default";
+    let bench = Bench::new();
+    let (dir, tree) = (&bench.dir, bench.dir.join("tree"));
+    for (name, bits) in [("sticky", 0o1777), ("group", 0o2775), ("list", 0o700), ("default", 0o750), ("private", 0o750)]
+    {
+        fs::create_dir_all(tree.join(name)).unwrap();
+        fs::write(tree.join(name).join("m.safetensors"), safetensors(1, 1000)).unwrap();
+        mode(&tree.join(name), bits);
+    }
+    mode(&tree, 0o750);
+    let open = dir.join("open");
+    fs::create_dir(&open).unwrap();
+    for (path, name, list) in [
+        (tree.join("list"), ACCESS, list(7, 5, 0)),
+        (tree.join("default"), DEFAULT, list(7, 5, 5)),
+        (open.clone(), DEFAULT, list(7, 7, 7)),
+    ] {
+        if let Err(error) = setxattr(&path, name, &list, XattrFlags::empty()) {
+            return crate::common::skip(&format!("no access lists in {}: {error}", path.display()));
+        }
+    }
+    let lists = |root: &str| {
+        let of = |below: &str, name: &str| {
+            let mut value = vec![0; 1000];
+            let len = getxattr(dir.join(root).join(below), name, &mut value[..]).unwrap_or(0);
+            value.truncate(len);
+            value
+        };
+        ["", "sticky", "group", "list", "default", "private"].map(|below| (of(below, ACCESS), of(below, DEFAULT)))
+    };
+    // Into a directory whose default list lets user 7 do everything.
+    ends(dir, 0, &["compress", "tree", "-o", "open/packed"]);
+    ends(dir, 0, &["decompress", "open/packed", "-o", "open/back"]);
+    assert_same(&held(&tree), &held(&open.join("back")), "special bits");
+    assert_eq!(lists("tree"), lists("open/packed"));
+    assert_eq!(lists("tree"), lists("open/back"));
+    // While they are filled, which for shares has no end, they allow what the input allows.
+    ends(dir, 0, &["compress", "tree", "-o", "open/shared", "--shard", "0/1"]);
+    assert_eq!(lists("tree"), lists("open/shared"));
+    for below in ["", "sticky", "group", "list", "default", "private"] {
+        let bits = |root: &Path| fs::metadata(root.join(below)).unwrap().mode() & 0o7777;
+        assert_eq!(bits(&open.join("shared")), bits(&tree), "{below}");
+    }
+}
+
+#[test]
+fn no_link_below_the_output_is_followed() {
+    let bench = Bench::new();
+    let dir = &bench.dir;
+    for sub in ["tree/sub", "theirs/sub", "else"] {
+        fs::create_dir_all(dir.join(sub)).unwrap();
+    }
+    fs::write(dir.join("tree/sub/m.safetensors"), safetensors(1, 20_000)).unwrap();
+    ends(dir, 0, &["compress", "tree", "-o", "packed"]);
+    ends(dir, 0, &["export", "tree/sub/m.safetensors", "--format", "bigsmall", "-o", "theirs/sub/m.bs"]);
+    for (verb, input) in [("compress", "tree"), ("decompress", "packed"), ("migrate", "theirs")] {
+        let out = dir.join(verb);
+        fs::create_dir(&out).unwrap();
+        symlink("../else", out.join("sub")).unwrap();
+        let what = ends(dir, 2, &[verb, input, "-o", verb]);
+        assert!(what.contains("sub: a link where a directory is to be written"), "{what}");
+        assert!(longpath::names(&dir.join("else")).unwrap().is_empty());
+        // What the user names may be a link, and what is there stays.
+        fs::remove_file(out.join("sub")).unwrap();
+        fs::create_dir(out.join("sub")).unwrap();
+        mode(&out.join("sub"), 0o711);
+        symlink(verb, dir.join("named")).unwrap();
+        ends(dir, 0, &[verb, input, "-o", "named"]);
+        assert_eq!(longpath::names(&out.join("sub")).unwrap().len(), 1, "{verb}");
+        assert_eq!(fs::metadata(out.join("sub")).unwrap().mode() & 0o777, 0o711);
+        fs::remove_file(dir.join("named")).unwrap();
+    }
 }
