@@ -230,7 +230,7 @@ pub fn run(args: &CompressArgs) -> Result<ExitCode> {
             // One bad file does not stop the others; a full disk would fail them all.
             Err(error) => {
                 let full = matches!(&error, Error::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull);
-                if full || tasks.len() == 1 {
+                if full || (tasks.len() == 1 && directories.is_empty()) {
                     bar.done();
                     return Err(error);
                 }

@@ -97,7 +97,7 @@ pub fn run(args: &DecompressArgs) -> Result<ExitCode> {
     let mut made = Directories::below(args.output.as_deref());
     directories.iter().try_for_each(|(input, output)| made.make(input, output))?;
     let mut shards = shards::Progress::default();
-    let (mut restored, alone) = (0, tasks.len() == 1 && copies.is_empty());
+    let (mut restored, alone) = (0, !args.input.is_dir());
     for task in &tasks {
         bar.name(&task.input.display().to_string());
         let started = Instant::now();

@@ -104,7 +104,7 @@ pub fn run(args: &MigrateArgs) -> Result<ExitCode> {
             Ok(outcome) => outcome,
             Err(error) => {
                 let full = matches!(&error, Error::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull);
-                if full || tasks.len() == 1 || matches!(error, Error::Interrupted) {
+                if full || !args.input.is_dir() || matches!(error, Error::Interrupted) {
                     bar.done();
                     return Err(error);
                 }

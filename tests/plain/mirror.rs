@@ -530,3 +530,44 @@ fn no_link_below_the_output_is_followed() {
         fs::remove_file(dir.join("named")).unwrap();
     }
 }
+
+#[test]
+fn one_file_that_fails_leaves_a_mirror_with_its_links_and_directories() {
+    let bench = Bench::new();
+    let (dir, tree) = (&bench.dir, bench.dir.join("tree"));
+    mode(dir, 0o777);
+    fs::create_dir_all(tree.join("sub")).unwrap();
+    fs::write(tree.join("sub/m.safetensors"), safetensors(1, 100_000)).unwrap();
+    symlink("sub/m.safetensors", tree.join("link")).unwrap();
+    symlink("nowhere", tree.join("dangling")).unwrap();
+    let close = |root: &Path, bits| {
+        for (n, path) in ["", "sub"].iter().enumerate() {
+            mode(&root.join(path), bits);
+            date(&root.join(path), 1_400_000_000 + n as i64);
+        }
+    };
+    close(&tree, 0o555);
+    ends(dir, 0, &["compress", "tree", "-o", "packed"]);
+    let container = dir.join("packed/sub/m.safetensors.bs");
+    let mut bytes = fs::read(&container).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&container, bytes).unwrap();
+    close(&dir.join("packed"), 0o555);
+    let is_whole = |root: &str, without: &str, what: &str| {
+        let (mut expected, got) = (held(&tree), held(&dir.join(root)));
+        expected.remove(Path::new(without)).unwrap();
+        assert_same(&expected, &got, what);
+    };
+    ends(dir, 65, &["decompress", "packed", "-o", "back"]);
+    is_whole("back", "sub/m.safetensors", "decompress");
+
+    // The only thing to do.
+    ["link", "dangling"].iter().for_each(|link| fs::remove_file(tree.join(link)).unwrap());
+    mode(&tree.join("sub/m.safetensors"), 0);
+    // Without rights of the group, which is another for the user who runs it.
+    close(&tree, 0o505);
+    let output = as_nobody(dir, &["compress", "tree", "-o", "none"]);
+    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+    is_whole("none", "sub/m.safetensors", "compress");
+}
