@@ -386,6 +386,11 @@ fn shards_are_migrated_as_a_whole() {
     // A shard that is missing is damage.
     copy(&fixtures().join("sharded-2.0.1"), &dir.join("half"));
     fs::remove_file(dir.join("half/model-00002-of-00002.bs")).unwrap();
+    // Once, also where the directory's containers lie on both sides of another's.
+    fs::create_dir(dir.join("half/n")).unwrap();
+    for name in ["n/m.bs", "z.bs"] {
+        fs::copy(fixtures().join("big-4.0.0.bs"), dir.join("half").join(name)).unwrap();
+    }
     fails(dir, 1, &["verify", "half"], &["half/bigsmall.index.json", "model-00002-of-00002.bs, which is not there"]);
 }
 
