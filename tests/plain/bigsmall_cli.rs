@@ -395,6 +395,28 @@ fn shards_are_migrated_as_a_whole() {
 }
 
 #[test]
+fn what_is_made_of_shards_in_a_closed_directory_is_as_closed() {
+    use std::os::unix::fs::PermissionsExt;
+    let bench = Bench::new();
+    let dir = &bench.dir;
+    let close = |path: &str, mode| fs::set_permissions(dir.join(path), fs::Permissions::from_mode(mode)).unwrap();
+    copy(&fixtures().join("sharded-4.0.0"), &dir.join("theirs/sub/model"));
+    fs::remove_file(dir.join("theirs/sub/model/config.json")).unwrap();
+    close("theirs/sub/model/bigsmall.index.json", 0o600);
+    close("theirs/sub", 0o700);
+    for verb in ["migrate", "decompress"] {
+        ok(dir, &[verb, "theirs", "-o", verb]);
+        let mode = |path: &str| {
+            let path = dir.join(verb).join(path);
+            fs::metadata(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display())).permissions().mode() & 0o777
+        };
+        assert_eq!(mode("sub"), 0o700, "{verb}");
+        assert_eq!(mode("sub/model/model.safetensors.index.json"), 0o600, "{verb}");
+    }
+    ok(dir, &["verify", "migrate"]);
+}
+
+#[test]
 fn deltas_need_their_base_and_notice_a_wrong_one() {
     let bench = Bench::new();
     let dir = &bench.dir;
