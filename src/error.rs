@@ -190,6 +190,17 @@ fn looks_like(first: &[u8]) -> Option<&'static str> {
     }
 }
 
+/// Whether these first bytes of a file are text.
+fn is_text(first: &[u8]) -> bool {
+    let text = match std::str::from_utf8(first) {
+        Ok(text) => text,
+        // The last character is cut.
+        Err(e) if e.error_len().is_none() => first.utf8_chunks().next().map_or("", |chunk| chunk.valid()),
+        Err(_) => "",
+    };
+    !text.is_empty() && !text.contains(|c: char| c.is_control() && !c.is_whitespace())
+}
+
 /// What is wrong with one packed chunk. Pure codecs return this; the reader adds file and place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Damage {
@@ -220,10 +231,10 @@ impl fmt::Display for Damage {
 }
 
 impl Error {
-    /// Whether the file is known to be something else than a container that was damaged: a plain file, or a page of HTML.
+    /// Whether the file is known to be something else than a container that was damaged: a plain file, a page of HTML, a text.
     #[must_use]
     pub fn is_of_another_kind(&self) -> bool {
-        matches!(self, Self::NotAContainer { found, .. } if looks_like(found).is_some())
+        matches!(self, Self::NotAContainer { found, .. } if looks_like(found).is_some() || is_text(found))
     }
 
     /// An I/O error with the operation and the file it happened on.

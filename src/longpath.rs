@@ -136,15 +136,21 @@ pub fn names(directory: &Path) -> io::Result<Vec<OsString>> {
     Ok(names)
 }
 
+/// Makes a directory.
+///
+/// # Errors
+/// Those of the system.
+pub fn create_dir(path: &Path, mode: Mode) -> io::Result<()> {
+    let (at, rest) = reach(path)?;
+    Ok(rustix::fs::mkdirat(at, rest, mode)?)
+}
+
 /// Makes a directory and those above it that are missing; gives whether the directory was missing.
 ///
 /// # Errors
 /// Those of the system; [`io::ErrorKind::NotADirectory`] when something else has its name.
 pub fn create_dir_all(path: &Path) -> io::Result<bool> {
-    let make = || {
-        let (at, rest) = reach(path)?;
-        Ok::<_, io::Error>(rustix::fs::mkdirat(at, rest, Mode::from_raw_mode(0o777))?)
-    };
+    let make = || create_dir(path, Mode::from_raw_mode(0o777));
     match make() {
         Ok(()) => Ok(true),
         Err(e) if e.kind() == io::ErrorKind::NotFound => {

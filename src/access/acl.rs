@@ -11,12 +11,17 @@ use rustix::io::Errno;
 
 /// The extended attribute.
 pub(super) const ATTRIBUTE: &str = "system.posix_acl_access";
+/// That of a directory, with the list that files made in it begin with.
+pub(super) const DEFAULT: &str = "system.posix_acl_default";
 /// First word of the attribute: the version of its form.
 const VERSION: u32 = 2;
 /// An entry: tag, permissions, and a user or group where the tag takes one.
 const ENTRY: usize = 8;
 /// The user or group of an entry whose tag takes none.
 const NO_ID: u32 = u32::MAX;
+
+/// Permission to write, as a bit of one class.
+const WRITE: u16 = 2;
 
 const OWNER: u16 = 0x01;
 const USER: u16 = 0x02;
@@ -44,6 +49,14 @@ impl Acl {
     /// Those of the system; [`io::ErrorKind::InvalidData`] for a list that is not understood.
     pub fn of_file(file: impl AsFd) -> io::Result<Option<Self>> {
         Self::read(|buffer| rustix::fs::fgetxattr(&file, ATTRIBUTE, buffer))
+    }
+
+    /// The default list of an open directory, for the files that are made in it.
+    ///
+    /// # Errors
+    /// The same.
+    pub(super) fn default_of(directory: impl AsFd) -> io::Result<Option<Self>> {
+        Self::read(|buffer| rustix::fs::fgetxattr(&directory, DEFAULT, buffer))
     }
 
     /// The list of what `path` leads to.
@@ -113,6 +126,13 @@ impl Acl {
     /// Whether it says more than permission bits can.
     pub(super) fn names_others(&self) -> bool {
         !self.users.is_empty() || !self.groups.is_empty()
+    }
+
+    /// The same without permission to write, but for the owner.
+    pub(super) fn read_only(mut self) -> Self {
+        let of_users = self.users.values_mut().chain(self.groups.values_mut());
+        of_users.chain([&mut self.group, &mut self.other]).chain(&mut self.mask).for_each(|may| *may &= !WRITE);
+        self
     }
 
     fn masked(&self, permissions: u16) -> u16 {

@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use rustix::fs::{Gid, Mode, Uid, XattrFlags};
 use rustix::io::Errno;
 
-use super::acl::{ATTRIBUTE, Acl};
+use super::acl::{ATTRIBUTE, Acl, DEFAULT};
 
 /// The longest extended attribute, and the longest list of their names, bytes: the kernel's own limit.
 const MAX_BYTES: usize = 64 << 10;
@@ -17,16 +17,21 @@ const MAX_BYTES: usize = 64 << 10;
 const LABELS: [&[u8]; 2] = [b"security.selinux", b"security.SMACK64"];
 /// What the access control list is called where it is lost.
 const ACCESS_LIST: &str = "access list";
+/// Bits of directories besides the permissions: only owners may remove files; files have the directory's group.
+const STICKY: u16 = 0o1000;
+const SETGID: u16 = 0o2000;
 /// What users and their programs keep with a file.
 const USER: &[u8] = b"user.";
 
-/// Owner, group, permission bits, access control list and extended attributes of a file.
+/// Owner, group, permission bits, access control list and extended attributes of a file; of a directory also its default list.
 #[derive(Debug, Clone)]
 pub struct Attributes {
     uid: u32,
     gid: u32,
+    /// Permission bits, of a directory with [`STICKY`] and [`SETGID`].
     mode: u16,
     acl: Option<Acl>,
+    default: Option<Acl>,
     others: Vec<(CString, Vec<u8>)>,
 }
 
@@ -45,8 +50,10 @@ impl Attributes {
                 Err(errno) => return Err(errno.into()),
             }
         }
-        let mode = u16::try_from(meta.mode() & 0o777).unwrap_or(0);
-        Ok(Self { uid: meta.uid(), gid: meta.gid(), mode, acl: Acl::of_file(file)?, others })
+        let kept = if meta.is_dir() { 0o777 | STICKY | SETGID } else { 0o777 };
+        let default = if meta.is_dir() { Acl::default_of(file)? } else { None };
+        let mode = bits(&meta) & kept;
+        Ok(Self { uid: meta.uid(), gid: meta.gid(), mode, acl: Acl::of_file(file)?, default, others })
     }
 
     /// Gives all of them to a file that stands for this one from now on. Owner and group as far as the user may: only root may give
@@ -82,14 +89,7 @@ impl Attributes {
         if !group {
             acl.group = 0;
         }
-        match set(file, &acl) {
-            Err(e) if acl.names_others() && Errno::from_io_error(&e) == Some(Errno::NOTSUP) => {
-                lose(ACCESS_LIST.to_owned(), e)?;
-                let meta = file.metadata()?;
-                set(file, &Acl::of_mode(acl.mode(meta.uid(), meta.gid())))?;
-            }
-            set => set?,
-        }
+        self.set(file, acl, group, lose)?;
         for (name, value) in &self.others {
             match rustix::fs::fsetxattr(file, name, value, XattrFlags::empty()) {
                 // The system labels files itself where it does not let users do it.
@@ -109,21 +109,69 @@ impl Attributes {
     /// Those of the system when the permissions cannot be set.
     pub fn bound(&self, file: &File, own: Option<Self>) -> io::Result<Option<String>> {
         let own = own.map_or_else(|| Self::of(file), Ok)?;
-        let acl = self.combined(&own);
         let mut lost = Vec::new();
-        match set(file, &acl) {
-            Err(e) if acl.names_others() && Errno::from_io_error(&e) == Some(Errno::NOTSUP) => {
-                lost.push(ACCESS_LIST.to_owned());
-                set(file, &Acl::of_mode(acl.mode(own.uid, own.gid)))?;
-            }
-            set => set?,
-        }
+        self.set(file, self.combined(&own), self.gid == own.gid, &mut |what, _| {
+            lost.push(what);
+            Ok(())
+        })?;
         for (name, value) in self.others.iter().filter(|(name, _)| name.to_bytes().starts_with(USER)) {
             if rustix::fs::fsetxattr(file, name, value, XattrFlags::empty()).is_err() {
                 lost.push(format!("extended attribute {}", name.to_string_lossy()));
             }
         }
         Ok((!lost.is_empty()).then(|| lost.join(", ")))
+    }
+
+    /// Opens a directory that was made for its owner alone to all that these, of another directory, allow, and no further. The
+    /// owner stays, and may do everything in it.
+    ///
+    /// # Errors
+    /// Those of the system when the permissions cannot be set.
+    pub fn open_directory(&self, directory: &File) -> io::Result<()> {
+        let meta = directory.metadata()?;
+        let (uid, gid) = (meta.uid(), meta.gid());
+        let own = Self { uid, gid, mode: 0o777, acl: None, default: None, others: Vec::new() };
+        let acl = Acl { owner: 7, ..self.combined(&own) };
+        self.set(directory, acl, self.gid == gid, &mut |_, _| Ok(()))
+    }
+
+    /// Sets permission bits and list, and the default list of a directory. `group` is whether the file's group is that of these.
+    fn set(
+        &self,
+        file: &File,
+        mut acl: Acl,
+        group: bool,
+        lose: &mut dyn FnMut(String, io::Error) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let meta = file.metadata()?;
+        let mut special = 0;
+        if meta.is_dir() {
+            let wanted = self.mode & (STICKY | SETGID) & if group { !0 } else { !SETGID };
+            // Before the permissions, which are wider without them. Some systems refuse, others leave them out.
+            let refused = rustix::fs::fchmod(file, Mode::from_raw_mode((bits(&meta) & 0o777 | wanted).into()));
+            special = bits(&file.metadata()?) & wanted;
+            let why = || refused.map_or_else(io::Error::from, |()| io::ErrorKind::Unsupported.into());
+            for (bit, name) in [(STICKY, "sticky bit"), (SETGID, "setgid bit")] {
+                if self.mode & !special & bit != 0 {
+                    lose(name.to_owned(), why())?;
+                }
+            }
+            if self.mode & !special & STICKY != 0 {
+                acl = acl.read_only();
+            }
+        }
+        match set(file, &acl, special) {
+            Err(e) if acl.names_others() && Errno::from_io_error(&e) == Some(Errno::NOTSUP) => {
+                lose(ACCESS_LIST.to_owned(), e)?;
+                set(file, &Acl::of_mode(acl.mode(meta.uid(), meta.gid())), special)?;
+            }
+            set => set?,
+        }
+        if meta.is_dir() {
+            let default = self.default.clone().map(|of| Acl { group: if group { of.group } else { 0 }, ..of });
+            set_default(file, default.as_ref()).or_else(|e| lose(format!("default {ACCESS_LIST}"), e))?;
+        }
+        Ok(())
     }
 
     /// The list of a new file that has `own` by the umask or its directory: what both allow, and whom this names.
@@ -151,8 +199,23 @@ impl Attributes {
     }
 }
 
-/// Sets permission bits and list of a file.
-fn set(file: &File, acl: &Acl) -> io::Result<()> {
+/// Bits of a mode that are neither of the kind of file nor setuid.
+fn bits(meta: &std::fs::Metadata) -> u16 {
+    u16::try_from(meta.mode() & 0o3777).unwrap_or(0)
+}
+
+/// Sets the default list of a directory.
+fn set_default(directory: &File, acl: Option<&Acl>) -> io::Result<()> {
+    let set = match acl {
+        Some(acl) => rustix::fs::fsetxattr(directory, DEFAULT, &acl.to_bytes(), XattrFlags::empty()),
+        None if Acl::default_of(directory)?.is_none() => Ok(()),
+        None => rustix::fs::fremovexattr(directory, DEFAULT),
+    };
+    Ok(set?)
+}
+
+/// Sets permission bits and list of a file, and the bits `special` of a directory, which it has already.
+fn set(file: &File, acl: &Acl, special: u16) -> io::Result<()> {
     if acl.names_others() {
         rustix::fs::fsetxattr(file, ATTRIBUTE, &acl.to_bytes(), XattrFlags::empty())?;
         return Ok(());
@@ -161,7 +224,7 @@ fn set(file: &File, acl: &Acl) -> io::Result<()> {
         Ok(()) | Err(Errno::NODATA | Errno::NOTSUP | Errno::NOSYS) => {}
         Err(errno) => return Err(errno.into()),
     }
-    let mode = acl.owner << 6 | acl.group_permissions() << 3 | acl.other;
+    let mode = special | acl.owner << 6 | acl.group_permissions() << 3 | acl.other;
     Ok(rustix::fs::fchmod(file, Mode::from_raw_mode(mode.into()))?)
 }
 
@@ -196,7 +259,7 @@ mod tests {
     use super::*;
 
     fn attributes(gid: u32, mode: u16, acl: Option<Acl>) -> Attributes {
-        Attributes { uid: 1, gid, mode, acl, others: Vec::new() }
+        Attributes { uid: 1, gid, mode, acl, default: None, others: Vec::new() }
     }
 
     fn bits(acl: &Acl) -> (u16, u16, u16) {

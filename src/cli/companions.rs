@@ -1,17 +1,19 @@
 //! What a mirror holds beside containers: files that are copied, links, and directories.
 
-use std::io::{self, Read};
+use std::fs::File;
+use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bsfs::access::Attributes;
 use bsfs::longpath;
-use bsfs::sink::AtomicFile;
+use bsfs::sink::{self, AtomicFile};
 use bsfs::source::Identity;
 use bsfs::{Error, Result};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
 
+use super::exit::Exit;
 use super::out::say;
 use super::progress::Bar;
 
@@ -27,8 +29,7 @@ pub fn copy(input: &Path, output: &Path, force: bool, stop: &AtomicBool, bar: &B
         return Err(Error::invalid(format!("{}: not a regular file any more", input.display())));
     }
     let mut to = AtomicFile::create(output, force)?;
-    let attributes = Attributes::of(&from).map_err(Error::io("look at the permissions of", input))?;
-    to.mirror(&attributes)?.iter().for_each(|note| bar.say(note));
+    to.mirror(&attributes(&from, input)?)?.iter().for_each(|note| bar.say(note));
     let mut copied = 0;
     loop {
         if stop.load(Ordering::Relaxed) {
@@ -53,42 +54,115 @@ pub fn copy(input: &Path, output: &Path, force: bool, stop: &AtomicBool, bar: &B
     Ok(copied)
 }
 
+/// Makes a link that says `text`, with the time of the link `input`.
+pub fn link(input: &Path, output: &Path, text: &Path, force: bool) -> Result<()> {
+    sink::symlink(text, output, force)?;
+    let timed = || {
+        let meta = longpath::symlink_metadata(input)?;
+        let last_access = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
+        let last_modification = Timespec { tv_sec: meta.mtime(), tv_nsec: meta.mtime_nsec() };
+        let (directory, name) = longpath::parent(output)?;
+        let times = Timestamps { last_access, last_modification };
+        Ok::<_, io::Error>(rustix::fs::utimensat(directory, name, &times, AtFlags::SYMLINK_NOFOLLOW)?)
+    };
+    // Not every file system keeps times of links.
+    let _ = timed();
+    Ok(())
+}
+
 /// Directories that a run made, and those that they are the mirror of.
 #[derive(Default)]
-pub struct Directories(Vec<(PathBuf, PathBuf)>);
+pub struct Directories {
+    /// What the user named, which may be a link. None below it is followed: it could lead to files of others.
+    out: PathBuf,
+    made: Vec<(PathBuf, PathBuf)>,
+}
 
 impl Directories {
+    /// Those of a run that writes to `out`.
+    pub fn below(out: Option<&Path>) -> Self {
+        Self { out: out.unwrap_or(Path::new("")).into(), made: Vec::new() }
+    }
+
     /// Makes `output`, the mirror of `input`, unless it is there. Other users can do no more with it than with `input`.
     pub fn make(&mut self, input: &Path, output: &Path) -> Result<()> {
-        if !longpath::create_dir_all(output).map_err(Error::io("create directory", output))? {
-            return Ok(());
+        let above = longpath::directory(output);
+        longpath::create_dir_all(above).map_err(Error::io("create directory", above))?;
+        let made = match longpath::create_dir(output, Mode::RWXU) {
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => false,
+            made => made.map(|()| true).map_err(Error::io("create directory", output))?,
+        };
+        let is_link = !made && longpath::symlink_metadata(output).is_ok_and(|meta| meta.is_symlink());
+        if is_link && *output != self.out {
+            let text = "a link where a directory is to be written; links below the output are not followed";
+            return Err(Error::invalid(format!("{}: {text}", output.display())));
         }
-        let failed = || Error::io("set the permissions of", output);
-        let (dir, meta) = (open(output)?, longpath::metadata(input).map_err(Error::io("stat", input))?);
-        let own = dir.metadata().map_err(failed())?.mode();
-        rustix::fs::fchmod(&dir, Mode::from_raw_mode((own & meta.mode() & 0o777) | 0o700))
-            .map_err(|e| failed()(e.into()))?;
-        self.0.push((input.into(), output.into()));
+        let dir = self.open(output, if made { OFlags::RDONLY } else { OFlags::PATH })?;
+        if made {
+            let failed = Error::io("set the permissions of", output);
+            attributes(&open(input)?, input)?.open_directory(&dir).map_err(failed)?;
+            self.made.push((input.into(), output.into()));
+        }
         Ok(())
     }
 
-    /// Gives the directories the permissions and times of those that they mirror, once all is in them.
-    pub fn finish(self) -> Result<()> {
-        for (input, output) in self.0.into_iter().rev() {
-            let failed = || Error::io("set the permissions of", &output);
-            let (dir, from) = (open(&output)?, open(&input)?);
-            let attributes = Attributes::of(&from).map_err(Error::io("look at the permissions of", &input))?;
-            if let Some(lost) = attributes.give_kept(&dir).map_err(failed())? {
-                say(&format!("{}: the file system does not keep the input's {lost}", output.display()));
-            }
-            let time = from.metadata().and_then(|meta| meta.modified()).map_err(Error::io("stat", &input))?;
-            dir.set_modified(time).map_err(Error::io("set the time of", &output))?;
+    /// Gives the directories the permissions and times of those that they mirror, once all is in them. What fails is said.
+    pub fn finish(self) -> Exit {
+        let failed = |error: Error| {
+            say(&error.to_string());
+            Exit::of(&error)
+        };
+        let finished = self.made.iter().rev().map(|(input, output)| self.finish_one(input, output));
+        finished.filter_map(|done| done.err().map(failed)).fold(Exit::Done, Exit::and)
+    }
+
+    fn finish_one(&self, input: &Path, output: &Path) -> Result<()> {
+        let (dir, from) = (self.open(output, OFlags::RDONLY)?, open(input)?);
+        let lost = attributes(&from, input)?.give_kept(&dir).map_err(Error::io("set the permissions of", output))?;
+        if let Some(lost) = lost {
+            say(&format!("{}: the file system does not keep the input's {lost}", output.display()));
         }
-        Ok(())
+        let time = from.metadata().and_then(|meta| meta.modified()).map_err(Error::io("stat", input))?;
+        dir.set_modified(time).map_err(Error::io("set the time of", output))
+    }
+
+    /// Opens a directory of the output.
+    fn open(&self, output: &Path, flags: OFlags) -> Result<File> {
+        let link = if *output == self.out { OFlags::empty() } else { OFlags::NOFOLLOW };
+        longpath::open(output, flags | OFlags::DIRECTORY | link, Mode::empty())
+            .map_err(Error::io("create directory", output))
     }
 }
 
-fn open(directory: &Path) -> Result<std::fs::File> {
+fn attributes(file: &File, path: &Path) -> Result<Attributes> {
+    Attributes::of(file).map_err(Error::io("look at the permissions of", path))
+}
+
+fn open(directory: &Path) -> Result<File> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY;
     longpath::open(directory, flags, Mode::empty()).map_err(Error::io("open", directory))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn a_directory_that_cannot_be_finished_does_not_keep_others_from_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let mut made = Directories::below(Some(&at("out")));
+        for name in ["", "a", "b", "c"] {
+            let (input, output) = (at("in").join(name), at("out").join(name));
+            fs::create_dir(&input).unwrap();
+            made.make(&input, &output).unwrap();
+            File::open(&input).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
+        }
+        fs::remove_dir(at("in/b")).unwrap();
+        assert_eq!(made.finish(), Exit::Failed);
+        for (name, is) in [("out/a", true), ("out/b", false), ("out/c", true)] {
+            assert_eq!(fs::metadata(at(name)).unwrap().modified().unwrap() == std::time::UNIX_EPOCH, is, "{name}");
+        }
+    }
 }

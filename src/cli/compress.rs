@@ -11,7 +11,6 @@ use std::time::Instant;
 use bsfs::compress::{self, Options, Original, Report, Sums, ratio};
 use bsfs::longpath;
 use bsfs::parallel;
-use bsfs::sink;
 use bsfs::source::FileSource;
 use bsfs::{Error, Result};
 use clap::Args;
@@ -20,7 +19,9 @@ use serde::Serialize;
 use super::against::{Bases, Needs};
 use super::base::BaseArg;
 use super::companions::{self, Directories};
-use super::compress_plan::{Input, Plan, Task, archives, check_outputs, copied, pack_repeated, plan, share_of};
+use super::compress_plan::{
+    Input, Plan, Task, archives, check_outputs, copied, pack_repeated, packed_already, plan, share_of,
+};
 use super::doubt;
 use super::exit::Exit;
 use super::left_out;
@@ -135,7 +136,7 @@ pub fn run(args: &CompressArgs) -> Result<ExitCode> {
     if args.dedup {
         pack_repeated(&mut tasks, &mut bases);
     }
-    let mut made = Directories::default();
+    let mut made = Directories::below(args.output.as_deref());
     if !args.dry_run {
         check_outputs(&tasks, args.force || args.shard.is_some())?;
         for dir in &parents {
@@ -144,6 +145,13 @@ pub fn run(args: &CompressArgs) -> Result<ExitCode> {
         directories.iter().try_for_each(|(input, output)| made.make(input, output))?;
     }
 
+    if let [first, others @ ..] = &*packed_already(&tasks) {
+        let are = match others.len() {
+            0 => "is a container already; copied as it is".to_owned(),
+            more => format!("and {more} others are containers already; copied as they are"),
+        };
+        say(&format!("{} {are}, and unpacked when the mirror is decompressed", first.display()));
+    }
     let bar = Bar::new(tasks.iter().map(Task::len).sum(), args.work.json);
     let mut summary = Summary {
         files: Vec::new(),
@@ -202,7 +210,7 @@ pub fn run(args: &CompressArgs) -> Result<ExitCode> {
                     summary.copied_bytes += copied;
                 })
             }
-            Task::Link { output, text, .. } => sink::symlink(text, output, args.force),
+            Task::Link { input, output, text, .. } => companions::link(input, output, text, args.force),
         };
         // The same share on another machine has just made it.
         let done = match (done, task) {
@@ -223,7 +231,7 @@ pub fn run(args: &CompressArgs) -> Result<ExitCode> {
             // One bad file does not stop the others; a full disk would fail them all.
             Err(error) => {
                 let full = matches!(&error, Error::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull);
-                if full || tasks.len() == 1 {
+                if full || (tasks.len() == 1 && directories.is_empty()) {
                     bar.done();
                     return Err(error);
                 }
@@ -237,8 +245,9 @@ pub fn run(args: &CompressArgs) -> Result<ExitCode> {
     }
     bar.done();
     // A directory that other machines write to as well is not closed to them.
-    if args.shard.is_none() {
-        made.finish()?;
+    let finished = if args.shard.is_none() { made.finish() } else { Exit::Done };
+    if finished != Exit::Done {
+        failed = Some(failed.unwrap_or(Exit::Done).and(finished));
     }
     summary.raw_bytes = summary.files.iter().map(|f| f.raw_bytes).sum();
     summary.packed_bytes = summary.files.iter().map(|f| f.packed_bytes).sum();

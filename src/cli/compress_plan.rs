@@ -12,6 +12,7 @@ use bsfs::{Error, Result};
 use super::against::Bases;
 use super::compress::CompressArgs;
 use super::exit::Exit;
+use super::opened;
 use super::out::{self, say, with_bs};
 use super::share::{self, Share};
 use super::stream;
@@ -35,6 +36,7 @@ pub enum Task {
     },
     /// A link that says `text`, and leads to what became of another file of the run, if to one.
     Link {
+        input: PathBuf,
         output: PathBuf,
         text: PathBuf,
         to: Option<PathBuf>,
@@ -81,6 +83,12 @@ pub fn copied(tasks: &[Task]) -> Vec<(PathBuf, u64)> {
     tasks.iter().filter_map(of).collect()
 }
 
+/// What is copied and is a container already, so that the way back unpacks it, too.
+pub fn packed_already(tasks: &[Task]) -> Vec<PathBuf> {
+    let copied = copied(tasks).into_iter().map(|(path, _)| path);
+    copied.filter(|path| out::is_container(path) && opened::open(path).is_ok()).collect()
+}
+
 /// The archives among what is copied, in which there may be weights that other files have as well.
 pub fn archives(tasks: &[Task]) -> Vec<PathBuf> {
     let copied = tasks.iter().filter_map(|task| match task {
@@ -103,7 +111,7 @@ pub fn pack_repeated(tasks: &mut [Task], bases: &mut Bases) {
         }
     }
     for task in tasks.iter_mut() {
-        if let Task::Link { output, text, to: Some(to) } = task
+        if let Task::Link { output, text, to: Some(to), .. } = task
             && packed.contains(to)
         {
             (*output, *text, *to) = (with_bs(output), with_bs(text), with_bs(to));
@@ -212,12 +220,12 @@ fn plan_directory(input: &Path, out: &Path, plan: &mut Plan) -> Result<()> {
             }
             Entry::Copy { path, len } => Task::Copy { input: input.join(&path), output: out.join(path), len },
             Entry::Link { path, text, to } => {
-                let (output, to) = (out.join(path), to.map(|to| (packed.contains(&to), out.join(to))));
-                match to {
+                let (input, output) = (input.join(&path), out.join(path));
+                match to.map(|to| (packed.contains(&to), out.join(to))) {
                     Some((true, to)) => {
-                        Task::Link { output: with_bs(&output), text: with_bs(&text), to: Some(with_bs(&to)) }
+                        Task::Link { input, output: with_bs(&output), text: with_bs(&text), to: Some(with_bs(&to)) }
                     }
-                    to => Task::Link { output, text, to: to.map(|(_, to)| to) },
+                    to => Task::Link { input, output, text, to: to.map(|(_, to)| to) },
                 }
             }
         });

@@ -13,7 +13,7 @@ use bsfs::engine::{self, Engine, Finder, Whole};
 use bsfs::format::Container;
 use bsfs::longpath;
 use bsfs::parallel;
-use bsfs::sink::{self, AtomicFile};
+use bsfs::sink::AtomicFile;
 use bsfs::source::{FileSource, ReadAt};
 use bsfs::{Error, Result};
 use clap::Args;
@@ -94,10 +94,10 @@ pub fn run(args: &DecompressArgs) -> Result<ExitCode> {
     let (engine, finder) = (opened::engine(args.threads), args.base.finder(&args.input)?);
     let copied: u64 = copies.iter().map(|(_, _, len)| len).sum();
     let bar = Bar::new(tasks.iter().map(|task| task.raw_len).sum::<u64>() + copied, false);
-    let mut made = Directories::default();
+    let mut made = Directories::below(args.output.as_deref());
     directories.iter().try_for_each(|(input, output)| made.make(input, output))?;
     let mut shards = shards::Progress::default();
-    let (mut restored, alone) = (0, tasks.len() == 1 && copies.is_empty());
+    let (mut restored, alone) = (0, !args.input.is_dir());
     for task in &tasks {
         bar.name(&task.input.display().to_string());
         let started = Instant::now();
@@ -127,7 +127,7 @@ pub fn run(args: &DecompressArgs) -> Result<ExitCode> {
         bar.name(&input.display().to_string());
         companions::copy(input, output, args.force, &stop, &bar).map(|_| bar.skip(*len))
     };
-    let link = |(output, text): &(PathBuf, PathBuf)| sink::symlink(text, output, args.force);
+    let link = |(input, output, text): &(PathBuf, PathBuf, PathBuf)| companions::link(input, output, text, args.force);
     for done in copies.iter().map(copy).chain(links.iter().map(link)) {
         match done {
             Ok(()) => companions += 1,
@@ -143,12 +143,16 @@ pub fn run(args: &DecompressArgs) -> Result<ExitCode> {
     }
     bar.done();
     for (shards, dir, total) in shards.complete(|_| None) {
-        if let Some(path) = shards.write_plain(&dir, total)? {
-            print(&format!("{}: written\n", out::shown(&path)))?;
+        match shards.write_plain(&dir, total) {
+            Ok(written) => written.iter().try_for_each(|path| print(&format!("{}: written\n", out::shown(path))))?,
+            Err(error) => {
+                say(&error.to_string());
+                exit = exit.and(Exit::of(&error));
+            }
         }
     }
     if !directories.is_empty() {
-        made.finish()?;
+        exit = exit.and(made.finish());
         print(&format!("{restored} restored, {companions} copied\n"))?;
     }
     Ok(exit.into())
@@ -160,8 +164,8 @@ struct Plan {
     tasks: Vec<Task>,
     /// Files that are copied as they are, and their lengths.
     copies: Vec<(PathBuf, PathBuf, u64)>,
-    /// Links, and what they say.
-    links: Vec<(PathBuf, PathBuf)>,
+    /// Links that are made again, and what they say.
+    links: Vec<(PathBuf, PathBuf, PathBuf)>,
     /// Directories to make, parents first, and those that they mirror.
     directories: Vec<(PathBuf, PathBuf)>,
 }
@@ -172,10 +176,10 @@ fn plan(args: &DecompressArgs, exit: &mut Exit) -> Result<Plan> {
     match &args.output {
         Some(out) if longpath::is_dir(&args.input) => plan_mirror(args, out, &mut plan, exit)?,
         _ => {
-            let (inputs, left_out) = out::containers(&args.input)?;
-            *exit = exit.and(left_out);
+            let (inputs, unread) = out::containers(&args.input)?;
+            *exit = exit.and(unread);
             for input in inputs {
-                let Some(opened) = open_one(args, &input, exit)? else { continue };
+                let Some(opened) = left_out(args, open(&input), exit)? else { continue };
                 let output = output_of(args, &input, &opened)?;
                 plan.tasks.push(Task { input, output, raw_len: opened.raw_len(), mirror: false });
             }
@@ -185,7 +189,7 @@ fn plan(args: &DecompressArgs, exit: &mut Exit) -> Result<Plan> {
     let outputs = plan.tasks.iter().map(|task| &task.output);
     let outputs = outputs.chain(plan.copies.iter().map(|(_, output, _)| output));
     let mut seen = HashSet::new();
-    for output in outputs.chain(plan.links.iter().map(|(output, _)| output)) {
+    for output in outputs.chain(plan.links.iter().map(|(_, output, _)| output)) {
         if out::is_there(output)? && !args.force {
             return Err(Error::Exists { path: output.clone() });
         }
@@ -197,9 +201,9 @@ fn plan(args: &DecompressArgs, exit: &mut Exit) -> Result<Plan> {
     Ok(plan)
 }
 
-/// Opens a container; `None` for one of a directory that cannot be opened, which is said.
-fn open_one(args: &DecompressArgs, input: &Path, exit: &mut Exit) -> Result<Option<Opened>> {
-    match open(input) {
+/// A container that was opened; `None` for one of a directory that could not be, which is said.
+fn left_out(args: &DecompressArgs, opened: Result<Opened>, exit: &mut Exit) -> Result<Option<Opened>> {
+    match opened {
         Ok(opened) => {
             if let Opened::BigSmall(container) = &opened {
                 container.warn();
@@ -237,7 +241,19 @@ fn plan_mirror(args: &DecompressArgs, out: &Path, plan: &mut Plan, exit: &mut Ex
                     plan.copies.push((input, output, len));
                     continue;
                 }
-                let Some(opened) = open_one(args, &input, exit)? else { continue };
+                let opened = match open(&input) {
+                    Err(error @ Error::NotAContainer { .. }) => {
+                        say(&format!("{error}; copied as it is"));
+                        // All of it is there in any case; else it may be what is left of a container.
+                        if len > 0 && !error.is_of_another_kind() {
+                            *exit = exit.and(Exit::of(&error));
+                        }
+                        plan.copies.push((input, output, len));
+                        continue;
+                    }
+                    opened => left_out(args, opened, exit)?,
+                };
+                let Some(opened) = opened else { continue };
                 let output = naming(&opened)(&output).unwrap_or(output);
                 plan.tasks.push(Task { input, output, raw_len: opened.raw_len(), mirror: true });
                 restored.insert(path.clone(), naming(&opened));
@@ -245,7 +261,7 @@ fn plan_mirror(args: &DecompressArgs, out: &Path, plan: &mut Plan, exit: &mut Ex
             Entry::Link { text, to, .. } => {
                 let naming = to.and_then(|to| restored.get(&to));
                 let named = |path: &Path| naming.and_then(|naming| naming(path));
-                plan.links.push((named(&output).unwrap_or(output), named(&text).unwrap_or(text)));
+                plan.links.push((input, named(&output).unwrap_or(output), named(&text).unwrap_or(text)));
             }
         }
     }

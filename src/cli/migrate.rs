@@ -1,6 +1,6 @@
 //! `bsfs migrate`
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs::Metadata;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -19,6 +19,7 @@ use clap::Args;
 
 use super::ahead::ImageSource;
 use super::base::BaseArg;
+use super::companions::Directories;
 use super::exit::Exit;
 use super::lease::{self, Halt, Held};
 use super::migrate_report::{Outcome, Summary, describe, show};
@@ -82,6 +83,7 @@ pub fn run(args: &MigrateArgs) -> Result<ExitCode> {
     let stop = out::stop_flag();
     let mut exit = Exit::Done;
     let tasks = plan(args, &mut exit)?;
+    let made = make_directories(args, &tasks)?;
     let halt = Halt::watch(stop)?;
     let tools =
         Tools { pool: parallel::pool(args.work.threads)?, engine: opened::engine(args.work.threads), halt: &halt };
@@ -102,7 +104,7 @@ pub fn run(args: &MigrateArgs) -> Result<ExitCode> {
             Ok(outcome) => outcome,
             Err(error) => {
                 let full = matches!(&error, Error::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull);
-                if full || tasks.len() == 1 || matches!(error, Error::Interrupted) {
+                if full || !args.input.is_dir() || matches!(error, Error::Interrupted) {
                     bar.done();
                     return Err(error);
                 }
@@ -121,9 +123,9 @@ pub fn run(args: &MigrateArgs) -> Result<ExitCode> {
         summary.files.push(outcome);
     }
     bar.done();
-    if !args.dry_run {
-        summary.freed_bytes += finish_directories(args, done)?;
-    }
+    let freed = if args.dry_run { Ok(0) } else { finish_directories(args, done) };
+    exit = exit.and(made.finish());
+    summary.freed_bytes += freed?;
     summary.seconds = started.elapsed().as_secs_f64();
     if args.work.json {
         out::print_json(&summary)?;
@@ -218,11 +220,20 @@ fn output_of(args: &MigrateArgs, is_dir: bool, input: &Path) -> Result<PathBuf> 
         let text = "its successor would have the same name; use --in-place, or -o for another place";
         return Err(Error::invalid(format!("{}: {text}", input.display())));
     }
-    if is_dir && args.output.is_some() && !args.dry_run {
-        let dir = shards::directory(&output);
-        longpath::create_dir_all(dir).map_err(Error::io("create directory", dir))?;
-    }
     Ok(output)
+}
+
+/// Makes the directories that hold the outputs of a directory.
+fn make_directories(args: &MigrateArgs, tasks: &[Task]) -> Result<Directories> {
+    let mut made = Directories::below(args.output.as_deref());
+    let Some(out) = args.output.as_deref().filter(|_| args.input.is_dir() && !args.dry_run) else { return Ok(made) };
+    let above = tasks.iter().flat_map(|task| shards::directory(&task.output).ancestors());
+    // In order of path, parents come first.
+    let needed: BTreeSet<&Path> = above.filter(|dir| dir.starts_with(out)).collect();
+    for dir in needed {
+        made.make(&args.input.join(dir.strip_prefix(out).unwrap_or(dir)), dir)?;
+    }
+    Ok(made)
 }
 
 /// What migrating takes.

@@ -11,7 +11,7 @@ use bsfs::sink::{AtomicFile, aside};
 use bsfs::source::{FileSource, Identity, ReadAt};
 use bsfs::{Error, Result};
 
-use super::out::with_bs;
+use super::out::{say, with_bs};
 use super::replaced::is_version;
 
 /// Name of the index that readers of plain shards look for.
@@ -79,7 +79,7 @@ impl Shards {
     }
 
     /// Writes the index of the plain shards into `dir`, unless it is there or there is one shard only. `total_size` is the
-    /// bytes of all tensors. Gives what was written.
+    /// bytes of all tensors. Gives what was written, which no more users may read than the index of BigSmall.
     pub fn write_plain(&self, dir: &Path, total_size: u64) -> Result<Option<PathBuf>> {
         let path = dir.join(PLAIN_INDEX);
         if self.index.shards().len() < 2 || longpath::symlink_metadata(&path).is_ok() {
@@ -87,6 +87,9 @@ impl Shards {
         }
         let text = self.index.weight_index(total_size, |shard| shown_name(shard).unwrap_or_else(|| shard.to_owned()));
         let mut file = AtomicFile::create(&path, false)?;
+        if let Some(attributes) = FileSource::open(&self.path)?.attributes()? {
+            file.narrow(&attributes)?.iter().for_each(|note| say(note));
+        }
         file.write_all(&text).map_err(Error::io("write", &path))?;
         file.publish()?;
         Ok(Some(path))

@@ -147,6 +147,8 @@ fn show(outcome: &Outcome) -> Result<()> {
 /// What is wrong with the shard indexes beside `files`.
 fn indexes(files: &[PathBuf]) -> Vec<Outcome> {
     let mut dirs: Vec<&Path> = files.iter().map(|file| directory(file)).collect();
+    // Files of a directory and of those below it lie among each other.
+    dirs.sort();
     dirs.dedup();
     let wrong = |dir: &Path| match Shards::of(dir) {
         Ok(None) => None,

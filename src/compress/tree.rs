@@ -5,7 +5,7 @@
 //! blobs, and snapshots that share them. What a link leads to elsewhere is taken in under the link's name, so that a snapshot
 //! alone becomes plain files. A link that leads nowhere is made again as it is.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque, hash_map};
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -39,7 +39,8 @@ pub enum Entry {
         path: PathBuf,
         /// What the link says, or would say to lead to its file below the root.
         text: PathBuf,
-        /// The path below the root of the file that it leads to; `None` for a directory, and for nothing.
+        /// The path below the root of the file that it leads to, of several hard links the one that the text names; `None`
+        /// for a directory, and for nothing.
         to: Option<PathBuf>,
     },
 }
@@ -73,6 +74,9 @@ pub struct Tree {
     pub errors: Vec<Error>,
 }
 
+/// The longest chain of links, as in the kernel.
+const MOST_LINKS: u32 = 40;
+
 /// Device and inode number.
 type Id = (u64, u64);
 
@@ -91,10 +95,12 @@ pub fn walk(root: &Path, leave_out: Option<&Path>) -> Result<Tree> {
         files: HashMap::new(),
         skipped: Vec::new(),
         made: Vec::new(),
+        to_files: Vec::new(),
     };
     links.directories.extend(id(root).map(|id| (id, PathBuf::new())));
     links.note(0, 0);
     links.follow();
+    links.name_targets();
     let Links { mut all, files, mut skipped, made, .. } = links;
 
     // What links of that name lead to are weights, whatever it is called.
@@ -132,6 +138,8 @@ struct Links<'a> {
     files: HashMap<Id, PathBuf>,
     skipped: Vec<String>,
     made: Vec<Entry>,
+    /// Links to files of the tree, and what they say.
+    to_files: Vec<(PathBuf, PathBuf, Id)>,
 }
 
 impl Links<'_> {
@@ -182,12 +190,14 @@ impl Links<'_> {
                 }
             } else if !meta.is_file() {
                 self.skipped.push(format!("{}: the link leads to neither a file nor a directory", full.display()));
-            } else if let Some(file) = self.files.get(&id) {
-                let (text, to) = (self.text(&path, text, id, file), Some(file.clone()));
-                self.made.push(Entry::Link { path, text, to });
             } else {
-                self.files.insert(id, path.clone());
-                self.all.files.push(Found { path, meta });
+                match self.files.entry(id) {
+                    hash_map::Entry::Occupied(_) => self.to_files.push((path, text, id)),
+                    hash_map::Entry::Vacant(first) => {
+                        first.insert(path.clone());
+                        self.all.files.push(Found { path, meta });
+                    }
+                }
             }
         }
     }
@@ -216,6 +226,34 @@ impl Links<'_> {
         let paths = links.iter().map(|link| link.path.clone()).collect();
         self.all.links.extend(links);
         paths
+    }
+
+    /// Finds out which name of its file each link leads to. Not before all directories that links lead to were taken in.
+    fn name_targets(&mut self) {
+        let listed: HashMap<&Path, Id> = self.all.files.iter().map(|file| (&*file.path, file.id())).collect();
+        let links: HashSet<&Path> = self.all.links.iter().map(|link| &*link.path).collect();
+        for (path, text, id) in std::mem::take(&mut self.to_files) {
+            let Some(first) = self.files.get(&id) else { continue };
+            let (mut at, mut steps) = (path.clone(), 0);
+            let (to, known) = loop {
+                match self.next(&at) {
+                    Some(next) if listed.get(&*next) == Some(&id) => break (next, true),
+                    Some(next) if links.contains(&*next) && steps < MOST_LINKS => (at, steps) = (next, steps + 1),
+                    // Out of the tree, from where the last of these links leads to the first name.
+                    _ => break (first.clone(), steps > 0),
+                }
+            };
+            let text = if known { self.text(&path, text, id, &to) } else { relative(&path, &to) };
+            self.made.push(Entry::Link { path, text, to: Some(to) });
+        }
+    }
+
+    /// Where the link `link` leads to, in one step: a path below the root, if its directory is in the tree.
+    fn next(&self, link: &Path) -> Option<PathBuf> {
+        let full = self.root.join(link);
+        let there = longpath::directory(&full).join(longpath::read_link(&full).ok()?);
+        let meta = longpath::metadata(longpath::directory(&there)).ok()?;
+        Some(self.directories.get(&(meta.dev(), meta.ino()))?.join(there.file_name()?))
     }
 
     /// What the link `path` is to say so that it leads to `to` in a mirror of the tree: what it says, if that stays in the tree.

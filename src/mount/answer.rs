@@ -29,6 +29,9 @@ impl Answer {
     /// Answers, on the thread that has the bytes.
     pub(super) fn give(self, result: Result<Data>) {
         let Some(reply) = self.pending.take() else { return };
+        // The handle may be closed once its reader has the answer.
+        let asked = self.pending.asked();
+        let file = self.guard.slow.keeps(asked.elapsed()).then(|| self.name());
         let mut replying = Duration::ZERO;
         match self.guard.answer("read", result) {
             Ok(data) => {
@@ -40,25 +43,20 @@ impl Answer {
             }
             Err(errno) => reply.error(errno),
         }
-        self.count(Cost::last(), replying);
-    }
-
-    /// `cost` and `replying` are what is known of this read.
-    fn count(&self, cost: Cost, replying: Duration) {
         let now = Instant::now();
-        let took = now.duration_since(self.pending.asked());
+        let took = now.duration_since(asked);
         self.guard.meter.request("read", took);
-        self.guard.slow.add(now, took, || self.describe(took, why(took, cost, replying)));
-    }
-
-    fn describe(&self, took: Duration, why: &str) -> SlowRead {
-        SlowRead {
-            file: self.vfs.name_of(self.handle),
+        self.guard.slow.add(now, took, || SlowRead {
+            file: file.unwrap_or_else(|| self.name()),
             offset: self.offset,
             length: self.size,
             seconds: took.as_secs_f64(),
-            why: why.to_owned(),
+            why: why(took, Cost::last(), replying).to_owned(),
             ago: 0,
-        }
+        });
+    }
+
+    fn name(&self) -> String {
+        self.vfs.name_of(self.handle)
     }
 }

@@ -58,6 +58,11 @@ impl Default for Slow {
 }
 
 impl Slow {
+    /// Whether a read that takes at least `took` is likely one of the slowest.
+    pub(super) fn keeps(&self, took: Duration) -> bool {
+        took >= LEAST && u64::try_from(took.as_nanos()).is_ok_and(|nanos| nanos > self.floor.load(Ordering::Relaxed))
+    }
+
     /// A read was answered after `took`, at `now`; `describe` is called if it is one of the slowest.
     pub(super) fn add(&self, now: Instant, took: Duration, describe: impl FnOnce() -> SlowRead) {
         let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);

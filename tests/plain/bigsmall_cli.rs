@@ -395,7 +395,34 @@ fn shards_are_migrated_as_a_whole() {
     // A shard that is missing is damage.
     copy(&fixtures().join("sharded-2.0.1"), &dir.join("half"));
     fs::remove_file(dir.join("half/model-00002-of-00002.bs")).unwrap();
+    // Once, also where the directory's containers lie on both sides of another's.
+    fs::create_dir(dir.join("half/n")).unwrap();
+    for name in ["n/m.bs", "z.bs"] {
+        fs::copy(fixtures().join("big-4.0.0.bs"), dir.join("half").join(name)).unwrap();
+    }
     fails(dir, 1, &["verify", "half"], &["half/bigsmall.index.json", "model-00002-of-00002.bs, which is not there"]);
+}
+
+#[test]
+fn what_is_made_of_shards_in_a_closed_directory_is_as_closed() {
+    use std::os::unix::fs::PermissionsExt;
+    let bench = Bench::new();
+    let dir = &bench.dir;
+    let close = |path: &str, mode| fs::set_permissions(dir.join(path), fs::Permissions::from_mode(mode)).unwrap();
+    copy(&fixtures().join("sharded-4.0.0"), &dir.join("theirs/sub/model"));
+    fs::remove_file(dir.join("theirs/sub/model/config.json")).unwrap();
+    close("theirs/sub/model/bigsmall.index.json", 0o600);
+    close("theirs/sub", 0o700);
+    for verb in ["migrate", "decompress"] {
+        ok(dir, &[verb, "theirs", "-o", verb]);
+        let mode = |path: &str| {
+            let path = dir.join(verb).join(path);
+            fs::metadata(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display())).permissions().mode() & 0o777
+        };
+        assert_eq!(mode("sub"), 0o700, "{verb}");
+        assert_eq!(mode("sub/model/model.safetensors.index.json"), 0o600, "{verb}");
+    }
+    ok(dir, &["verify", "migrate"]);
 }
 
 #[test]

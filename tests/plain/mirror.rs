@@ -42,7 +42,7 @@ fn held(root: &Path) -> Held {
         let meta = longpath::symlink_metadata(&path).unwrap();
         let time = (meta.mtime(), meta.mtime_nsec());
         let about = if meta.is_symlink() {
-            ('l', 0, (0, 0), longpath::read_link(&path).unwrap().as_os_str().as_bytes().to_vec())
+            ('l', 0, time, longpath::read_link(&path).unwrap().as_os_str().as_bytes().to_vec())
         } else if meta.is_dir() {
             left.extend(longpath::names(&path).unwrap().into_iter().map(|name| below.join(name)));
             ('d', meta.mode() & 0o7777, time, Vec::new())
@@ -139,7 +139,7 @@ impl Tree {
         }
         for (n, path) in tree.directories.clone().into_iter().enumerate().rev() {
             let directory = File::open(root.join(path)).unwrap();
-            let mode = *tree.one(&[0o755, 0o700, 0o775, 0o555]);
+            let mode = *tree.one(&[0o755, 0o700, 0o775, 0o555, 0o1777, 0o2775]);
             directory.set_permissions(fs::Permissions::from_mode(mode)).unwrap();
             directory.set_modified(UNIX_EPOCH + Duration::new(1_400_000_000 + n as u64, 123)).unwrap();
         }
@@ -159,9 +159,23 @@ impl Tree {
         let way: PathBuf = up.chain([target.as_path()]).collect();
         let way = if self.pick(8) == 0 { PathBuf::from("../nowhere/at all") } else { way };
         let way = if way.as_os_str().is_empty() { PathBuf::from(".") } else { way };
-        symlink(way, self.root.join(&path)).unwrap();
+        let at = self.root.join(&path);
+        symlink(way, &at).unwrap();
+        date(&at, 1_300_000_000 + self.links.len() as i64);
         self.links.push(path);
     }
+}
+
+/// Sets the modification time of a name, if it is a link of the link itself.
+fn date(path: &Path, seconds: i64) {
+    use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
+    let time = Timespec { tv_sec: seconds, tv_nsec: 456 };
+    let times = Timestamps { last_access: time, last_modification: time };
+    utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).unwrap();
+}
+
+fn mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
 }
 
 #[test]
@@ -396,4 +410,217 @@ fn an_input_that_reads_longer_or_shorter_than_stat_says_is_refused_with_both_len
     fs::write(dir.join("m/a.safetensors"), safetensors(1, 1000)).unwrap();
     ends(dir, 0, &["compress", "m", "-o", "packed"]);
     assert_eq!(fs::read(dir.join("packed/version")).unwrap(), version);
+}
+
+#[test]
+fn a_link_to_one_of_several_names_of_a_file_leads_to_that_name() {
+    let bench = Bench::new();
+    let (dir, tree) = (&bench.dir, bench.dir.join("tree"));
+    fs::create_dir_all(tree.join("d")).unwrap();
+    fs::create_dir(dir.join("outside")).unwrap();
+    let raw = safetensors(1, 20_000);
+    fs::write(tree.join("a.safetensors"), &raw).unwrap();
+    // The names are in the order in which they are found: what is packed comes first, and what is copied does.
+    for name in ["tree/b.bin", "tree/A.bin", "tree/d/c.bin", "tree/d/c.safetensors", "outside/o.bin"] {
+        fs::hard_link(tree.join("a.safetensors"), dir.join(name)).unwrap();
+    }
+    for (name, text) in [
+        ("to-packed", "a.safetensors"),
+        ("to-copied", "b.bin"),
+        ("to-first", "A.bin"),
+        ("to-link", "to-copied"),
+        ("by-link", "e/c.bin"),
+        ("by-link-packed", "e/c.safetensors"),
+        ("d/up", "../b.bin"),
+        ("e", "d"),
+        // To be found only once the directory was taken in.
+        ("f", "x/o.bin"),
+        ("x", "../outside"),
+    ] {
+        symlink(text, tree.join(name)).unwrap();
+    }
+    ends(dir, 0, &["compress", "tree", "-o", "packed"]);
+    for (name, text) in [
+        ("to-packed.bs", "a.safetensors.bs"),
+        ("to-copied", "b.bin"),
+        ("to-link", "to-copied"),
+        ("by-link", "e/c.bin"),
+        ("by-link-packed.bs", "e/c.safetensors.bs"),
+        ("f", "x/o.bin"),
+    ] {
+        let link = dir.join("packed").join(name);
+        assert_eq!(fs::read_link(&link).unwrap(), Path::new(text), "{name}");
+        assert!(link.is_file(), "{name} leads nowhere");
+    }
+    ends(dir, 0, &["decompress", "packed", "-o", "back"]);
+    // The directory that the link leads to, out of the tree, was taken in.
+    fs::remove_file(tree.join("x")).unwrap();
+    fs::rename(dir.join("outside"), tree.join("x")).unwrap();
+    let (mut before, mut back) = (held(&tree), held(&dir.join("back")));
+    [&mut before, &mut back].iter_mut().for_each(|held| held.get_mut(Path::new("")).unwrap().2 = (0, 0));
+    assert_same(&before, &back, "hard links");
+}
+
+#[test]
+fn what_only_ends_like_a_container_comes_back_and_containers_are_told() {
+    let bench = Bench::new();
+    let (dir, tree) = (&bench.dir, bench.dir.join("tree"));
+    fs::create_dir(&tree).unwrap();
+    fs::write(tree.join("m.safetensors"), safetensors(1, 20_000)).unwrap();
+    let note = "Größen dieser Dateien\n".as_bytes();
+    for (name, bytes) in
+        [("note.bs", note), ("short.bs", b"x"), ("empty.bsr", b""), ("zip.bs", b"PK\x03\x04\0\0\0\0\0")]
+    {
+        fs::write(tree.join(name), bytes).unwrap();
+    }
+    symlink("note.bs", tree.join("link.bs")).unwrap();
+    let what = ends(dir, 0, &["compress", "tree", "-o", "packed"]);
+    assert!(!what.contains("container"), "{what}");
+    let what = ends(dir, 0, &["decompress", "packed", "-o", "back"]);
+    assert!(what.contains("note.bs: not a bsfs container") && what.contains("copied as it is"), "{what}");
+    assert_same(&held(&tree), &held(&dir.join("back")), "companions");
+
+    // What may be left of a container is given back too, and is an error.
+    fs::write(tree.join("zeros.bs"), [0; 4096]).unwrap();
+    ends(dir, 0, &["compress", "tree", "-o", "packed-2"]);
+    ends(dir, 65, &["decompress", "packed-2", "-o", "back-2"]);
+    assert_same(&held(&tree), &held(&dir.join("back-2")), "zeros");
+
+    fs::write(tree.join("already"), b"packed before").unwrap();
+    ends(dir, 0, &["compress", "tree/already"]);
+    fs::remove_file(tree.join("already")).unwrap();
+    let what = ends(dir, 0, &["compress", "tree", "-o", "packed-3"]);
+    let told: Vec<&str> = what.lines().filter(|line| line.contains("unpacked when")).collect();
+    assert!(told.len() == 1 && told[0].contains("tree/already.bs is a container already"), "{what}");
+    fs::copy(tree.join("already.bs"), tree.join("more.bs")).unwrap();
+    let what = ends(dir, 0, &["compress", "tree", "-o", "packed-4"]);
+    assert!(what.contains("and 1 others are containers already"), "{what}");
+}
+
+/// An access list as its extended attribute has it, with what user 7 may do.
+fn list(owner: u16, user: u16, group: u16) -> Vec<u8> {
+    let entries =
+        [(1, owner, u32::MAX), (2, user, 7), (4, group, u32::MAX), (16, user | group, u32::MAX), (32, 0, u32::MAX)];
+    let entry =
+        |(tag, may, id): (u16, u16, u32)| [&tag.to_le_bytes()[..], &may.to_le_bytes(), &id.to_le_bytes()].concat();
+    [&2_u32.to_le_bytes()[..], &entries.map(entry).concat()].concat()
+}
+
+#[test]
+fn directories_keep_their_special_bits_and_lists_and_are_never_wider() {
+    use rustix::fs::{XattrFlags, getxattr, setxattr};
+    const ACCESS: &str = "system.posix_acl_access";
+    const DEFAULT: &str = "system.posix_acl_default";
+    let bench = Bench::new();
+    let (dir, tree) = (&bench.dir, bench.dir.join("tree"));
+    for (name, bits) in [("sticky", 0o1777), ("group", 0o2775), ("list", 0o700), ("default", 0o750), ("private", 0o750)]
+    {
+        fs::create_dir_all(tree.join(name)).unwrap();
+        fs::write(tree.join(name).join("m.safetensors"), safetensors(1, 1000)).unwrap();
+        mode(&tree.join(name), bits);
+    }
+    mode(&tree, 0o750);
+    let open = dir.join("open");
+    fs::create_dir(&open).unwrap();
+    for (path, name, list) in [
+        (tree.join("list"), ACCESS, list(7, 5, 0)),
+        (tree.join("default"), DEFAULT, list(7, 5, 5)),
+        (open.clone(), DEFAULT, list(7, 7, 7)),
+    ] {
+        if let Err(error) = setxattr(&path, name, &list, XattrFlags::empty()) {
+            return crate::common::skip(&format!("no access lists in {}: {error}", path.display()));
+        }
+    }
+    let lists = |root: &str| {
+        let of = |below: &str, name: &str| {
+            let mut value = vec![0; 1000];
+            let len = getxattr(dir.join(root).join(below), name, &mut value[..]).unwrap_or(0);
+            value.truncate(len);
+            value
+        };
+        ["", "sticky", "group", "list", "default", "private"].map(|below| (of(below, ACCESS), of(below, DEFAULT)))
+    };
+    // Into a directory whose default list lets user 7 do everything.
+    ends(dir, 0, &["compress", "tree", "-o", "open/packed"]);
+    ends(dir, 0, &["decompress", "open/packed", "-o", "open/back"]);
+    assert_same(&held(&tree), &held(&open.join("back")), "special bits");
+    assert_eq!(lists("tree"), lists("open/packed"));
+    assert_eq!(lists("tree"), lists("open/back"));
+    // While they are filled, which for shares has no end, they allow what the input allows.
+    ends(dir, 0, &["compress", "tree", "-o", "open/shared", "--shard", "0/1"]);
+    assert_eq!(lists("tree"), lists("open/shared"));
+    for below in ["", "sticky", "group", "list", "default", "private"] {
+        let bits = |root: &Path| fs::metadata(root.join(below)).unwrap().mode() & 0o7777;
+        assert_eq!(bits(&open.join("shared")), bits(&tree), "{below}");
+    }
+}
+
+#[test]
+fn no_link_below_the_output_is_followed() {
+    let bench = Bench::new();
+    let dir = &bench.dir;
+    for sub in ["tree/sub", "theirs/sub", "else"] {
+        fs::create_dir_all(dir.join(sub)).unwrap();
+    }
+    fs::write(dir.join("tree/sub/m.safetensors"), safetensors(1, 20_000)).unwrap();
+    ends(dir, 0, &["compress", "tree", "-o", "packed"]);
+    ends(dir, 0, &["export", "tree/sub/m.safetensors", "--format", "bigsmall", "-o", "theirs/sub/m.bs"]);
+    for (verb, input) in [("compress", "tree"), ("decompress", "packed"), ("migrate", "theirs")] {
+        let out = dir.join(verb);
+        fs::create_dir(&out).unwrap();
+        symlink("../else", out.join("sub")).unwrap();
+        let what = ends(dir, 2, &[verb, input, "-o", verb]);
+        assert!(what.contains("sub: a link where a directory is to be written"), "{what}");
+        assert!(longpath::names(&dir.join("else")).unwrap().is_empty());
+        // What the user names may be a link, and what is there stays.
+        fs::remove_file(out.join("sub")).unwrap();
+        fs::create_dir(out.join("sub")).unwrap();
+        mode(&out.join("sub"), 0o711);
+        symlink(verb, dir.join("named")).unwrap();
+        ends(dir, 0, &[verb, input, "-o", "named"]);
+        assert_eq!(longpath::names(&out.join("sub")).unwrap().len(), 1, "{verb}");
+        assert_eq!(fs::metadata(out.join("sub")).unwrap().mode() & 0o777, 0o711);
+        fs::remove_file(dir.join("named")).unwrap();
+    }
+}
+
+#[test]
+fn one_file_that_fails_leaves_a_mirror_with_its_links_and_directories() {
+    let bench = Bench::new();
+    let (dir, tree) = (&bench.dir, bench.dir.join("tree"));
+    mode(dir, 0o777);
+    fs::create_dir_all(tree.join("sub")).unwrap();
+    fs::write(tree.join("sub/m.safetensors"), safetensors(1, 100_000)).unwrap();
+    symlink("sub/m.safetensors", tree.join("link")).unwrap();
+    symlink("nowhere", tree.join("dangling")).unwrap();
+    let close = |root: &Path, bits| {
+        for (n, path) in ["", "sub"].iter().enumerate() {
+            mode(&root.join(path), bits);
+            date(&root.join(path), 1_400_000_000 + n as i64);
+        }
+    };
+    close(&tree, 0o555);
+    ends(dir, 0, &["compress", "tree", "-o", "packed"]);
+    let container = dir.join("packed/sub/m.safetensors.bs");
+    let mut bytes = fs::read(&container).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&container, bytes).unwrap();
+    close(&dir.join("packed"), 0o555);
+    let is_whole = |root: &str, without: &str, what: &str| {
+        let (mut expected, got) = (held(&tree), held(&dir.join(root)));
+        expected.remove(Path::new(without)).unwrap();
+        assert_same(&expected, &got, what);
+    };
+    ends(dir, 65, &["decompress", "packed", "-o", "back"]);
+    is_whole("back", "sub/m.safetensors", "decompress");
+
+    // The only thing to do.
+    ["link", "dangling"].iter().for_each(|link| fs::remove_file(tree.join(link)).unwrap());
+    mode(&tree.join("sub/m.safetensors"), 0);
+    // Without rights of the group, which is another for the user who runs it.
+    close(&tree, 0o505);
+    let output = as_nobody(dir, &["compress", "tree", "-o", "none"]);
+    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+    is_whole("none", "sub/m.safetensors", "compress");
 }
