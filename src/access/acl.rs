@@ -157,6 +157,13 @@ impl Acl {
         self.masked_groups().fold(users & self.group_permissions() & self.other, |least, (_, of)| least & of)
     }
 
+    /// The list of a file that could not be given its group. Members of that group are among the others now.
+    pub(super) fn without_group(mut self, uid: u32) -> Self {
+        self.other &= self.least(uid);
+        self.group = 0;
+        self
+    }
+
     /// What every named user has.
     fn named_least(&self, uid: u32) -> u16 {
         let users = self.masked_users().filter(|(user, _)| ![0, uid].contains(user));

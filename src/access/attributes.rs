@@ -87,7 +87,7 @@ impl Attributes {
             rustix::fs::fchown(file, Some(uid), Some(gid)).is_ok() || rustix::fs::fchown(file, None, Some(gid)).is_ok();
         let mut acl = self.acl.clone().unwrap_or_else(|| Acl::of_mode(self.mode));
         if !group {
-            acl.group = 0;
+            acl = acl.without_group(self.uid);
         }
         self.set(file, acl, group, lose)?;
         for (name, value) in &self.others {
@@ -135,6 +135,14 @@ impl Attributes {
         self.set(directory, acl, self.gid == gid, &mut |_, _| Ok(()))
     }
 
+    /// The same with all permissions for the owner.
+    #[must_use]
+    pub fn open_to_owner(mut self) -> Self {
+        self.mode |= 0o700;
+        self.acl = self.acl.map(|acl| Acl { owner: 7, ..acl });
+        self
+    }
+
     /// Sets permission bits and list, and the default list of a directory. `group` is whether the file's group is that of these.
     fn set(
         &self,
@@ -168,7 +176,7 @@ impl Attributes {
             set => set?,
         }
         if meta.is_dir() {
-            let default = self.default.clone().map(|of| Acl { group: if group { of.group } else { 0 }, ..of });
+            let default = self.default.clone().map(|of| if group { of } else { of.without_group(self.uid) });
             set_default(file, default.as_ref()).or_else(|e| lose(format!("default {ACCESS_LIST}"), e))?;
         }
         Ok(())
