@@ -87,14 +87,18 @@ impl AtomicFile {
         };
         let (file, temporary) = create(MODE)?;
         let by_itself = Attributes::of(&file);
-        rustix::fs::unlinkat(directory, &temporary, AtFlags::empty())?;
+        // Another process may have taken it for one that was left behind.
+        rustix::fs::unlinkat(directory, &temporary, AtFlags::empty()).or_else(|e| match e {
+            Errno::NOENT => Ok(()),
+            e => Err(e),
+        })?;
         let by_itself = by_itself?;
         for _ in 0..TRIES {
             let (file, temporary) = create(Mode::RUSR | Mode::WUSR)?;
             let (directory, temporary) = (directory.try_clone()?, Some(temporary));
             let by_itself = Some(by_itself.clone());
             let made = Self { file, path: path.into(), directory, name: name.into(), replace, temporary, by_itself };
-            // Before it was locked, another process may have taken it for one that was left behind.
+            // So may this one have been, before it was locked.
             if temporary::lock(&made.file) && made.leads_here() {
                 return Ok(made);
             }
@@ -272,7 +276,7 @@ pub fn symlink(text: &Path, path: &Path, replace: bool) -> Result<()> {
         Errno::EXIST => Error::Exists { path: path.into() },
         e => Error::io("create", path)(e.into()),
     };
-    let place = Place::of(path)?;
+    let place = Place::of_link(path)?;
     place.check(path)?;
     let (directory, name) = longpath::parent(path).map_err(Error::io("create", path))?;
     if place == Place::Free || !replace {
@@ -286,13 +290,36 @@ pub fn symlink(text: &Path, path: &Path, replace: bool) -> Result<()> {
     })
 }
 
+/// Gives the file `from` the name `path` as well, in place of the file that has it.
+///
+/// # Errors
+/// [`Error::Invalid`] for what no file may replace, [`Error::Io`] when the system refuses.
+pub fn hard_link_over(from: &Path, path: &Path) -> Result<()> {
+    Place::of(path)?.check(path)?;
+    let failed = |e: io::Error| Error::io("create", path)(e);
+    let (directory, name) = longpath::parent(path).map_err(failed)?;
+    let temporary = temporary::name(&name);
+    longpath::hard_link(from, &path.with_file_name(&temporary)).map_err(failed)?;
+    rustix::fs::renameat(&directory, &temporary, &directory, &name).map_err(|e| {
+        let _ = rustix::fs::unlinkat(&directory, &temporary, AtFlags::empty());
+        failed(e.into())
+    })
+}
+
 /// Renames within a directory, never over another file.
 fn rename(directory: BorrowedFd<'_>, from: &OsStr, to: &OsStr) -> rustix::io::Result<()> {
     match rustix::fs::renameat_with(directory, from, directory, to, RenameFlags::NOREPLACE) {
         // File systems without RENAME_NOREPLACE: a link does not replace either.
         Err(Errno::INVAL | Errno::NOSYS) => {
-            rustix::fs::linkat(directory, from, directory, to, AtFlags::empty())?;
-            rustix::fs::unlinkat(directory, from, AtFlags::empty())
+            match rustix::fs::linkat(directory, from, directory, to, AtFlags::empty()) {
+                Ok(()) => rustix::fs::unlinkat(directory, from, AtFlags::empty()),
+                // Nor have they links: a look and a rename.
+                Err(Errno::PERM | Errno::NOSYS | Errno::OPNOTSUPP) => match temporary::is_name(directory, to) {
+                    true => Err(Errno::EXIST),
+                    false => rustix::fs::renameat(directory, from, directory, to),
+                },
+                Err(e) => Err(e),
+            }
         }
         renamed => renamed,
     }

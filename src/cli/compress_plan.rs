@@ -241,7 +241,8 @@ pub fn check_outputs(tasks: &[Task], force: bool) -> Result<()> {
         if seen.insert(output, ()).is_some() {
             return Err(Error::invalid(format!("{}: two inputs would be written to it", output.display())));
         }
-        if out::is_there(output)? && !force {
+        let is_there = if matches!(task, Task::Link { .. }) { out::is_there_for_link } else { out::is_there };
+        if is_there(output)? && !force {
             return Err(Error::Exists { path: output.to_path_buf() });
         }
     }

@@ -102,7 +102,15 @@ pub fn is_container(path: &Path) -> bool {
 /// # Errors
 /// [`Error::Invalid`] when it is no regular file, which is never replaced.
 pub fn is_there(output: &Path) -> Result<bool> {
-    let place = Place::of(output)?;
+    occupied(output, Place::of(output)?)
+}
+
+/// The same of a link that is to be made there.
+pub fn is_there_for_link(output: &Path) -> Result<bool> {
+    occupied(output, Place::of_link(output)?)
+}
+
+fn occupied(output: &Path, place: Place) -> Result<bool> {
     place.check(output)?;
     Ok(place != Place::Free)
 }

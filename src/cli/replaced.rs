@@ -242,6 +242,10 @@ fn finish(
     for other in group.names.iter().filter_map(|name| successor(name)).filter(|other| other != output) {
         let version = match longpath::symlink_metadata(&other) {
             Ok(meta) if is_version(proven, &meta) => proven,
+            Ok(_) if tools.force => {
+                bsfs::sink::hard_link_over(output, &other)?;
+                proven
+            }
             Ok(_) => prove(&other)?,
             Err(_) => {
                 longpath::hard_link(output, &other).map_err(Error::io("create", &other))?;

@@ -7,10 +7,10 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, Metadata};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, FlockOperation, RenameFlags};
+use rustix::fs::{AtFlags, FlockOperation, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use super::{AtomicFile, rename, temporary};
@@ -84,7 +84,7 @@ impl<'a> Aside<'a> {
         match rustix::fs::renameat_with(&directory, &name, &directory, &aside, RenameFlags::NOREPLACE) {
             // A link in place of a rename would leave the name, which another file might then have got. The name aside is nobody
             // else's.
-            Err(Errno::INVAL | Errno::NOSYS) if !exists(directory.as_fd(), &aside) => {
+            Err(Errno::INVAL | Errno::NOSYS) if !temporary::is_name(directory.as_fd(), &aside) => {
                 rustix::fs::renameat(&directory, &name, &directory, &aside)
             }
             Err(Errno::INVAL | Errno::NOSYS) => Err(Errno::EXIST),
@@ -127,10 +127,6 @@ impl Drop for Aside<'_> {
     }
 }
 
-fn exists(directory: BorrowedFd<'_>, name: &OsStr) -> bool {
-    rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW).is_ok()
-}
-
 fn in_the_way(path: &Path) -> Error {
     let (path, aside) = (path.display(), aside_path(path));
     Error::invalid(format!(
@@ -160,7 +156,7 @@ impl AtomicFile {
         check(&path)?;
         self.finish()?;
         let aside = aside_of(&self.name);
-        if exists(self.directory.as_fd(), &aside) {
+        if temporary::is_name(self.directory.as_fd(), &aside) {
             return Err(in_the_way(&path));
         }
         self.rename_to(aside.clone()).map_err(failed)?;
@@ -209,7 +205,7 @@ pub fn heal(aside: &Path) -> Result<Healed> {
     let Some(origin) = origin(aside) else { return Ok(Healed::InUse) };
     let failed = |e: io::Error| Error::io("put back", aside)(e);
     let (directory, name) = longpath::parent(aside).map_err(failed)?;
-    let Some(file) = temporary::open(directory.as_fd(), &name) else {
+    let Some(file) = temporary::open(directory.as_fd(), &name, OFlags::RDONLY) else {
         return Err(failed(io::ErrorKind::PermissionDenied.into()));
     };
     if !is_free(&file) || temporary::leads_to(directory.as_fd(), &name, &file) != Ok(true) {

@@ -54,6 +54,17 @@ impl Place {
         }
     }
 
+    /// Looks at `path` itself, as the place of a link: a link to a directory is replaced as well as one to a file.
+    ///
+    /// # Errors
+    /// As [`of`](Place::of).
+    pub fn of_link(path: &Path) -> Result<Self> {
+        match longpath::symlink_metadata(path) {
+            Ok(meta) if meta.is_symlink() => Ok(Self::File),
+            _ => Self::of(path),
+        }
+    }
+
     fn of_type(file_type: FileType) -> Self {
         if file_type.is_dir() {
             Self::Directory

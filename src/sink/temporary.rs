@@ -67,12 +67,16 @@ pub fn is_abandoned(file: impl AsFd) -> bool {
     rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive).is_ok()
 }
 
-/// Opens a file of a directory to look at its lock: for writing if that is allowed, since network file systems want it.
-pub fn open(directory: BorrowedFd<'_>, name: &OsStr) -> Option<File> {
+/// Opens a regular file of a directory to look at its lock.
+pub fn open(directory: BorrowedFd<'_>, name: &OsStr, access: OFlags) -> Option<File> {
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let open = |access| rustix::fs::openat(directory, name, flags | access, Mode::empty());
-    let file = File::from(open(OFlags::RDWR).or_else(|_| open(OFlags::RDONLY)).ok()?);
+    let file = File::from(rustix::fs::openat(directory, name, flags | access, Mode::empty()).ok()?);
     file.metadata().is_ok_and(|meta| meta.is_file()).then_some(file)
+}
+
+/// Whether a directory has this name.
+pub fn is_name(directory: BorrowedFd<'_>, name: &OsStr) -> bool {
+    rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW).is_ok()
 }
 
 /// Whether a name of a directory leads to this file.
@@ -103,7 +107,9 @@ pub fn sweep(directory: &OwnedFd) {
 fn sweep_one(directory: BorrowedFd<'_>, name: &OsStr) {
     let Some((boot, pid)) = origin(name) else { return };
     let of_this_boot = *BOOT != "0" && boot == *BOOT;
-    let Some(file) = open(directory, name) else {
+    // For writing if that is allowed, since network file systems want it for a lock.
+    let file = open(directory, name, OFlags::RDWR).or_else(|| open(directory, name, OFlags::RDONLY));
+    let Some(file) = file else {
         // A link has no lock. Its process is of this boot, so its number tells whether it lives.
         let is_link = rustix::fs::readlinkat(directory, name, Vec::new()).is_ok();
         let process = rustix::process::Pid::from_raw(pid);

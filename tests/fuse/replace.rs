@@ -320,6 +320,23 @@ fn a_hub_cache_keeps_its_links_and_hard_links_stay_one_file() {
     assert_eq!(fs::read(model.join("snapshots/aa/model.safetensors")).unwrap(), raw);
     assert_eq!(fs::read(model.join("y.safetensors")).unwrap(), other);
 
+    // Containers of another version lie at both names: they are replaced if that is asked for.
+    for name in ["x", "y"] {
+        fs::write(bench.dir.join("other.safetensors"), safetensors(3, 1000)).unwrap();
+        ends(&bench.dir, 0, &["compress", "other.safetensors", "-o", &format!("models--o--n/{name}.safetensors.bs")]);
+    }
+    ends(
+        &bench.dir,
+        2,
+        &["compress", "models--o--n/x.safetensors", "models--o--n/y.safetensors", "--replace", "--yes"],
+    );
+    let both = ["models--o--n/x.safetensors", "models--o--n/y.safetensors"];
+    ends(&bench.dir, 0, &[&["compress", "--replace", "--yes", "--force"][..], &both].concat());
+    assert_eq!(inode("x.safetensors.bs"), inode("y.safetensors.bs"));
+    assert_eq!(held(&model.join("y.safetensors.bs")).unwrap(), other);
+    ends(&bench.dir, 0, &["decompress", "models--o--n", "--replace", "--yes"]);
+    assert_eq!(below(&model), before);
+
     // Half of a hard link is elsewhere.
     fs::hard_link(model.join("x.safetensors"), bench.dir.join("elsewhere")).unwrap();
     let said = ends(&bench.dir, 0, &["compress", "models--o--n", "--replace", "--yes"]);
