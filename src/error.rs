@@ -231,6 +231,12 @@ impl fmt::Display for Damage {
 }
 
 impl Error {
+    /// Whether the disk is full, which every further file would meet as well.
+    #[must_use]
+    pub fn is_storage_full(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull)
+    }
+
     /// Whether the file is known to be something else than a container that was damaged: a plain file, a page of HTML, a text.
     #[must_use]
     pub fn is_of_another_kind(&self) -> bool {

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -40,10 +41,10 @@ pub struct Bases {
     repeated: Repeated,
 }
 
-/// A file that the user named, and its canonical path.
+/// A file that the user named.
 struct Named {
     source: Arc<BaseSource>,
-    real: PathBuf,
+    id: Option<(u64, u64)>,
 }
 
 impl Bases {
@@ -59,9 +60,7 @@ impl Bases {
         let finder = arg.finder(Path::new(""))?;
         let (inside, replaced) = match arg.base.is_empty() {
             true => (HashSet::new(), HashSet::new()),
-            false => {
-                (inputs.iter().filter_map(|p| real(p)).collect(), outputs.iter().filter_map(|p| real(p)).collect())
-            }
+            false => (inputs.iter().filter_map(|p| id(p)).collect(), outputs.iter().filter_map(|p| id(p)).collect()),
         };
         let mut bases = Self {
             named: Vec::new(),
@@ -78,7 +77,7 @@ impl Bases {
         let open = |path: &Path| base(engine, &finder, path, &replaced);
         for path in &arg.base {
             if !longpath::is_dir(path) {
-                bases.add(path, open(path)?)?;
+                bases.add(path, open(path)?);
                 continue;
             }
             let before = bases.named.len();
@@ -86,11 +85,11 @@ impl Bases {
             bases.left_out = bases.left_out.and(left_out);
             for file in found {
                 // A directory may hold what is compressed, too.
-                if real(&file).is_none_or(|file| inside.contains(&file)) {
+                if id(&file).is_none_or(|file| inside.contains(&file)) {
                     continue;
                 }
                 match open(&file) {
-                    Ok(base) => bases.add(&file, base)?,
+                    Ok(base) => bases.add(&file, base),
                     Err(error) => {
                         say(&format!("{error}; left out"));
                         // What is read and is no base is no failure of the run.
@@ -112,11 +111,9 @@ impl Bases {
         self.left_out
     }
 
-    fn add(&mut self, path: &Path, (base, depth): (BaseSource, usize)) -> Result<()> {
-        let real = std::fs::canonicalize(path).map_err(Error::io("open", path))?;
-        self.named.push(Named { source: Arc::new(base), real });
+    fn add(&mut self, path: &Path, (base, depth): (BaseSource, usize)) {
+        self.named.push(Named { source: Arc::new(base), id: id(path) });
         self.depth = self.depth.max(depth + 1);
-        Ok(())
     }
 
     /// Looks for tensors that occur several times: in each input, and with `across` also in several inputs, so that they are
@@ -162,8 +159,8 @@ impl Bases {
     /// What an input is compressed against. A base that is an input itself is stored whole: no other file has its bytes when the
     /// originals are gone.
     pub fn of(&self, input: &Path) -> Result<Against> {
-        let own = if self.named.is_empty() { None } else { real(input) };
-        let others = self.named.iter().filter(|base| Some(&base.real) != own.as_ref());
+        let own = if self.named.is_empty() { None } else { id(input) };
+        let others = self.named.iter().filter(|base| own.is_none() || base.id != own);
         let named = Against::new(others.map(|base| Arc::clone(&base.source)).collect());
         let Some(of) = self.number(input) else { return Ok(named) };
         let duplicates: Vec<Duplicate> = self.found(of).copied().collect();
@@ -193,8 +190,8 @@ impl Bases {
             }
         }
         needs.unlike = !self.named.is_empty() && needs.bases.is_empty();
-        needs.is_base = match (&*self.named, real(input)) {
-            ([only], Some(real)) => only.real == real,
+        needs.is_base = match (&*self.named, id(input)) {
+            ([only], Some(id)) => only.id == Some(id),
             _ => false,
         };
         needs
@@ -287,8 +284,9 @@ impl Repeated {
     }
 }
 
-fn real(path: &Path) -> Option<PathBuf> {
-    std::fs::canonicalize(path).ok()
+/// What tells one file from all others, whatever its name: device and inode.
+fn id(path: &Path) -> Option<(u64, u64)> {
+    longpath::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()))
 }
 
 /// The files below a directory that may be bases. Of a file and its container the file, which is read faster.
@@ -310,9 +308,9 @@ fn base(
     engine: &Arc<Engine>,
     finder: &Arc<Finder>,
     path: &Path,
-    outputs: &HashSet<PathBuf>,
+    outputs: &HashSet<(u64, u64)>,
 ) -> Result<(BaseSource, usize)> {
-    let replaced = |path: &Path| real(path).is_some_and(|path| outputs.contains(&path));
+    let replaced = |path: &Path| id(path).is_some_and(|id| outputs.contains(&id));
     if replaced(path) {
         let text = "is named with --base, and would be replaced: what refers to it could not be read";
         return Err(Error::invalid(format!("{}: {text}", path.display())));

@@ -76,16 +76,46 @@ pub struct Directories {
     /// What the user named, which may be a link. None below it is followed: it could lead to files of others.
     out: PathBuf,
     made: Vec<(PathBuf, PathBuf)>,
+    /// Those that could not be made.
+    failed: Vec<PathBuf>,
 }
 
 impl Directories {
     /// Those of a run that writes to `out`.
     pub fn below(out: Option<&Path>) -> Self {
-        Self { out: out.unwrap_or(Path::new("")).into(), made: Vec::new() }
+        Self { out: out.unwrap_or(Path::new("")).into(), ..Self::default() }
+    }
+
+    /// Makes these, parents first. What cannot be made is said, and all below it is left out.
+    ///
+    /// # Errors
+    /// Those of the output itself, and a full disk.
+    pub fn make_all<P: AsRef<Path>>(&mut self, directories: &[(P, P)]) -> Result<Exit> {
+        let mut exit = Exit::Done;
+        for (input, output) in directories {
+            let (input, output) = (input.as_ref(), output.as_ref());
+            if self.is_left_out(output) {
+                continue;
+            }
+            if let Err(error) = self.make(input, output) {
+                if *output == self.out || error.is_storage_full() {
+                    return Err(error);
+                }
+                say(&format!("{error}; left out"));
+                exit = exit.and(Exit::of(&error));
+                self.failed.push(output.into());
+            }
+        }
+        Ok(exit)
+    }
+
+    /// Whether `output` lies below a directory that could not be made.
+    pub fn is_left_out(&self, output: &Path) -> bool {
+        self.failed.iter().any(|failed| output.starts_with(failed))
     }
 
     /// Makes `output`, the mirror of `input`, unless it is there. Other users can do no more with it than with `input`.
-    pub fn make(&mut self, input: &Path, output: &Path) -> Result<()> {
+    fn make(&mut self, input: &Path, output: &Path) -> Result<()> {
         let above = longpath::directory(output);
         longpath::create_dir_all(above).map_err(Error::io("create directory", above))?;
         let made = match longpath::create_dir(output, Mode::RWXU) {
@@ -106,21 +136,27 @@ impl Directories {
         Ok(())
     }
 
-    /// Gives the directories the permissions and times of those that they mirror, once all is in them. What fails is said.
-    pub fn finish(self) -> Exit {
+    /// Gives the directories the permissions and times of those that they mirror, once all is in them. What fails is said. Those
+    /// that other machines write to as well (`shared`) are not closed to their owner, and keep their times.
+    pub fn finish(self, shared: bool) -> Exit {
         let failed = |error: Error| {
             say(&error.to_string());
             Exit::of(&error)
         };
-        let finished = self.made.iter().rev().map(|(input, output)| self.finish_one(input, output));
+        let finished = self.made.iter().rev().map(|(input, output)| self.finish_one(input, output, shared));
         finished.filter_map(|done| done.err().map(failed)).fold(Exit::Done, Exit::and)
     }
 
-    fn finish_one(&self, input: &Path, output: &Path) -> Result<()> {
+    fn finish_one(&self, input: &Path, output: &Path, shared: bool) -> Result<()> {
         let (dir, from) = (self.open(output, OFlags::RDONLY)?, open(input)?);
-        let lost = attributes(&from, input)?.give_kept(&dir).map_err(Error::io("set the permissions of", output))?;
+        let wanted = attributes(&from, input)?;
+        let wanted = if shared { wanted.open_to_owner() } else { wanted };
+        let lost = wanted.give_kept(&dir).map_err(Error::io("set the permissions of", output))?;
         if let Some(lost) = lost {
             say(&format!("{}: the file system does not keep the input's {lost}", output.display()));
+        }
+        if shared {
+            return Ok(());
         }
         let time = from.metadata().and_then(|meta| meta.modified()).map_err(Error::io("stat", input))?;
         dir.set_modified(time).map_err(Error::io("set the time of", output))
@@ -160,7 +196,7 @@ mod tests {
             File::open(&input).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
         }
         fs::remove_dir(at("in/b")).unwrap();
-        assert_eq!(made.finish(), Exit::Failed);
+        assert_eq!(made.finish(false), Exit::Failed);
         for (name, is) in [("out/a", true), ("out/b", false), ("out/c", true)] {
             assert_eq!(fs::metadata(at(name)).unwrap().modified().unwrap() == std::time::UNIX_EPOCH, is, "{name}");
         }

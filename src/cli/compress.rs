@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::AtomicBool;
@@ -114,7 +113,7 @@ pub fn run(args: &CompressArgs) -> Result<ExitCode> {
     let started = Instant::now();
     let stop = out::stop_flag();
     let (mode, chunk_len) = (args.work.optimise.mode(), args.work.optimise.chunk_len());
-    let Plan { mut tasks, directories, parents, exit } = plan(args, &found(args, &stop)?)?;
+    let Plan { mut tasks, directories, parents, mut exit } = plan(args, &found(args, &stop)?)?;
     if let Some(share) = args.shard {
         tasks = share_of(share, tasks, args.force, &stop)?;
     }
@@ -142,12 +141,13 @@ pub fn run(args: &CompressArgs) -> Result<ExitCode> {
         for dir in &parents {
             longpath::create_dir_all(dir).map_err(Error::io("create directory", dir))?;
         }
-        directories.iter().try_for_each(|(input, output)| made.make(input, output))?;
+        exit = exit.and(made.make_all(&directories)?);
     }
 
     if let [first, others @ ..] = &*packed_already(&tasks) {
         let are = match others.len() {
             0 => "is a container already; copied as it is".to_owned(),
+            1 => "and another file are containers already; copied as they are".to_owned(),
             more => format!("and {more} others are containers already; copied as they are"),
         };
         say(&format!("{} {are}, and unpacked when the mirror is decompressed", first.display()));
@@ -168,7 +168,8 @@ pub fn run(args: &CompressArgs) -> Result<ExitCode> {
     };
     let exit = exit.and(bases.left_out());
     let mut failed = (exit != Exit::Done).then_some(exit);
-    for task in &tasks {
+    let mut ended = None;
+    for task in tasks.iter().filter(|task| !made.is_left_out(task.output())) {
         match task {
             Task::Compress { input, mirror, .. } => {
                 doubt::packed(input, *mirror).iter().for_each(|about| bar.say(&format!("{about}; packed as it is")));
@@ -224,16 +225,12 @@ pub fn run(args: &CompressArgs) -> Result<ExitCode> {
         };
         match done {
             Ok(()) => {}
-            Err(Error::Interrupted) => {
-                bar.done();
-                return Err(Error::Interrupted);
-            }
             // One bad file does not stop the others; a full disk would fail them all.
             Err(error) => {
-                let full = matches!(&error, Error::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull);
-                if full || (tasks.len() == 1 && directories.is_empty()) {
-                    bar.done();
-                    return Err(error);
+                let ends = matches!(error, Error::Interrupted) || error.is_storage_full();
+                if ends || (tasks.len() == 1 && directories.is_empty()) {
+                    ended = Some(error);
+                    break;
                 }
                 bar.say(&error.to_string());
                 failed = Some(failed.unwrap_or(Exit::Done).and(Exit::of(&error)));
@@ -244,8 +241,10 @@ pub fn run(args: &CompressArgs) -> Result<ExitCode> {
         }
     }
     bar.done();
-    // A directory that other machines write to as well is not closed to them.
-    let finished = if args.shard.is_none() { made.finish() } else { Exit::Done };
+    let finished = made.finish(args.shard.is_some());
+    if let Some(error) = ended {
+        return Err(error);
+    }
     if finished != Exit::Done {
         failed = Some(failed.unwrap_or(Exit::Done).and(finished));
     }

@@ -95,45 +95,37 @@ pub fn run(args: &DecompressArgs) -> Result<ExitCode> {
     let copied: u64 = copies.iter().map(|(_, _, len)| len).sum();
     let bar = Bar::new(tasks.iter().map(|task| task.raw_len).sum::<u64>() + copied, false);
     let mut made = Directories::below(args.output.as_deref());
-    directories.iter().try_for_each(|(input, output)| made.make(input, output))?;
+    exit = exit.and(made.make_all(&directories)?);
     let mut shards = shards::Progress::default();
-    let (mut restored, alone) = (0, !args.input.is_dir());
-    for task in &tasks {
+    let (mut restored, mut companions, alone) = (0, 0, !longpath::is_dir(&args.input));
+    let mut restore = |task: &Task| {
         bar.name(&task.input.display().to_string());
         let started = Instant::now();
-        match decompress(args, (&pool, &engine, &finder), task, &stop, &bar) {
-            Ok(bytes_of_shard) => {
-                restored += 1;
-                if let Some(bytes) = bytes_of_shard {
-                    shards.done(&task.input, &task.output, bytes);
-                }
-                let seconds = started.elapsed().as_secs_f64();
-                let speed = task.raw_len as f64 / 1e6 / seconds.max(1e-9);
-                let (output, size) = (out::shown(&task.output), show_size(task.raw_len));
-                bar.suspend(|| print(&format!("{output}: {size}, {seconds:.2} s ({speed:.0} MB/s)\n")))?;
-            }
-            Err(error) if alone || matches!(error, Error::Interrupted) => {
-                bar.done();
-                return Err(error);
-            }
-            Err(error) => {
-                bar.say(&error.to_string());
-                exit = exit.and(Exit::of(&error));
-            }
+        if let Some(bytes) = decompress(args, (&pool, &engine, &finder), task, &stop, &bar)? {
+            shards.done(&task.input, &task.output, bytes);
         }
-    }
-    let mut companions = 0;
+        restored += 1;
+        let seconds = started.elapsed().as_secs_f64();
+        let speed = task.raw_len as f64 / 1e6 / seconds.max(1e-9);
+        let (output, size) = (out::shown(&task.output), show_size(task.raw_len));
+        bar.suspend(|| print(&format!("{output}: {size}, {seconds:.2} s ({speed:.0} MB/s)\n")))
+    };
     let copy = |(input, output, len): &(PathBuf, PathBuf, u64)| {
         bar.name(&input.display().to_string());
         companions::copy(input, output, args.force, &stop, &bar).map(|_| bar.skip(*len))
     };
     let link = |(input, output, text): &(PathBuf, PathBuf, PathBuf)| companions::link(input, output, text, args.force);
-    for done in copies.iter().map(copy).chain(links.iter().map(link)) {
+    let wanted = |output: &Path| !made.is_left_out(output);
+    let tasks = tasks.iter().filter(|task| wanted(&task.output)).map(|task| (restore(task), 0));
+    let copies = copies.iter().filter(|(_, output, _)| wanted(output)).map(|file| (copy(file), 1));
+    let links = links.iter().filter(|(_, output, _)| wanted(output)).map(|file| (link(file), 1));
+    let mut ended = None;
+    for (done, is_companion) in tasks.chain(copies).chain(links) {
         match done {
-            Ok(()) => companions += 1,
-            Err(Error::Interrupted) => {
-                bar.done();
-                return Err(Error::Interrupted);
+            Ok(()) => companions += is_companion,
+            Err(error) if alone || matches!(error, Error::Interrupted) || error.is_storage_full() => {
+                ended = Some(error);
+                break;
             }
             Err(error) => {
                 bar.say(&error.to_string());
@@ -151,8 +143,11 @@ pub fn run(args: &DecompressArgs) -> Result<ExitCode> {
             }
         }
     }
+    exit = exit.and(made.finish(false));
+    if let Some(error) = ended {
+        return Err(error);
+    }
     if !directories.is_empty() {
-        exit = exit.and(made.finish());
         print(&format!("{restored} restored, {companions} copied\n"))?;
     }
     Ok(exit.into())
@@ -186,11 +181,12 @@ fn plan(args: &DecompressArgs, exit: &mut Exit) -> Result<Plan> {
         }
     }
     // Containers of both formats, or a container and a file of the name that it gets.
-    let outputs = plan.tasks.iter().map(|task| &task.output);
-    let outputs = outputs.chain(plan.copies.iter().map(|(_, output, _)| output));
+    let files = plan.tasks.iter().map(|task| &task.output).chain(plan.copies.iter().map(|(_, output, _)| output));
+    let links = plan.links.iter().map(|(_, output, _)| output);
     let mut seen = HashSet::new();
-    for output in outputs.chain(plan.links.iter().map(|(_, output, _)| output)) {
-        if out::is_there(output)? && !args.force {
+    for (output, is_link) in files.map(|output| (output, false)).chain(links.map(|output| (output, true))) {
+        let is_there = if is_link { out::is_there_for_link } else { out::is_there };
+        if is_there(output)? && !args.force {
             return Err(Error::Exists { path: output.clone() });
         }
         if !seen.insert(output) {

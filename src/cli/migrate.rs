@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::fs::Metadata;
-use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -82,8 +81,9 @@ pub fn run(args: &MigrateArgs) -> Result<ExitCode> {
     let started = Instant::now();
     let stop = out::stop_flag();
     let mut exit = Exit::Done;
-    let tasks = plan(args, &mut exit)?;
-    let made = make_directories(args, &tasks)?;
+    let mut done = shards::Progress::default();
+    let tasks = plan(args, &mut done, &mut exit)?;
+    let made = make_directories(args, &tasks, &mut exit)?;
     let halt = Halt::watch(stop)?;
     let tools =
         Tools { pool: parallel::pool(args.work.threads)?, engine: opened::engine(args.work.threads), halt: &halt };
@@ -96,17 +96,17 @@ pub fn run(args: &MigrateArgs) -> Result<ExitCode> {
         freed_bytes: 0,
         seconds: 0.0,
     };
-    let mut done = shards::Progress::default();
-    for task in &tasks {
+    let mut ended = None;
+    for task in tasks.iter().filter(|task| !made.is_left_out(&task.output)) {
         bar.name(&task.input.display().to_string());
         halt.next();
         let outcome = match halt.explain(&task.input, migrate(args, &tools, task, &mut done, &bar)) {
             Ok(outcome) => outcome,
             Err(error) => {
-                let full = matches!(&error, Error::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull);
-                if full || !args.input.is_dir() || matches!(error, Error::Interrupted) {
-                    bar.done();
-                    return Err(error);
+                let ends = matches!(error, Error::Interrupted) || error.is_storage_full();
+                if ends || !longpath::is_dir(&args.input) {
+                    ended = Some(error);
+                    break;
                 }
                 exit = exit.and(Exit::of(&error));
                 failed(task, &error)
@@ -123,9 +123,13 @@ pub fn run(args: &MigrateArgs) -> Result<ExitCode> {
         summary.files.push(outcome);
     }
     bar.done();
-    let freed = if args.dry_run { Ok(0) } else { finish_directories(args, done) };
-    exit = exit.and(made.finish());
-    summary.freed_bytes += freed?;
+    if !args.dry_run {
+        summary.freed_bytes += finish_directories(args, done, &mut exit)?;
+    }
+    exit = exit.and(made.finish(false));
+    if let Some(error) = ended {
+        return Err(error);
+    }
     summary.seconds = started.elapsed().as_secs_f64();
     if args.work.json {
         out::print_json(&summary)?;
@@ -135,8 +139,9 @@ pub fn run(args: &MigrateArgs) -> Result<ExitCode> {
     Ok(exit.into())
 }
 
-/// What to do; deltas first, as the base may be migrated as well and then be gone.
-fn plan(args: &MigrateArgs, exit: &mut Exit) -> Result<Vec<Task>> {
+/// What to do; deltas first, as the base may be migrated as well and then be gone. `done` learns of directories in which an
+/// earlier run has ended before it came to their index.
+fn plan(args: &MigrateArgs, done: &mut shards::Progress, exit: &mut Exit) -> Result<Vec<Task>> {
     let is_dir = longpath::is_dir(&args.input);
     let mut tasks: Vec<Task> = Vec::new();
     if args.in_place {
@@ -149,7 +154,12 @@ fn plan(args: &MigrateArgs, exit: &mut Exit) -> Result<Vec<Task>> {
     for input in inputs {
         let file = match opened::open(&input) {
             Ok(Opened::BigSmall(file)) => check_original(args, &input, &file).map(|()| file),
-            Ok(Opened::Native(..)) if is_dir => continue,
+            Ok(Opened::Native(..)) if is_dir => {
+                if args.in_place {
+                    done.begun(&input);
+                }
+                continue;
+            }
             Ok(Opened::Native(..)) => {
                 Err(Error::invalid(format!("{}: is a container of bsfs already", input.display())))
             }
@@ -176,7 +186,7 @@ fn plan(args: &MigrateArgs, exit: &mut Exit) -> Result<Vec<Task>> {
         let delta = file.presented.container().is_delta();
         tasks.push(Task { input, output, raw_len: file.presented.raw_len(), delta });
     }
-    if tasks.is_empty() && *exit == Exit::Done {
+    if tasks.is_empty() && !done.has_index() && *exit == Exit::Done {
         let text = "no container of bigsmall in this directory or below it";
         return Err(Error::invalid(format!("{}: {text}", args.input.display())));
     }
@@ -224,15 +234,16 @@ fn output_of(args: &MigrateArgs, is_dir: bool, input: &Path) -> Result<PathBuf> 
 }
 
 /// Makes the directories that hold the outputs of a directory.
-fn make_directories(args: &MigrateArgs, tasks: &[Task]) -> Result<Directories> {
+fn make_directories(args: &MigrateArgs, tasks: &[Task], exit: &mut Exit) -> Result<Directories> {
     let mut made = Directories::below(args.output.as_deref());
-    let Some(out) = args.output.as_deref().filter(|_| args.input.is_dir() && !args.dry_run) else { return Ok(made) };
+    let Some(out) = args.output.as_deref().filter(|_| longpath::is_dir(&args.input) && !args.dry_run) else {
+        return Ok(made);
+    };
     let above = tasks.iter().flat_map(|task| shards::directory(&task.output).ancestors());
     // In order of path, parents come first.
     let needed: BTreeSet<&Path> = above.filter(|dir| dir.starts_with(out)).collect();
-    for dir in needed {
-        made.make(&args.input.join(dir.strip_prefix(out).unwrap_or(dir)), dir)?;
-    }
+    let mirrored = |dir: &Path| (args.input.join(dir.strip_prefix(out).unwrap_or(dir)), dir.to_path_buf());
+    *exit = exit.and(made.make_all(&needed.into_iter().map(mirrored).collect::<Vec<_>>())?);
     Ok(made)
 }
 
@@ -320,23 +331,34 @@ fn migrate(
     Ok(outcome)
 }
 
-/// Writes indexes for plain shards, and removes those of BigSmall's whose shards are gone. Gives the bytes that were freed.
-fn finish_directories(args: &MigrateArgs, done: shards::Progress) -> Result<u64> {
+/// Writes indexes for plain shards, and removes those of BigSmall's whose shards are gone. Gives the bytes that were freed. A
+/// directory in which that fails stops no other.
+fn finish_directories(args: &MigrateArgs, done: shards::Progress, exit: &mut Exit) -> Result<u64> {
     let mut freed = 0;
     let earlier = |path: &Path| match opened::open(path).ok()? {
         Opened::Native(_, container) => Some(container.tensors().iter().map(|tensor| tensor.raw_len).sum()),
         Opened::BigSmall(_) => None,
     };
+    let shown = |path: &Path, what: &str| match args.work.json {
+        true => Ok(()),
+        false => print(&format!("{}: {what}\n", out::shown(path))),
+    };
     for (shards, dir, total) in done.complete(earlier) {
-        let written = shards.write_plain(&dir, total)?;
-        if let Some(path) = written.filter(|_| !args.work.json) {
-            print(&format!("{}: written\n", out::shown(&path)))?;
-        }
-        if args.in_place {
-            let path = shards.path();
-            freed += shards.remove()?;
-            if !args.work.json {
-                print(&format!("{}: removed, as its shards were migrated\n", out::shown(path)))?;
+        let finished = shards.write_plain(&dir, total).and_then(|written| {
+            let removed = if args.in_place { shards.remove()? } else { 0 };
+            Ok((written, removed))
+        });
+        match finished {
+            Ok((written, removed)) => {
+                written.iter().try_for_each(|path| shown(path, "written"))?;
+                if args.in_place {
+                    shown(shards.path(), "removed, as its shards were migrated")?;
+                }
+                freed += removed;
+            }
+            Err(error) => {
+                say(&error.to_string());
+                *exit = exit.and(Exit::of(&error));
             }
         }
     }

@@ -115,6 +115,19 @@ impl Progress {
         of.output = directory(output).to_path_buf();
     }
 
+    /// `shard` is a container of ours already: an earlier run may have ended before the index of its directory was done.
+    pub fn begun(&mut self, shard: &Path) {
+        let dir = directory(shard);
+        if !self.0.contains_key(dir) && longpath::symlink_metadata(&dir.join(SHARD_INDEX)).is_ok() {
+            self.0.insert(dir.into(), Done { shards: HashMap::new(), output: dir.into() });
+        }
+    }
+
+    /// Whether there is an index that may have to be done.
+    pub fn has_index(&self) -> bool {
+        !self.0.is_empty()
+    }
+
     /// The directories of which every shard was done: their index, where the shards went, the bytes of all tensors. `earlier`
     /// gives the bytes of a shard's tensors that another run has done, by the name that it has among the outputs.
     pub fn complete(self, earlier: impl Fn(&Path) -> Option<u64>) -> Vec<(Shards, PathBuf, u64)> {

@@ -211,7 +211,7 @@ impl Links<'_> {
                 Ok(walk) => walk,
                 Err(error) => {
                     self.all.errors.push(error);
-                    Walk::default()
+                    return Vec::new();
                 }
             };
         let below = |found: Found| Found { path: directory.path.join(found.path), meta: found.meta };

@@ -194,7 +194,8 @@ impl Pendings {
         };
         let requests: Vec<_> = lock(&self.shared.state).open.extract_if(|_, request| is_overdue(request)).collect();
         for (_, request) in requests {
-            request.fail(self);
+            // A panic would end the patience of all requests.
+            let _ = self.guard.own("patience", || request.fail(self));
         }
     }
 }

@@ -379,6 +379,29 @@ fn shards_are_migrated_as_a_whole() {
     ok(dir, &["migrate", "model/model-00001-of-00002.bs", "--in-place"]);
     assert!(model.join("bigsmall.index.json").exists() && !model.join("model-00001-of-00002.bs").exists());
     ok(dir, &["verify", "model"]);
+    // Ended before the index is done, as by a full disk; a file in the way in one directory stops no other.
+    for (sub, shards) in [("ended/done", 2), ("ended/stuck", 2)] {
+        copy(&fixtures().join("sharded-4.0.0"), &dir.join(sub));
+        for n in 1..=shards {
+            ok(dir, &["migrate", &format!("{sub}/model-0000{n}-of-00002.bs"), "--in-place"]);
+            fs::write(dir.join(sub).join("bigsmall.index.json"), &index).unwrap();
+        }
+        let _ = fs::remove_file(dir.join(sub).join("model.safetensors.index.json"));
+    }
+    copy(&fixtures().join("sharded-4.0.0"), &dir.join("ended/other"));
+    fs::write(dir.join("ended/done/.bigsmall.index.json.bsfs-aside"), b"x").unwrap();
+    let output = bsfs(dir, &["migrate", "ended", "--in-place", "--json"]);
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
+    let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(summary["files"].as_array().unwrap().len(), 2);
+    for (sub, index) in [("done", true), ("stuck", false), ("other", false)] {
+        let at = dir.join("ended").join(sub);
+        assert!(at.join("model.safetensors.index.json").exists(), "{sub}");
+        assert_eq!(at.join("bigsmall.index.json").exists(), index, "{sub}");
+    }
+    fs::remove_file(dir.join("ended/done/.bigsmall.index.json.bsfs-aside")).unwrap();
+    ok(dir, &["migrate", "ended", "--in-place"]);
+    assert!(!dir.join("ended/done/bigsmall.index.json").exists());
     let said = ok(dir, &["migrate", "model", "--in-place"]);
     assert!(said.contains("bigsmall.index.json: removed"), "{said}");
     let both = ["model-00001-of-00002.safetensors.bs", "model-00002-of-00002.safetensors.bs"];
