@@ -9,7 +9,8 @@
 #            kill -9, all unit tests of the kernels below the machine's best
 #
 # Wants Debian 12 or newer (or Ubuntu) and a Rust toolchain; runs as root or with sudo, without a terminal and without
-# standard input. A test that needs root or a tool that is not there says SKIP and why, and is counted; for root no test may.
+# standard input. A test that needs root or a tool that is not there says SKIP and why, and is counted; for root no test may,
+# unless the kernel was built without what it needs.
 # Exit code 0 if everything passed.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 help_wanted "$@"

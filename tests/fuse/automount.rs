@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::common::mounted::{BSFS, Mount, Running, command, is_mounted, model, status_of, unmount};
-use crate::common::{Bench, eventually, skip};
+use crate::common::{Bench, eventually, skip, skip_on_this_kernel};
 
 /// Of linux/auto_fs.h: what was asked for is mounted; from now on nothing waits here.
 const READY: libc::c_ulong = 0x9360;
@@ -59,7 +59,9 @@ impl Trigger {
             libc::mount(c"test".as_ptr(), target.as_ptr().cast(), c"autofs".as_ptr(), 0, options.as_ptr().cast())
         };
         if mounted != 0 {
-            skip(&format!("no autofs: {}", std::io::Error::last_os_error()));
+            let error = std::io::Error::last_os_error();
+            let tell = if error.raw_os_error() == Some(libc::ENODEV) { skip_on_this_kernel } else { skip };
+            tell(&format!("no autofs: {error}"));
             return None;
         }
         Some(Self { point: point.to_path_buf(), directory: directory(owner, point), requests: File::from(requests) })
