@@ -3,8 +3,8 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, TryLockError};
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
 
@@ -35,12 +35,8 @@ pub(super) enum Kept {
 impl Entry {
     /// Writes a chunk, and first the literals that are missing. For the writer's thread.
     pub(super) fn write(&self, chunk: Option<(u32, &[u8])>) -> io::Result<Kept> {
-        let mut fill = match self.fill.try_lock() {
-            Ok(fill) => fill,
-            // A panic left the file to be opened again, and literals that are there already.
-            Err(TryLockError::Poisoned(fill)) => fill.into_inner(),
-            Err(TryLockError::WouldBlock) => return Ok(Kept::Dropped),
-        };
+        // A panic leaves the file to be opened again, and literals that are there already.
+        let Some(mut fill) = self.fill.try_lock() else { return Ok(Kept::Dropped) };
         if self.settled.load(Ordering::Relaxed) {
             return Ok(Kept::Already);
         }

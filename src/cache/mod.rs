@@ -46,10 +46,3 @@ pub use room::Removed;
 pub use seal::{Proof, Sealing};
 pub use store::{Config, Store, default_dir};
 pub use table::{Description, Literal, MAX_PARTS};
-
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
-/// Takes a lock. A panic elsewhere does not make what it guards wrong: every change is made whole under the lock.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}

@@ -17,7 +17,6 @@ use super::dir::lock_within;
 use super::entry::Entry;
 use super::fill::Locked;
 use super::key::Key;
-use super::lock;
 use super::map::{SEAL, checksum};
 use super::table::in_order;
 
@@ -140,7 +139,7 @@ impl Entry {
     }
 
     fn try_seal(&self, epoch: u64, proof: &mut dyn Proof) -> io::Result<Sealing> {
-        let mut fill = lock(&self.fill);
+        let mut fill = self.fill.lock();
         let file = self.writable(&mut fill)?;
         if lock_within(file, FlockOperation::NonBlockingLockExclusive, PATIENCE).is_err() {
             return Ok(Sealing::Busy);

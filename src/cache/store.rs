@@ -2,15 +2,16 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 use super::counters::{Counters, Counts, count};
 use super::dir::Dir;
 use super::entry::Entry;
 use super::epoch::{self, Presence};
 use super::key::Key;
-use super::lock;
 use super::opening;
 use super::room::{self, Limits, Removed};
 use super::table::Description;
@@ -131,7 +132,7 @@ impl Store {
     /// for a key. Takes a few file operations, and up to a quarter of a second while other processes make room.
     #[must_use]
     pub fn entry(&self, key: Key, what: &Description<'_>) -> Option<Arc<Entry>> {
-        let known = lock(&self.shared.open).get(&key).and_then(Weak::upgrade);
+        let known = self.shared.open.lock().get(&key).and_then(Weak::upgrade);
         if let Some(entry) = known {
             let parts = what.parts();
             if parts.is_ok_and(|parts| entry.map.parts() == parts) {
@@ -151,7 +152,7 @@ impl Store {
     }
 
     fn opened(&self, key: Key, entry: Arc<Entry>) -> Arc<Entry> {
-        let mut open = lock(&self.shared.open);
+        let mut open = self.shared.open.lock();
         let entry = match open.get(&key).and_then(Weak::upgrade) {
             // Another thread was faster. Ours goes after the lock is given back, since it takes it once more.
             Some(first) => {
@@ -172,7 +173,7 @@ impl Store {
 
     fn warn<T>(&self, key: Key, label: &str, why: &str) -> Option<T> {
         count(&self.shared.counts.errors);
-        let mut warned = lock(&self.shared.warned);
+        let mut warned = self.shared.warned.lock();
         if warned.len() < MOST_WARNED && warned.insert(key) {
             log::warn!("disk cache {}: {key} ({label:?}) is not used: {why}", self.path().display());
         }
@@ -237,7 +238,7 @@ impl Drop for Store {
 impl Shared {
     /// An entry of this key is gone.
     pub(super) fn closed(&self, key: &Key) {
-        let mut open = lock(&self.open);
+        let mut open = self.open.lock();
         if open.get(key).is_some_and(|entry| entry.strong_count() == 0) {
             open.remove(key);
         }

@@ -3,15 +3,16 @@
 use std::collections::VecDeque;
 use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
 
 use super::counters::count;
 use super::entry::Entry;
 use super::fill::Kept;
-use super::lock;
 use super::room::Budget;
 use super::store::Shared;
 
@@ -116,7 +117,7 @@ impl Queue {
     /// Puts a job in; `false` when it was not taken. Starts the writer when there is none.
     pub fn put(&self, shared: &Arc<Shared>, job: Job) -> bool {
         let size = job.size();
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if state.closed || state.jobs.len() >= MOST_JOBS || self.refuses(size) {
             return false;
         }
@@ -140,15 +141,13 @@ impl Queue {
 
     /// Waits until all is written; `false` when the time was not enough.
     pub fn flush(&self, timeout: Duration) -> bool {
-        let state = lock(&self.state);
         let left = |state: &mut State| !state.closed && (state.busy || !state.jobs.is_empty());
-        let waited = self.changed.wait_timeout_while(state, timeout, left);
-        !waited.is_ok_and(|(_, timeout)| timeout.timed_out())
+        !self.changed.wait_while_for(&mut self.state.lock(), left, timeout).timed_out()
     }
 
     /// Drops what waits, and ends the writer after the chunk that it has in hand.
     pub fn close(&self) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         state.closed = true;
         let jobs = std::mem::take(&mut state.jobs);
         let thread = state.thread.take();
@@ -173,7 +172,7 @@ impl Queue {
     }
 
     fn next(&self) -> Option<(Job, u64)> {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         loop {
             if state.closed {
                 return None;
@@ -182,7 +181,7 @@ impl Queue {
                 state.busy = true;
                 return Some(job);
             }
-            state = self.changed.wait(state).unwrap_or_else(std::sync::PoisonError::into_inner);
+            self.changed.wait(&mut state);
         }
     }
 }
@@ -209,7 +208,7 @@ fn run(shared: &Arc<Shared>) {
             entry.unqueue(at);
         }
         queue.bytes.fetch_sub(size, Ordering::Relaxed);
-        lock(&queue.state).busy = false;
+        queue.state.lock().busy = false;
         queue.changed.notify_all();
     }
 }

@@ -3,12 +3,12 @@
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, sync_channel};
-use std::sync::{Mutex, PoisonError};
 
 use bsfs::access::Attributes;
 use bsfs::engine::{Bytes, Image};
 use bsfs::source::ReadAt;
 use bsfs::{Error, Result};
+use parking_lot::Mutex;
 
 /// Bytes of a read; that of a window of BigSmall's tensors.
 const STEP: usize = 512 << 10;
@@ -107,7 +107,7 @@ impl ReadAt for ImageSource {
     }
 
     fn read_exact_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
-        let mut ahead = self.ahead.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ahead = self.ahead.lock();
         if offset == ahead.next {
             return self.follow(&mut ahead, buf);
         }

@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use rayon::prelude::*;
 
 use super::duplicates::{Duplicate, duplicates};
@@ -78,7 +79,7 @@ impl BaseSource {
     }
 
     fn digest(&self, at: usize) -> Result<[u8; 32]> {
-        let known = || self.digests.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = || self.digests.lock();
         if let Some(digest) = known().get(at).copied().flatten() {
             return Ok(digest);
         }
@@ -104,7 +105,7 @@ impl BaseSource {
         if self.source.identity() != Some(duplicate.version) {
             return Err(Error::Changed { path: self.path().into() });
         }
-        if let Some(slot) = self.digests.lock().unwrap_or_else(PoisonError::into_inner).get_mut(tensor) {
+        if let Some(slot) = self.digests.lock().get_mut(tensor) {
             *slot = Some(duplicate.digest);
         }
         Ok(())

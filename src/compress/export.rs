@@ -10,10 +10,11 @@ use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use md5::{Digest, Md5};
+use parking_lot::{Condvar, Mutex};
 use rustix::fs::{Mode, OFlags};
 use serde::Serialize;
 use serde_json::Value;
@@ -254,8 +255,8 @@ impl Gate {
     /// Does `work` on a tensor of `len` bytes when there is room; alone when there never would be.
     fn pass<T>(&self, len: u64, work: impl FnOnce() -> T) -> T {
         let full = |inside: &mut u64| *inside > 0 && inside.saturating_add(len) > AT_ONCE;
-        let inside = self.inside.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut inside = self.left.wait_while(inside, full).unwrap_or_else(PoisonError::into_inner);
+        let mut inside = self.inside.lock();
+        self.left.wait_while(&mut inside, full);
         *inside += len;
         drop(inside);
         let _leave = Leave(self, len);
@@ -268,7 +269,7 @@ struct Leave<'a>(&'a Gate, u64);
 
 impl Drop for Leave<'_> {
     fn drop(&mut self) {
-        *self.0.inside.lock().unwrap_or_else(PoisonError::into_inner) -= self.1;
+        *self.0.inside.lock() -= self.1;
         self.0.left.notify_all();
     }
 }

@@ -5,9 +5,11 @@ use std::fs::Metadata;
 use std::io::{self, BufWriter, Seek, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
 use std::time::Instant;
+
+use parking_lot::Mutex;
 
 use super::against::{Against, LEAST, References};
 use super::digest::{Digester, Digests};
@@ -284,7 +286,7 @@ fn encode<W: Write + Seek>(
             feed.next()
         },
         |job: Job| {
-            let mut buffer = free.lock().ok().and_then(|mut free| free.pop()).unwrap_or_default();
+            let mut buffer = free.lock().pop().unwrap_or_default();
             let keep = |packed: &[u8]| {
                 buffer.clear();
                 buffer.extend_from_slice(packed);
@@ -298,9 +300,7 @@ fn encode<W: Write + Seek>(
             let Encoded { packed, codec, checksum, alone } = done.encoded;
             writer.chunk(&packed, codec, checksum).map_err(Error::io("write", output))?;
             let (raw, len) = (done.raw.len() as u64, packed.len() as u64);
-            if let Ok(mut free) = free.lock() {
-                free.push(packed);
-            }
+            free.lock().push(packed);
             let elem = plan.spans.get(done.span).map_or(ElemType::BYTES, |span| span.elem);
             sums.add(elem.name().unwrap_or("unknown"), raw, len);
             if codec.needs_base() {

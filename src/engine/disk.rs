@@ -6,14 +6,15 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::ops::Deref;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::buffer::Reserved;
 use super::content::{Content, Place};
 use super::memory::Raw;
 use super::stats::Counters;
+use super::sync::{Condvar, Mutex, MutexGuard, lock, wait_timeout};
 use super::{Buffer, Engine};
 use crate::cache::{Description, Entry, Key, Literal, Proof, Sealing, Store};
 use crate::error::Result;
@@ -249,13 +250,9 @@ struct Tasks {
     ended: bool,
 }
 
-fn lock(shared: &Shared) -> MutexGuard<'_, Tasks> {
-    shared.state.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl std::fmt::Debug for Finisher {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Finisher").field(&lock(&self.0).waiting.len()).finish()
+        f.debug_tuple("Finisher").field(&lock(&self.0.state).waiting.len()).finish()
     }
 }
 
@@ -271,7 +268,7 @@ impl Finisher {
         // A task may hold the last reference to a file that another was based on, and closing that adds a task: so no task is
         // dropped under the lock.
         let mut dropped = VecDeque::new();
-        let mut tasks = lock(&self.0);
+        let mut tasks = lock(&self.0.state);
         if tasks.ended {
             dropped.push_back(task);
         } else {
@@ -295,14 +292,14 @@ impl Finisher {
     pub fn end(&self, deadline: Instant) {
         let begun = Instant::now();
         let stopping = begun + deadline.saturating_duration_since(begun) / 4 * 3;
-        let mut tasks = lock(&self.0);
+        let mut tasks = lock(&self.0.state);
         tasks = self.wait(tasks, stopping);
         tasks.ended = true;
         let waiting = std::mem::take(&mut tasks.waiting);
         self.0.stop.store(true, Ordering::Relaxed);
         drop(tasks);
         drop(waiting);
-        if self.wait(lock(&self.0), deadline).running {
+        if self.wait(lock(&self.0.state), deadline).running {
             log::warn!("a file of the disk cache is not finished: its source or the disk does not answer");
         }
     }
@@ -314,7 +311,7 @@ impl Finisher {
             if left.is_zero() {
                 break;
             }
-            tasks = self.0.changed.wait_timeout(tasks, left).unwrap_or_else(PoisonError::into_inner).0;
+            tasks = wait_timeout(&self.0.changed, tasks, left).0;
         }
         tasks
     }
@@ -323,7 +320,7 @@ impl Finisher {
 fn work(shared: &Shared) {
     be_nice();
     loop {
-        let mut tasks = lock(shared);
+        let mut tasks = lock(&shared.state);
         let Some(task) = tasks.waiting.pop_front() else {
             tasks.running = false;
             drop(tasks);

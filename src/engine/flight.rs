@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::buffer::{Buffer, Pool};
 use super::cost::Cost;
 use super::memory::{Found, Gauge, Key, MemoryCache, Raw};
-use super::sync::{Condvar, Mutex, lock};
+use super::sync::{Condvar, Mutex, lock, wait};
 use crate::error::Result;
 
 /// How a chunk was come by.
@@ -160,7 +160,7 @@ impl Flight {
         loop {
             match &*landing {
                 Landing::Flying => {
-                    landing = self.changed.wait(landing).unwrap_or_else(std::sync::PoisonError::into_inner);
+                    landing = wait(&self.changed, landing);
                 }
                 Landing::Landed(raw) => return Some(Arc::clone(raw)),
                 Landing::Crashed => return None,

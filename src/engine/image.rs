@@ -3,8 +3,8 @@
 use std::fs::File;
 use std::ops::{Deref, Range};
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use super::Engine;
@@ -15,6 +15,7 @@ use super::disk::OnDisk;
 use super::flight::Outcome;
 use super::memory::{Found, Key, Raw};
 use super::stats::Counters;
+use super::sync::{Mutex, lock};
 use super::workers::Job;
 use crate::error::{Error, Result};
 use crate::format::ChunkId;
@@ -208,7 +209,7 @@ impl Image {
         }
         let most = window(open.engine.pool.limit());
         let wasted = open.engine.chunks.gauge().ahead_wasted.0;
-        let mut streams = open.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut streams = lock(&open.streams);
         let plan = streams.note(read.clone(), open.content.tensor_in(&read), most, wasted);
         let jump = streams.jump();
         drop(streams);

@@ -4,8 +4,8 @@
 //! some of it in memory. If it has, or does not tell, another process may keep it there, and it stays.
 
 use std::ops::Range;
-use std::sync::{Mutex, PoisonError};
 
+use super::sync::{Mutex, lock};
 use crate::source::ReadAt;
 
 /// The system is asked about so many bytes at once, and drops so many: pages come in groups (of 2 MiB at most, each at a multiple
@@ -44,7 +44,7 @@ impl Spent {
 
     /// Bytes of `source` are about to be read.
     pub fn reads(&self, source: &dyn ReadAt, bytes: Range<u64>) {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = lock(&self.0);
         let len = state.len;
         for region in bytes.start / REGION..=bytes.end / REGION + AHEAD {
             if let Some(before) = state.regions.get_mut(region as usize).filter(|before| **before == Before::Unknown) {
@@ -57,7 +57,7 @@ impl Spent {
 
     /// Every byte of a chunk that was made of these was read.
     pub fn read_through(&self, source: &dyn ReadAt, bytes: Range<u64>) {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = lock(&self.0);
         if state.through.end == bytes.start {
             // Whole regions leave; what was read of the next one waits for the rest of it.
             let next = bytes.end / REGION * REGION;
@@ -74,7 +74,7 @@ impl Spent {
 
     /// Nothing of it is read any more.
     pub fn end(&self, source: &dyn ReadAt) {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = lock(&self.0);
         let through = std::mem::replace(&mut state.through, 0..0);
         state.drop_pages(source, through);
     }

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::sync::{Mutex, MutexGuard, lock};
 
 /// Directories and files of which it is remembered, at most.
 const MOST: usize = 10_000;
@@ -21,7 +22,7 @@ struct Known {
 
 impl Troubles {
     fn lock(&self) -> MutexGuard<'_, Known> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 
     /// Notes what is wrong with names in a directory that was scanned; `is_there` says which files have a base still.

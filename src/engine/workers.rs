@@ -9,11 +9,12 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::buffer::{Pool, Reserved};
 use super::stats::Counters;
+use super::sync::{Condvar, Mutex, MutexGuard, lock, wait_timeout};
 use crate::source::ReadAt;
 
 /// Threads for one source at most where there are few cores. Most of them wait for it when there are so many.
@@ -175,7 +176,7 @@ impl Drop for Demanding<'_> {
 }
 
 fn lock_state(shared: &Shared) -> MutexGuard<'_, State> {
-    shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+    lock(&shared.state)
 }
 
 impl Shared {
@@ -378,10 +379,9 @@ fn work(shared: &Shared) {
         let Some(turn) = state.next(shared) else {
             (0..std::mem::take(&mut state.to_wake)).for_each(|_| shared.wake.notify_one());
             state.idle += 1;
-            let waited = shared.wake.wait_timeout(state, PATIENCE).unwrap_or_else(PoisonError::into_inner);
-            state = waited.0;
+            let timed_out;
+            (state, timed_out) = wait_timeout(&shared.wake, state, PATIENCE);
             state.idle -= 1;
-            let timed_out = waited.1.timed_out();
             state.called = if timed_out { state.called.min(state.idle) } else { state.called.saturating_sub(1) };
             if timed_out && state.demand.is_empty() && state.ahead.is_empty() {
                 break;

@@ -5,9 +5,11 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime};
+
+use parking_lot::Mutex;
 
 use super::client::{Client, RepoFile};
 use super::http::Retry;
@@ -67,7 +69,7 @@ impl Pinned {
             // Not now, and not after any wait.
             return Err(Failure::Again { why: "HF_HUB_OFFLINE is set".into(), after: Some(u64::MAX) });
         }
-        let mut commit = self.commit.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut commit = self.commit.lock();
         if let Some(commit) = &*commit {
             return Ok(commit.clone());
         }
@@ -165,7 +167,7 @@ fn directories(files: Vec<Listed>) -> Directories {
 
 impl Site for Shown {
     fn list(&self, directory: &str) -> Result<Vec<SiteEntry>, Failure> {
-        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut files = self.files.lock();
         let all = match &*files {
             Some(all) => Arc::clone(all),
             None => {
@@ -198,7 +200,7 @@ impl Resolve for One {
         if location.version == self.listed {
             return Ok(location);
         }
-        let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut own = self.own.lock();
         if own.get_or_insert_with(|| location.version.clone()) != &location.version {
             return Err(Failure::Changed);
         }

@@ -1,11 +1,11 @@
 //! A repository at a revision into the cache.
 
 use std::path::PathBuf;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+use parking_lot::Mutex;
 use serde::Serialize;
 
 use super::Progress;
@@ -208,23 +208,19 @@ fn fetch_all(job: &Job<'_>, missing: &[&RepoFile], threads: usize) -> Result<Vec
         {
             let done = job.fetch(file).and_then(|bytes| job.layout.link(job.commit, file).map(|()| bytes));
             match done {
-                Ok(bytes) => lock(&came).push((file.path.clone(), bytes)),
+                Ok(bytes) => came.lock().push((file.path.clone(), bytes)),
                 Err(error) => {
                     failed.store(true, Ordering::Relaxed);
-                    lock(&first).get_or_insert(error);
+                    first.lock().get_or_insert(error);
                 }
             }
         }
     };
     on_threads(threads, work);
-    match lock(&first).take() {
+    match first.lock().take() {
         Some(error) => Err(error),
-        None => Ok(std::mem::take(&mut *lock(&came))),
+        None => Ok(std::mem::take(&mut *came.lock())),
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 /// Which paths are taken.

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use reqwest::blocking::{Body, Response};
 use reqwest::header::{ACCEPT, CONTENT_TYPE};
 use reqwest::{Method, Url};
@@ -149,7 +150,7 @@ impl Job<'_> {
     fn send_all(&self, todo: &[(&Item, &Actions)], threads: usize) -> Result<()> {
         let threads = if threads == 0 { THREADS } else { threads.min(MAX_THREADS) }.min(todo.len());
         let (next, first) = (AtomicUsize::new(0), Mutex::new(None));
-        let failure = || first.lock().unwrap_or_else(PoisonError::into_inner);
+        let failure = || first.lock();
         on_threads(threads, || {
             while failure().is_none()
                 && let Some((item, actions)) = todo.get(next.fetch_add(1, Ordering::Relaxed))

@@ -6,8 +6,9 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
+
+use parking_lot::Mutex;
 
 use super::exposition::metrics;
 use super::logfile::LogFile;
@@ -91,19 +92,19 @@ impl Control {
     /// Opens a file; gives its handle.
     pub(super) fn open(&self, at: usize) -> u64 {
         let handle = self.next.fetch_add(1, Ordering::Relaxed);
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).insert(handle, self.content(at));
+        self.open.lock().insert(handle, self.content(at));
         handle
     }
 
     /// Gives bytes of an open file to `take`.
     pub(super) fn read(&self, handle: u64, offset: u64, size: u32, take: impl FnOnce(&[u8])) {
-        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = self.open.lock();
         let rest = open.get(&handle).and_then(|text| text.get(usize::try_from(offset).ok()?..)).unwrap_or_default();
         take(rest.get(..size as usize).unwrap_or(rest));
     }
 
     pub(super) fn release(&self, handle: u64) {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&handle);
+        self.open.lock().remove(&handle);
     }
 
     fn content(&self, at: usize) -> Vec<u8> {

@@ -6,11 +6,11 @@ use std::any::Any;
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use fuser::Errno;
 use log::{Level, error, log, warn};
+use parking_lot::Mutex;
 
 use super::errno;
 use super::limit::Limit;
@@ -111,17 +111,17 @@ impl Guard {
     }
 
     fn note(&self, text: String) {
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), text));
+        *self.last.lock() = Some((Instant::now(), text));
     }
 
     /// The last error, and how long ago it was.
     pub(super) fn last(&self) -> Option<(Duration, String)> {
-        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = self.last.lock();
         last.as_ref().map(|(at, text)| (at.elapsed(), text.clone()))
     }
 
     fn is_new(&self, text: &str) -> bool {
-        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut said = self.said.lock();
         if said.len() >= MAX_SAID {
             said.clear();
         }

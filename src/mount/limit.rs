@@ -1,6 +1,6 @@
 //! Keeps a log readable when a disk dies and every request fails.
 
-use std::sync::{Mutex, PoisonError};
+use parking_lot::Mutex;
 use std::time::{Duration, Instant};
 
 /// Lines in a period that are written.
@@ -16,7 +16,7 @@ pub(super) struct Limit {
 impl Limit {
     /// Whether a line may be written at `now`; the number of lines that were not in the last period, when it is over.
     pub(super) fn ask(&self, now: Instant) -> (bool, u64) {
-        let mut period = self.period.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut period = self.period.lock();
         match &mut *period {
             Some((since, lines)) if now.duration_since(*since) < PERIOD => {
                 *lines += 1;

@@ -3,7 +3,9 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::{Mutex, MutexGuard};
 
 use super::daemon::open_log;
 use crate::error::Result;
@@ -45,7 +47,7 @@ impl LogFile {
     }
 
     fn lock(&self) -> MutexGuard<'_, File> {
-        self.0.1.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.1.lock()
     }
 }
 

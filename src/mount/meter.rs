@@ -1,9 +1,9 @@
 //! What requests of the kernel came to: how many of each kind, how they failed, and how long they took.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::source::{TimeCounts, Times};
@@ -64,11 +64,11 @@ impl Meter {
 
     /// An answer that is an error.
     pub(super) fn error(&self, op: &'static str, errno: i32) {
-        *self.errors.lock().unwrap_or_else(PoisonError::into_inner).entry((op, errno)).or_default() += 1;
+        *self.errors.lock().entry((op, errno)).or_default() += 1;
     }
 
     pub(super) fn now(&self) -> Requests {
-        let errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
+        let errors = self.errors.lock();
         let times = OPS.iter().zip(&self.times).map(|(op, times)| ((*op).to_owned(), times.now()));
         Requests {
             times: times.filter(|(op, times)| times.count() > 0 || op == "read").collect(),

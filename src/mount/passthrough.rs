@@ -5,11 +5,12 @@
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use fuser::{BackingId, FileHandle, FopenFlags, INodeNo, ReplyOpen};
 use log::{info, warn};
+use parking_lot::Mutex;
 use rustix::io::Errno;
 
 use super::rights::Rights;
@@ -55,7 +56,7 @@ impl Passthrough {
         sealed: impl FnOnce() -> Option<File>,
         reply: ReplyOpen,
     ) {
-        let lock = || self.modes.lock().unwrap_or_else(PoisonError::into_inner);
+        let lock = || self.modes.lock();
         // Whether a file is sealed is asked of the disk: not while others wait to open and close theirs.
         let undecided = self.works() && !lock().contains_key(&ino);
         let file = if undecided { sealed() } else { None };
@@ -96,7 +97,7 @@ impl Passthrough {
 
     /// A file was closed.
     pub(super) fn release(&self, ino: INodeNo) {
-        let mut modes = self.modes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut modes = self.modes.lock();
         let Some(mode) = modes.get_mut(&ino) else { return };
         mode.opens -= 1;
         let closed = if mode.opens == 0 { modes.remove(&ino) } else { None };

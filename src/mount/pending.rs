@@ -7,11 +7,12 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use fuser::Errno;
+use parking_lot::{Condvar, Mutex};
 
 use super::guard::Guard;
 use crate::error::{Error, Result};
@@ -129,10 +130,6 @@ pub(super) struct Pending<R: Reply> {
     request: Arc<Request<R>>,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Pendings {
     /// Requests whose source may hang for `patience`. A thread watches them as long as the value lives.
     ///
@@ -171,7 +168,7 @@ impl Pendings {
     ) -> Pending<R> {
         let (asked, reply, is_known) = (Instant::now(), Mutex::new(Some(reply)), known.is_some());
         let request = Arc::new(Request { op, asked, subject, reply, is_known, known: Mutex::new(known) });
-        let mut state = lock(&self.shared.state);
+        let mut state = self.shared.state.lock();
         let number = state.next;
         state.next += 1;
         state.open.insert(number, Arc::clone(&request) as Arc<dyn Overdue>);
@@ -192,7 +189,7 @@ impl Pendings {
             let limit = request.moment().unwrap_or(self.patience).min(self.patience);
             hangs >= limit && request.asked().elapsed() >= limit
         };
-        let requests: Vec<_> = lock(&self.shared.state).open.extract_if(|_, request| is_overdue(request)).collect();
+        let requests: Vec<_> = self.shared.state.lock().open.extract_if(|_, request| is_overdue(request)).collect();
         for (_, request) in requests {
             // A panic would end the patience of all requests.
             let _ = self.guard.own("patience", || request.fail(self));
@@ -202,7 +199,7 @@ impl Pendings {
 
 impl Drop for Pendings {
     fn drop(&mut self) {
-        lock(&self.shared.state).ended = true;
+        self.shared.state.lock().ended = true;
         self.shared.wake.notify_one();
     }
 }
@@ -210,10 +207,10 @@ impl Drop for Pendings {
 /// Looks after requests every `tick` as long as there are any.
 fn watch(shared: &Shared, pendings: &Weak<Pendings>, tick: Duration) {
     loop {
-        let mut state = lock(&shared.state);
+        let mut state = shared.state.lock();
         while state.open.is_empty() && !state.ended {
             state.asleep = true;
-            state = shared.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+            shared.wake.wait(&mut state);
         }
         if state.ended {
             return;
@@ -236,8 +233,8 @@ impl<R: Reply> Overdue for Request<R> {
     }
 
     fn fail(&self, pendings: &Pendings) {
-        let Some(reply) = lock(&self.reply).take() else { return };
-        if let Some(known) = lock(&self.known).take() {
+        let Some(reply) = self.reply.lock().take() else { return };
+        if let Some(known) = self.known.lock().take() {
             pendings.guard.meter.request(self.op, self.asked.elapsed());
             return known(reply);
         }
@@ -258,14 +255,14 @@ impl<R: Reply> Pending<R> {
 
     /// Whether an answer is still wanted.
     pub(super) fn is_open(&self) -> bool {
-        lock(&self.request.reply).is_some()
+        self.request.reply.lock().is_some()
     }
 
     /// The reply, for the caller to answer; `None` when the request has failed meanwhile.
     pub(super) fn take(&self) -> Option<R> {
-        let reply = lock(&self.request.reply).take();
+        let reply = self.request.reply.lock().take();
         if reply.is_some() {
-            lock(&self.pendings.shared.state).open.remove(&self.number);
+            self.pendings.shared.state.lock().open.remove(&self.number);
         }
         reply
     }
@@ -279,6 +276,6 @@ impl<R: Reply> Drop for Pending<R> {
             self.pendings.guard.panicked(self.request.op);
             reply.error(Errno::EIO);
         }
-        lock(&self.pendings.shared.state).open.remove(&self.number);
+        self.pendings.shared.state.lock().open.remove(&self.number);
     }
 }

@@ -1,9 +1,9 @@
 //! The reads that took longest lately: a list of fixed length, which costs a read that is not among them two comparisons.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::engine::Cost;
@@ -70,7 +70,7 @@ impl Slow {
         if took < LEAST || (nanos <= self.floor.load(Ordering::Relaxed) && !is_due()) {
             return;
         }
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.kept.lock();
         kept.retain(|old| now.duration_since(old.at) < LATELY);
         if kept.len() >= KEPT {
             let least = kept.iter().enumerate().min_by_key(|(_, old)| old.took).map(|(at, old)| (at, old.took));
@@ -92,7 +92,7 @@ impl Slow {
 
     /// The slowest of the last minutes, the worst first.
     pub(super) fn now(&self, now: Instant) -> Vec<SlowRead> {
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = self.kept.lock();
         let recent = kept.iter().filter(|old| now.duration_since(old.at) < LATELY);
         let mut reads: Vec<_> =
             recent.map(|old| SlowRead { ago: now.duration_since(old.at).as_secs(), ..old.read.clone() }).collect();

@@ -11,10 +11,11 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use rustix::fs::{AtFlags, Dir, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::test_kill_process;
@@ -94,7 +95,7 @@ pub fn leads_to(directory: BorrowedFd<'_>, name: &OsStr, file: &File) -> rustix:
 pub fn sweep(directory: &OwnedFd) {
     static SWEPT: LazyLock<Mutex<HashSet<(u64, u64)>>> = LazyLock::new(Mutex::default);
     let Ok(meta) = rustix::fs::fstat(directory) else { return };
-    if !SWEPT.lock().unwrap_or_else(PoisonError::into_inner).insert((meta.st_dev, meta.st_ino)) {
+    if !SWEPT.lock().insert((meta.st_dev, meta.st_ino)) {
         return;
     }
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;

@@ -13,9 +13,11 @@ use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError, Weak, mpsc};
+use std::sync::{Arc, LazyLock, OnceLock, Weak, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use super::file::Seen;
 use super::waits;
@@ -102,10 +104,6 @@ pub(super) struct Descriptor {
     again: Box<dyn Reopen>,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 fn now() -> u64 {
     u64::try_from(START.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
@@ -126,7 +124,7 @@ impl Descriptor {
     /// Those of opening it; [`Error::Changed`](crate::Error::Changed) when another version is there by now.
     pub(super) fn file(self: &Arc<Self>) -> crate::error::Result<Arc<File>> {
         self.used.store(now(), Ordering::Relaxed);
-        let slot = lock(&self.slot);
+        let slot = self.slot.lock();
         if let Some(file) = &slot.file {
             return Ok(Arc::clone(file));
         }
@@ -134,7 +132,7 @@ impl Descriptor {
         drop(slot);
         let _call = waits::call();
         let opened = Arc::new(self.again.open(&seen)?);
-        let mut slot = lock(&self.slot);
+        let mut slot = self.slot.lock();
         if let Some(file) = &slot.file {
             // Another thread was faster. What this one opened is closed without the lock, as that may hang.
             return Ok(Arc::clone(file));
@@ -149,13 +147,13 @@ impl Descriptor {
     /// The file, if it is open.
     pub(super) fn open_file(&self) -> Option<Arc<File>> {
         self.used.store(now(), Ordering::Relaxed);
-        lock(&self.slot).file.clone()
+        self.slot.lock().file.clone()
     }
 
     /// It is one more that is open; gives how many there are.
     fn count(self: &Arc<Self>, seen: &Seen) -> usize {
         let known = Known { descriptor: Arc::downgrade(self), device: seen.identity.dev, used: Arc::clone(&self.used) };
-        let mut table = lock(&TABLE);
+        let mut table = TABLE.lock();
         table.insert(self.number, known);
         table.len()
     }
@@ -163,13 +161,13 @@ impl Descriptor {
     /// Closes it, if it can be opened again and no thread reads it.
     fn close(&self) -> bool {
         let _call = waits::call();
-        let Some(file) = lock(&self.slot).file.clone() else { return false };
+        let Some(file) = self.slot.lock().file.clone() else { return false };
         if let Some(seen) = self.again.see(&file) {
-            let mut slot = lock(&self.slot);
+            let mut slot = self.slot.lock();
             // That of the slot, and this one, which is closed without the lock.
             if slot.file.as_ref().is_some_and(|open| Arc::ptr_eq(open, &file)) && Arc::strong_count(&file) == 2 {
                 *slot = Slot { file: None, seen };
-                lock(&TABLE).remove(&self.number);
+                TABLE.lock().remove(&self.number);
                 return true;
             }
         }
@@ -189,9 +187,9 @@ fn keep_within(open: usize) {
 
 impl Drop for Descriptor {
     fn drop(&mut self) {
-        lock(&TABLE).remove(&self.number);
+        TABLE.lock().remove(&self.number);
         let _call = waits::call();
-        drop(self.slot.get_mut().unwrap_or_else(PoisonError::into_inner).file.take());
+        drop(self.slot.get_mut().file.take());
     }
 }
 
@@ -200,13 +198,13 @@ struct Closer(u64);
 
 impl Closer {
     fn of(device: u64) -> Option<Self> {
-        lock(&DEVICES).insert(device).then_some(Self(device))
+        DEVICES.lock().insert(device).then_some(Self(device))
     }
 }
 
 impl Drop for Closer {
     fn drop(&mut self) {
-        lock(&DEVICES).remove(&self.0);
+        DEVICES.lock().remove(&self.0);
     }
 }
 
@@ -214,8 +212,8 @@ impl Drop for Closer {
 /// many were closed by then: those that could not be opened again stay open. A device whose files are being closed is left alone, as
 /// it may hang.
 fn close(most: usize) -> usize {
-    let devices = lock(&DEVICES).clone();
-    let table = lock(&TABLE);
+    let devices = DEVICES.lock().clone();
+    let table = TABLE.lock();
     let idle = table.values().filter(|known| !devices.contains(&known.device));
     let of = |known: &Known| (known.used.load(Ordering::Relaxed), known.device, Weak::clone(&known.descriptor));
     let mut idle: Vec<_> = idle.map(of).collect();
@@ -309,13 +307,13 @@ mod tests {
 
         fn see(&self, file: &File) -> Option<Seen> {
             self.looks.fetch_add(1, Ordering::Relaxed);
-            drop(lock(&self.hang));
+            drop(self.hang.lock());
             self.there.then(|| Seen::of(&file.metadata().unwrap()))
         }
     }
 
     fn is_open(descriptor: &Descriptor) -> bool {
-        lock(&descriptor.slot).file.is_some()
+        descriptor.slot.lock().file.is_some()
     }
 
     #[test]
@@ -323,7 +321,7 @@ mod tests {
         raise_limit();
         let (looks, hang, free) = (Arc::default(), Arc::default(), Arc::default());
         let hanging: Vec<_> = (0..10).map(|_| Again::open(u64::MAX, true, (&looks, &hang))).collect();
-        let held = lock(&hang);
+        let held = hang.lock();
         let begun = Instant::now();
         close(10);
         assert!(begun.elapsed() < Duration::from_secs(5) && looks.load(Ordering::Relaxed) == 1);
@@ -345,19 +343,19 @@ mod tests {
     #[test]
     fn a_descriptor_is_in_the_table_as_long_as_another_thread_finds_it_open() {
         let file = Again::open(u64::MAX - 3, true, (&Arc::default(), &Arc::default()));
-        let table = lock(&TABLE);
+        let table = TABLE.lock();
         thread::scope(|scope| {
             let closing = scope.spawn(|| file.close());
             let until = Instant::now() + Duration::from_millis(200);
             while Instant::now() < until {
-                let closed = file.slot.try_lock().is_ok_and(|slot| slot.file.is_none());
+                let closed = file.slot.try_lock().is_some_and(|slot| slot.file.is_none());
                 assert!(!closed || !table.contains_key(&file.number), "closed, and could be opened again now");
             }
             drop(table);
             assert!(closing.join().unwrap());
         });
-        assert!(!is_open(&file) && !lock(&TABLE).contains_key(&file.number));
+        assert!(!is_open(&file) && !TABLE.lock().contains_key(&file.number));
         file.file().unwrap();
-        assert!(is_open(&file) && lock(&TABLE).contains_key(&file.number));
+        assert!(is_open(&file) && TABLE.lock().contains_key(&file.number));
     }
 }

@@ -3,8 +3,9 @@
 //! The system gives no limit to a call that waits for a disk, a server of files or another process. Such a call cannot be
 //! ended; a request that waits for its result asks here whether any has hung for too long.
 
+use parking_lot::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
+use std::sync::{Arc, LazyLock, Weak};
 use std::time::{Duration, Instant};
 
 /// Times are told from here.
@@ -18,7 +19,7 @@ thread_local! {
 
 fn register() -> Arc<AtomicU64> {
     let slot = Arc::new(AtomicU64::new(0));
-    let mut threads = THREADS.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut threads = THREADS.lock();
     // Threads that have ended.
     threads.retain(|thread| thread.strong_count() > 0);
     threads.push(Arc::downgrade(&slot));
@@ -58,7 +59,7 @@ impl Drop for Call {
 /// How long the longest of all calls that are going on has taken so far; nothing without any.
 #[must_use]
 pub fn longest() -> Duration {
-    let threads = THREADS.lock().unwrap_or_else(PoisonError::into_inner);
+    let threads = THREADS.lock();
     let begun = threads.iter().filter_map(Weak::upgrade).map(|slot| slot.load(Ordering::Relaxed));
     let first = begun.filter(|begun| *begun > 0).min();
     first.map_or(Duration::ZERO, |begun| Duration::from_nanos(now().saturating_sub(begun)))

@@ -2,17 +2,16 @@
 
 use std::ffi::OsStr;
 use std::path::PathBuf;
-use std::sync::PoisonError;
 
 use super::tree::{Body, Node};
-use super::{Handle, Inode, Open, Vfs, busy, lock};
+use super::{Handle, Inode, Open, Vfs, busy};
 use crate::engine::Lane;
 
 impl Vfs {
     /// What a request for a name may have to wait for.
     #[must_use]
     pub fn lane_of_name(&self, parent: Inode, name: &OsStr) -> Lane {
-        let node = lock(&self.table).get(parent);
+        let node = self.table.lock().get(parent);
         let listed = |node: &Node| {
             let Body::Directory(directory) = &node.body else { return None };
             directory.listing()?.find(name).map(|entry| entry.node.lane())
@@ -24,13 +23,13 @@ impl Vfs {
     /// What a request for an inode may have to wait for.
     #[must_use]
     pub fn lane(&self, inode: Inode) -> Lane {
-        lock(&self.table).get(inode).map_or(Lane { source: 0, file: inode.0 }, |node| node.lane())
+        self.table.lock().get(inode).map_or(Lane { source: 0, file: inode.0 }, |node| node.lane())
     }
 
     /// The same for an open file or directory.
     #[must_use]
     pub fn lane_of_handle(&self, handle: Handle) -> Lane {
-        match self.handles.read().unwrap_or_else(PoisonError::into_inner).get(&handle) {
+        match self.handles.read().get(&handle) {
             Some(Open::File(reading)) => reading.lane,
             Some(Open::Directory(names)) => names.node.lane(),
             None => Lane { source: 0, file: handle.0 },
@@ -46,7 +45,7 @@ impl Vfs {
     /// Where an open file or directory is in the source.
     #[must_use]
     pub fn path_of_handle(&self, handle: Handle) -> Option<PathBuf> {
-        match self.handles.read().unwrap_or_else(PoisonError::into_inner).get(&handle)? {
+        match self.handles.read().get(&handle)? {
             Open::File(reading) => Some(reading.path.clone()),
             Open::Directory(names) => Some(names.directory.place.path.clone()),
         }
@@ -55,7 +54,7 @@ impl Vfs {
     /// Where what an inode stands for is in the source.
     #[must_use]
     pub fn path(&self, inode: Inode) -> Option<PathBuf> {
-        match &lock(&self.table).get(inode)?.body {
+        match &self.table.lock().get(inode)?.body {
             Body::Directory(directory) => Some(directory.place.path.clone()),
             Body::File(file) => Some(file.path.clone()),
             Body::Link(_) => None,

@@ -9,11 +9,11 @@ use std::fs::Metadata;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use log::{info, warn};
+use parking_lot::Mutex;
 
-use super::lock;
 use super::packed::Packed;
 use crate::access::Access;
 use crate::engine::{Base, Engine, FileBase, Finder};
@@ -130,11 +130,11 @@ impl Bases {
     }
 
     fn packed(&self, source: &dyn ReadAt, version: Identity) -> Result<Packed> {
-        if let Some(packed) = lock(&self.known).get(&version) {
+        if let Some(packed) = self.known.lock().get(&version) {
             return Ok(packed.clone());
         }
         let packed = Packed::read(source)?;
-        let mut known = lock(&self.known);
+        let mut known = self.known.lock();
         if known.len() >= MAX_KNOWN {
             known.clear();
         }

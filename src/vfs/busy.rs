@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use super::lock;
 use super::open::OpenFile;
 use crate::engine::Lane;
 
@@ -68,7 +68,7 @@ impl Busy {
         if traffic.1 == 0 {
             return;
         }
-        let mut files = lock(&self.0);
+        let mut files = self.0.lock();
         if let Some(known) = files.get_mut(&reading.path) {
             return add(known, traffic);
         }
@@ -84,7 +84,7 @@ impl Busy {
 
     /// The `most` files of which most was read, what was read of those that are `open` included; paths are below `root`.
     pub(super) fn most(&self, open: Vec<(PathBuf, (u64, u64))>, root: &Path, most: usize) -> Vec<FileTraffic> {
-        let mut files = lock(&self.0).clone();
+        let mut files = self.0.lock().clone();
         for (path, traffic) in open {
             add(files.entry(path).or_default(), traffic);
         }

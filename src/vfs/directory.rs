@@ -1,14 +1,15 @@
 //! Open directories, and what reading them gives.
 
 use std::ffi::OsStr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
+use parking_lot::Mutex;
 use rustix::io::Errno;
 
 use super::attr::{Attr, Item, Kind};
 use super::tree::{Directory, Listing, Node};
-use super::{Handle, Inode, Open, Vfs, lock, refuse};
+use super::{Handle, Inode, Open, Vfs, refuse};
 use crate::error::Result;
 
 /// An open directory.
@@ -74,9 +75,9 @@ impl Vfs {
         let names = self.names(handle)?;
         if offset == 0 && names.begun.swap(true, Ordering::Relaxed) {
             let listing = self.current(&names.node, &names.directory, None)?;
-            *lock(&names.listing) = listing;
+            *names.listing.lock() = listing;
         }
-        let listing = Arc::clone(&lock(&names.listing));
+        let listing = Arc::clone(&names.listing.lock());
         Ok(Moment { node: Arc::clone(&names.node), listing })
     }
 
@@ -91,14 +92,14 @@ impl Vfs {
             };
             let taken = take(item, &self.attr_known(node));
             if taken {
-                lock(&self.table).remember(node);
+                self.table.lock().remember(node);
             }
             taken
         });
     }
 
     fn names(&self, handle: Handle) -> Result<Arc<Names>> {
-        match self.handles.read().unwrap_or_else(PoisonError::into_inner).get(&handle) {
+        match self.handles.read().get(&handle) {
             Some(Open::Directory(names)) => Ok(Arc::clone(names)),
             _ => Err(refuse("list", &self.config.source, Errno::BADF)),
         }

@@ -37,10 +37,11 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
+use parking_lot::{Mutex, RwLock};
 use rustix::io::Errno;
 
 use crate::access::Access;
@@ -149,11 +150,6 @@ enum Open {
     Directory(Arc<Names>),
 }
 
-/// Takes a lock whatever happened to its last holder: all that locks guard here is replaced whole.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 fn refuse(op: &'static str, path: impl AsRef<Path>, errno: Errno) -> Error {
     Error::io(op, path)(errno.into())
 }
@@ -235,14 +231,14 @@ impl Vfs {
             return Ok(None);
         };
         let attr = self.attr(&entry.node)?;
-        lock(&self.table).remember(&entry.node);
+        self.table.lock().remember(&entry.node);
         Ok(Some(attr))
     }
 
     /// Gives back `count` references to an inode.
     pub fn forget(&self, inode: Inode, count: u64) {
         if inode != Inode::ROOT {
-            lock(&self.table).forget(inode, count);
+            self.table.lock().forget(inode, count);
         }
     }
 
@@ -370,7 +366,7 @@ impl Vfs {
     #[must_use]
     pub fn busiest(&self, most: usize) -> Vec<FileTraffic> {
         let open = {
-            let handles = self.handles.read().unwrap_or_else(PoisonError::into_inner);
+            let handles = self.handles.read();
             let files = handles.values().filter_map(|open| match open {
                 Open::File(reading) => Some((reading.path.clone(), reading.traffic.now())),
                 Open::Directory(_) => None,
@@ -381,7 +377,7 @@ impl Vfs {
     }
 
     fn file(&self, handle: Handle) -> Result<Arc<Reading>> {
-        match self.handles.read().unwrap_or_else(PoisonError::into_inner).get(&handle) {
+        match self.handles.read().get(&handle) {
             Some(Open::File(reading)) => Ok(Arc::clone(reading)),
             _ => Err(refuse("read", &self.config.source, Errno::BADF)),
         }
@@ -389,7 +385,7 @@ impl Vfs {
 
     /// Closes a handle. One that is not open is ignored.
     pub fn release(&self, handle: Handle) {
-        let closed = self.handles.write().unwrap_or_else(PoisonError::into_inner).remove(&handle);
+        let closed = self.handles.write().remove(&handle);
         if let Some(Open::File(reading)) = &closed {
             self.busy.closed(reading);
         }
@@ -407,9 +403,9 @@ impl Vfs {
     /// Counters and gauges.
     #[must_use]
     pub fn stats(&self) -> VfsStats {
-        let (inodes, metadata_bytes) = lock(&self.table).sizes();
+        let (inodes, metadata_bytes) = self.table.lock().sizes();
         VfsStats {
-            open_files: self.handles.read().unwrap_or_else(PoisonError::into_inner).len() as u64,
+            open_files: self.handles.read().len() as u64,
             reads: self.counts.reads.load(Ordering::Relaxed),
             read_bytes: self.counts.bytes.load(Ordering::Relaxed),
             inodes: inodes as u64,
@@ -419,13 +415,13 @@ impl Vfs {
 
     fn keep(&self, open: Open) -> Handle {
         let handle = Handle(self.next_handle.fetch_add(1, Ordering::Relaxed));
-        self.handles.write().unwrap_or_else(PoisonError::into_inner).insert(handle, open);
+        self.handles.write().insert(handle, open);
         handle
     }
 
     fn node(&self, op: &'static str, inode: Inode) -> Result<Arc<Node>> {
         // The kernel only names inodes that it was told of and has not forgotten.
-        lock(&self.table).get(inode).ok_or_else(|| refuse(op, &self.config.source, Errno::STALE))
+        self.table.lock().get(inode).ok_or_else(|| refuse(op, &self.config.source, Errno::STALE))
     }
 
     fn directory(&self, op: &'static str, inode: Inode) -> Result<(Arc<Node>, Arc<Directory>)> {
@@ -462,7 +458,7 @@ impl Vfs {
             }
         }
         look::note(self.engine.troubles(), &directory.place.path, &scan);
-        Ok(lock(&self.table).publish(node, directory, scan))
+        Ok(self.table.lock().publish(node, directory, scan))
     }
 
     /// Attributes of what a node stands for; of a directory those of this moment.

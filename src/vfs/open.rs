@@ -5,7 +5,6 @@ use std::ops::{Deref, Range};
 use std::sync::{Arc, Weak};
 
 use super::base::Bases;
-use super::lock;
 use super::packed::Packed;
 use super::shards::{Generated, has_version};
 use super::tree::{Contents, File};
@@ -47,7 +46,7 @@ impl OpenFile {
         if !is_current(file) {
             return Err(Error::Changed { path: file.path.clone() });
         }
-        let shared: Weak<Self> = lock(&file.open).clone();
+        let shared: Weak<Self> = file.open.lock().clone();
         if let Some(open) = shared.upgrade() {
             return Ok(open);
         }
@@ -65,7 +64,7 @@ impl OpenFile {
             }
             Contents::Generated(generated) => Self::Text(Arc::clone(generated)),
         });
-        let mut slot = lock(&file.open);
+        let mut slot = file.open.lock();
         // Two may have opened at once: both descriptors are right, the first is shared.
         if let Some(first) = slot.upgrade() {
             return Ok(first);

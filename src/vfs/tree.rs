@@ -11,13 +11,14 @@ use std::ffi::{OsStr, OsString};
 use std::hash::{BuildHasher, RandomState};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use super::Inode;
 use super::attr::Kind;
 use super::link::Shown;
-use super::lock;
 use super::number::Key;
 use super::open::OpenFile;
 use super::packed::Opened;
@@ -170,16 +171,16 @@ impl Directory {
 
     /// Takes note of what `stat` said of it.
     fn looked(&self, stamp: Stamp) {
-        *lock(&self.stamp) = Some(stamp);
+        *self.stamp.lock() = Some(stamp);
     }
 
     /// What `stat` said of it last.
     pub(super) fn seen(&self) -> Option<Stamp> {
-        *lock(&self.stamp)
+        *self.stamp.lock()
     }
 
     pub(super) fn listing(&self) -> Option<Arc<Listing>> {
-        lock(&self.listing).clone()
+        self.listing.lock().clone()
     }
 }
 
@@ -319,7 +320,7 @@ impl Table {
             entries,
             notes: scan.notes,
         });
-        *lock(&directory.listing) = Some(listing.clone());
+        *directory.listing.lock() = Some(listing.clone());
         for entry in old.iter().flat_map(|listing| &listing.entries) {
             if !kept.contains(&entry.node.inode) {
                 self.unlist(entry.node.inode);
@@ -387,7 +388,7 @@ impl Table {
             let Body::Directory(directory) = &record.node.body else {
                 continue;
             };
-            let listing = lock(&directory.listing).take();
+            let listing = directory.listing.lock().take();
             for entry in listing.iter().flat_map(|listing| &listing.entries) {
                 if let Some(child) = self.records.get_mut(&entry.node.inode) {
                     child.listed = false;

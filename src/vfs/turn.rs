@@ -1,9 +1,9 @@
 //! Who scans a directory: one request, and another when that one is held up by a source that hangs.
 
-use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::lock;
+use parking_lot::{Condvar, Mutex};
+
 use crate::source::waits;
 
 /// A scan is held up when a call to a source has taken for so long, and the scan at least for as long.
@@ -28,12 +28,12 @@ pub(super) struct Held<'a> {
 impl Turn {
     /// Waits for the turn and takes it.
     pub(super) fn take(&self) -> Held<'_> {
-        let mut taken = lock(&self.taken);
+        let mut taken = self.taken.lock();
         while let Some(since) = *taken {
             if since.elapsed() > HELD_UP && waits::longest() > HELD_UP {
                 break;
             }
-            taken = self.free.wait_timeout(taken, LOOK).unwrap_or_else(PoisonError::into_inner).0;
+            _ = self.free.wait_for(&mut taken, LOOK);
         }
         let since = Instant::now();
         *taken = Some(since);
@@ -43,7 +43,7 @@ impl Turn {
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
-        let mut taken = lock(&self.turn.taken);
+        let mut taken = self.turn.taken.lock();
         // Another may have taken it meanwhile.
         if *taken == Some(self.since) {
             *taken = None;

@@ -10,7 +10,7 @@ use crate::engine::Engine;
 use crate::engine::buffer::Buffer;
 use crate::engine::cost::Cost;
 use crate::engine::stats::Counters;
-use crate::engine::sync::{AtomicU64, Condvar, Mutex, Ordering, lock};
+use crate::engine::sync::{AtomicU64, Condvar, Mutex, Ordering, lock, wait};
 use crate::error::{Damage, Error};
 
 /// Passes over one tensor that wait for their next reader, at most.
@@ -172,7 +172,7 @@ impl Stream {
                 Step::Wait => {
                     *progress.wanted.entry(window).or_default() += 1;
                     let begun = Instant::now();
-                    progress = self.changed.wait(progress).unwrap_or_else(std::sync::PoisonError::into_inner);
+                    progress = wait(&self.changed, progress);
                     Cost::add(|cost| cost.wait += begun.elapsed());
                     if let Some(count) = progress.wanted.get_mut(&window) {
                         *count -= 1;

@@ -1,6 +1,6 @@
 //! A ticket lock: windows use a value one after the other, in ascending order of their numbers.
 
-use crate::engine::sync::{Condvar, Mutex, lock};
+use crate::engine::sync::{Condvar, Mutex, lock, wait};
 
 /// A value that each window uses once, after the windows before it.
 #[derive(Debug)]
@@ -46,7 +46,7 @@ impl<T> TicketLock<T> {
             {
                 return Some(Guard { lock: self, window, value: Some(value) });
             }
-            slot = self.changed.wait(slot).unwrap_or_else(std::sync::PoisonError::into_inner);
+            slot = wait(&self.changed, slot);
         }
     }
 

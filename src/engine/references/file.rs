@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use crate::engine::sync::{Mutex, lock};
 use crate::engine::{Cost, Image};
 use crate::error::{Error, Result};
 use crate::format::Container;
@@ -150,7 +151,7 @@ impl BaseFile {
     pub(super) fn has(&self, tensor: usize, digest: &[u8; 32]) -> Result<bool> {
         let Some(tensor) = self.tensors.get(tensor) else { return Ok(false) };
         // Others who want to know wait. Nobody has to wait for them: only a file without references is hashed.
-        let mut known = tensor.digest.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = lock(&tensor.digest);
         if let Some(known) = *known {
             return Ok(known == *digest);
         }
@@ -170,7 +171,7 @@ impl BaseFile {
 
     /// Whether the digest of a tensor is known without reading it.
     pub(super) fn knows(&self, tensor: usize) -> bool {
-        let known = |tensor: &Tensor| tensor.digest.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+        let known = |tensor: &Tensor| lock(&tensor.digest).is_some();
         self.tensors.get(tensor).is_some_and(known)
     }
 

@@ -2,13 +2,14 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
 use log::info;
 
 use super::search::{Lacking, Search, Way};
 use super::{BaseFile, Later, References};
 use crate::access::Access;
+use crate::engine::sync::{Mutex, MutexGuard, lock};
 use crate::engine::{Engine, Image};
 use crate::error::Result;
 use crate::format::Container;
@@ -102,7 +103,7 @@ impl Finder {
 
     pub(super) fn known(&self) -> MutexGuard<'_, Known> {
         // All that it guards is replaced whole.
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.known)
     }
 
     /// Tells of a container that was read from this version of a file, so that it is not read again.

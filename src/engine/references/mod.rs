@@ -13,11 +13,12 @@ pub use find::{Finder, Places};
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::Engine;
+use crate::engine::sync::{Mutex, lock};
 use crate::error::{Error, Result};
 use crate::format::checksum::hex;
 use crate::format::{BaseId, Chunk, Container, Piece};
@@ -65,7 +66,7 @@ impl Later {
     /// What was found. Others who need it wait meanwhile; looking waits for none of them, as it decodes only what refers to
     /// nothing.
     pub(super) fn get(&self, engine: &Arc<Engine>) -> Option<Arc<References>> {
-        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut found = lock(&self.found);
         let mut again = false;
         if let Some(found) = &*found {
             // What is doubtful is looked for at once, but not at once again.

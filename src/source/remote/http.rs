@@ -1,10 +1,11 @@
 //! Range requests over HTTP, and files behind a [`Resolve`].
 
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
+use parking_lot::Mutex;
 use reqwest::header::{
     ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_RANGE, DATE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_MATCH,
     IF_UNMODIFIED_SINCE, LAST_MODIFIED, RANGE, RETRY_AFTER,
@@ -257,11 +258,11 @@ impl ResolvedFile {
         let mut again = false;
         loop {
             let located = self.locate().await?;
-            let pinned = located.pinned.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let pinned = located.pinned.lock().clone();
             let Location { url, headers, .. } = &located.location;
             match get(&self.0.client, url, headers, range.clone(), &pinned).await {
                 Ok(got) => {
-                    let mut pinned = located.pinned.lock().unwrap_or_else(PoisonError::into_inner);
+                    let mut pinned = located.pinned.lock();
                     // Somebody else may have been the first meanwhile.
                     if pinned.differs(&got.answer.version) {
                         return Err(Failure::Changed);

@@ -32,8 +32,10 @@ pub use tree::{RemoteTree, Site, SiteEntry};
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use crate::cache::Store;
 use crate::error::Error;
@@ -101,7 +103,7 @@ impl Shared {
     /// Logs what is wrong with the place, and has it told at the mount and in the status.
     fn note(&self, text: String) {
         log::warn!("{text}");
-        let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut notes = self.notes.lock();
         if notes.len() < MOST_NOTES && !notes.contains(&text) {
             notes.push(text);
         }
@@ -130,7 +132,7 @@ impl Shared {
     }
 
     fn add(&self, file: &Arc<file::Inner>) {
-        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut files = self.files.lock();
         files.retain(|file| file.strong_count() > 0);
         files.push(Arc::downgrade(file));
     }
@@ -141,7 +143,7 @@ impl Shared {
         if streams {
             file.last_streamed.store(now.max(1), Ordering::Relaxed);
         }
-        let files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        let files = self.files.lock();
         let lately = |file: &Arc<file::Inner>| {
             let at = file.last_streamed.load(Ordering::Relaxed);
             at > 0 && now.saturating_sub(at) < READING.as_millis() as u64
@@ -150,7 +152,7 @@ impl Shared {
     }
 
     fn open(&self) -> Vec<Arc<file::Inner>> {
-        let files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        let files = self.files.lock();
         files.iter().filter_map(Weak::upgrade).collect()
     }
 

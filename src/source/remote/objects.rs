@@ -4,7 +4,7 @@ use std::fmt;
 use std::future::Future;
 use std::ops::Range;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -13,6 +13,7 @@ use object_store::client::{
 };
 use object_store::path::Path as Key;
 use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt, RetryConfig};
+use parking_lot::Mutex;
 use reqwest::header::RANGE;
 
 use super::fetch::{Answer, Answering, Fetch, Version, again};
@@ -100,7 +101,7 @@ async fn bounded(response: HttpResponse, most: usize, odd: &Mutex<Vec<String>>) 
         }
     }
     let whole = match std::str::from_utf8(&whole) {
-        Ok(page) if !refusal => listable(page, &mut odd.lock().unwrap_or_else(PoisonError::into_inner)).into_bytes(),
+        Ok(page) if !refusal => listable(page, &mut odd.lock()).into_bytes(),
         _ => whole,
     };
     Ok(HttpResponse::from_parts(parts, bytes::Bytes::from(whole).into()))
@@ -340,7 +341,7 @@ impl Bucket {
 
     /// The keys below `prefix` that were left out. Several directories may be listed at once.
     fn take_odd(&self, prefix: &str) -> Vec<String> {
-        let mut odd = self.odd.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut odd = self.odd.lock();
         let (taken, left) = std::mem::take(&mut *odd).into_iter().partition(|key| key.starts_with(prefix));
         *odd = left;
         taken

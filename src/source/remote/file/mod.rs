@@ -10,9 +10,11 @@ use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::fetch::{Fetch, fetch};
 use super::resolve::Failure;
@@ -32,7 +34,7 @@ struct Request(Mutex<Option<Failure>>);
 
 impl Request {
     fn failure(&self) -> Option<Failure> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.lock().clone()
     }
 }
 
@@ -87,7 +89,7 @@ pub(super) fn extent(block: u32, len: u64) -> (u64, u64) {
 
 impl Inner {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     fn bytes(&self, blocks: &Range<u32>) -> u64 {
@@ -270,7 +272,7 @@ impl Inner {
                 }
                 Some(Block::Coming(request)) => {
                     let request = Arc::clone(request);
-                    state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                    self.changed.wait(&mut state);
                     let gone = !matches!(state.blocks.get(&block), Some(Block::Here { .. }));
                     if let Some(failure) = request.failure().filter(|_| gone) {
                         drop(state);
@@ -360,7 +362,7 @@ impl Drop for Ending {
             // What lies behind will hardly come either; who reads on asks again.
             state.queue.clear();
         }
-        *self.request.0.lock().unwrap_or_else(PoisonError::into_inner) = failure;
+        *self.request.0.lock() = failure;
         drop(state);
         self.inner.changed.notify_all();
         if !self.urgent {

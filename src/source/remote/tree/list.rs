@@ -13,7 +13,7 @@ use super::super::listing::{Facts, Found, Item, Listing};
 use super::super::pace::Ask;
 use super::super::resolve::{Failure, Secret};
 use super::super::{Shared, web};
-use super::{Directory, Origin, RemoteTree, SiteEntry, join, lock};
+use super::{Directory, Origin, RemoteTree, SiteEntry, join};
 
 /// How long a listing is waited for: when an older one is at hand, and otherwise.
 pub(super) const LIST: (Duration, Duration) = (Duration::from_secs(4), Duration::from_secs(20));
@@ -84,7 +84,7 @@ impl RemoteTree {
             Origin::Web(base, _) => {
                 let base = web::below(base, address);
                 let listed = self.shared.runtime.wait(list_web(shared, base, patience)).ok_or_else(broken)??;
-                let mut heads = lock(&self.heads);
+                let mut heads = self.heads.lock();
                 let mut held: usize = heads.values().map(Bytes::len).sum();
                 let mut found = Found { odd: listed.odd, ..Found::default() };
                 for (name, item, head) in listed.files {

@@ -7,10 +7,11 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use reqwest::Url;
 
 use super::fetch::Fetch;
@@ -96,10 +97,6 @@ impl std::fmt::Debug for RemoteTree {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// A number of 64 bits that tells texts apart.
 fn number(parts: &[&str]) -> u64 {
     let mut hasher = blake3::Hasher::new();
@@ -125,7 +122,7 @@ impl RemoteTree {
     /// What is wrong with the place, in words: names that cannot be shown, a server without ranges.
     #[must_use]
     pub fn notes(&self) -> Vec<String> {
-        lock(&self.shared.notes).clone()
+        self.shared.notes.lock().clone()
     }
 
     /// Fetches all files into the cache on disk. Takes as long as the network does.
@@ -166,7 +163,7 @@ impl RemoteTree {
     }
 
     fn directory(&self, rel: &str) -> Result<Arc<Directory>> {
-        if let Some(found) = lock(&self.directories).get(rel) {
+        if let Some(found) = self.directories.lock().get(rel) {
             return Ok(Arc::clone(found));
         }
         let (parent, name) = rel.rsplit_once('/').unwrap_or(("", rel));
@@ -178,9 +175,9 @@ impl RemoteTree {
             Origin::Web(..) => format!("{}{}/", above.address, item.address),
             Origin::Bucket(_) | Origin::Site(_) => item.address.clone(),
         };
-        let turn = Arc::clone(lock(&self.turns).entry(rel.to_owned()).or_default());
-        let mut failed = lock(&turn);
-        if let Some(found) = lock(&self.directories).get(rel) {
+        let turn = Arc::clone(self.turns.lock().entry(rel.to_owned()).or_default());
+        let mut failed = turn.lock();
+        if let Some(found) = self.directories.lock().get(rel) {
             return Ok(Arc::clone(found));
         }
         // Each try may take long, and those who ask wait on threads that others need.
@@ -194,9 +191,9 @@ impl RemoteTree {
                 return Err(error(&self.root.join(rel), failure));
             }
         };
-        lock(&self.directories).insert(rel.to_owned(), Arc::clone(&loaded));
+        self.directories.lock().insert(rel.to_owned(), Arc::clone(&loaded));
         drop(failed);
-        lock(&self.turns).remove(rel);
+        self.turns.lock().remove(rel);
         self.keep_small(rel);
         Ok(loaded)
     }
@@ -232,7 +229,7 @@ impl RemoteTree {
                 let version = facts.version.etag.clone().unwrap_or_default();
                 let new =
                     || ResolvedFile::new(client, site.resolve(&item.address, &version), version.clone(), facts.len);
-                Box::new(lock(&self.resolved).entry(item.address.clone()).or_insert_with(new).clone())
+                Box::new(self.resolved.lock().entry(item.address.clone()).or_insert_with(new).clone())
             }
         })
     }
@@ -265,12 +262,12 @@ impl RemoteTree {
         let Some(facts) = &item.facts else {
             return Err(Error::invalid(format!("{}: a directory, expected a file", path.display())));
         };
-        let mut files = lock(&self.files);
+        let mut files = self.files.lock();
         if let Some(open) = files.get(rel).and_then(Weak::upgrade) {
             return Ok(open);
         }
         let fetch = self.fetch(&directory, &item, facts).map_err(|failure| error(&path, failure))?;
-        let head = lock(&self.heads).remove(rel);
+        let head = self.heads.lock().remove(rel);
         let named = (path, self.identity(rel, facts));
         let file = RemoteFile::new(&self.shared, named, fetch, self.entry(rel, facts), head);
         files.retain(|_, file| file.strong_count() > 0);
@@ -280,14 +277,14 @@ impl RemoteTree {
 
     /// Puts the short files of a directory into the cache, for when the server is gone.
     fn keep_small(&self, rel: &str) {
-        let Some(directory) = lock(&self.directories).get(rel).cloned().filter(|_| self.kept.is_some()) else { return };
-        lock(&self.waiting).retain(|file| file.waits());
+        let Some(directory) = self.directories.lock().get(rel).cloned().filter(|_| self.kept.is_some()) else { return };
+        self.waiting.lock().retain(|file| file.waits());
         let mut left = SMALL.1;
         for item in &directory.listing.items {
             let Some(facts) = item.facts.as_ref().filter(|facts| facts.len <= SMALL.0.min(left)) else { continue };
             left -= facts.len;
             if let Ok(file) = self.file(&join(rel, &item.name)) {
-                lock(&self.waiting).extend(file.keep());
+                self.waiting.lock().extend(file.keep());
             }
         }
     }

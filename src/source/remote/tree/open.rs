@@ -1,10 +1,11 @@
 //! Opening a place: what an address names, and whether it is a directory or one file.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use parking_lot::Mutex;
 use reqwest::Url;
 
 use super::super::address::{self, Address};
@@ -15,7 +16,7 @@ use super::super::resolve::{Failure, Secret};
 use super::super::runtime::Runtime;
 use super::super::{RemoteConfig, Shared, error, http, web};
 use super::list::{self, LIST, persist};
-use super::{Directory, Origin, RemoteTree, Site, lock};
+use super::{Directory, Origin, RemoteTree, Site};
 use crate::error::{Error, Result};
 
 impl RemoteTree {
@@ -130,7 +131,7 @@ impl RemoteTree {
                 }
                 let item = Item::file(&name, &segment, probed.facts)
                     .ok_or_else(|| Error::invalid("the address ends in no name of a file"))?;
-                lock(&tree.heads).insert(name.clone(), probed.head);
+                tree.heads.lock().insert(name.clone(), probed.head);
                 let listing = Listing::new(tree.id.clone(), true, vec![item]);
                 tree.kept.iter().for_each(|kept| kept.write(&listing));
                 listing
@@ -142,7 +143,7 @@ impl RemoteTree {
             (Err(failure), None) => return Err(error(&label, failure)),
         };
         let path = tree.root.join(&name);
-        lock(&tree.directories).insert(String::new(), Arc::new(Directory { listing, address: String::new() }));
+        tree.directories.lock().insert(String::new(), Arc::new(Directory { listing, address: String::new() }));
         Ok((Arc::new(tree), path))
     }
 
@@ -156,7 +157,7 @@ impl RemoteTree {
         } else {
             self.root.clone()
         };
-        lock(&self.directories).insert(String::new(), Arc::new(directory));
+        self.directories.lock().insert(String::new(), Arc::new(directory));
         let tree = Arc::new(self);
         tree.keep_small("");
         Ok((tree, path))
