@@ -318,7 +318,7 @@ impl Filesystem for Adapter {
             return self.own("status", reply, work, move |text, reply| value(text, size, reply));
         }
         let fact = |vfs: &Vfs| match name.to_str().and_then(|name| name.strip_prefix(FACTS)) {
-            Some(fact) if Control::what(ino.0).is_none() => Ok(vfs.fact(inode(ino), fact)?.map(String::into_bytes)),
+            Some(fact) if Control::what(ino.0).is_none() => Ok(vfs.xattr(inode(ino), fact)?.map(String::into_bytes)),
             _ => Ok(None),
         };
         self.requests.at_once("getxattr", reply, fact, |fact, reply| value(fact, size, reply));

@@ -10,7 +10,7 @@ use std::ffi::OsStr;
 
 use rustix::fs::StatVfs;
 
-use super::Inode;
+use super::ids::Inode;
 
 /// Preferred size of a read, bytes. A power of two: some readers align with it as a mask.
 pub const BLOCK_SIZE: u32 = 4096;

@@ -3,8 +3,8 @@
 
 use std::os::unix::ffi::OsStrExt;
 
-use super::Inode;
-use super::scan::{Class, Found};
+use super::class::{Class, Found};
+use super::ids::Inode;
 use crate::source::Identity;
 
 /// The half of all numbers that is the tree's; the other belongs to the hidden directory of a mount.

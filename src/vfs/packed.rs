@@ -4,9 +4,9 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::Time;
+use super::attr::Time;
 use super::name::Maker;
-use super::shards::has_version;
+use super::version::has_version;
 use crate::engine::Presented;
 use crate::error::{Error, Result};
 use crate::format::bigsmall::SHARD_INDEX;

@@ -13,53 +13,13 @@ use log::warn;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
+use super::class::{Class, Found, Notes, Place};
 use super::packed::{Opened, Packed};
-use super::scan::{Class, Found, Notes, Place};
-use crate::access::Access;
+use super::shard_index::{Generated, Index, SHOWN_INDEX};
 use crate::engine::Presented;
-use crate::error::{Error, Result};
-use crate::format::bigsmall::{Duplicate, MAX_HEADER, SHARD_INDEX, ShardIndex};
-use crate::source::{Identity, Stat, Tree, way};
-
-/// Name of the shard index that is made for a directory which has none.
-pub(super) const SHOWN_INDEX: &str = "model.safetensors.index.json";
-
-/// One version of a directory's `bigsmall.index.json`.
-#[derive(Debug)]
-pub(super) struct Index {
-    pub(super) identity: Identity,
-    /// `None` when it is broken, which was logged.
-    parsed: Option<ShardIndex>,
-}
-
-impl Index {
-    /// Reads the one in `dir`, of which `stat` said `identity`. Whatever is wrong is logged: once for each version, as the
-    /// caller keeps the result.
-    pub(super) fn read(tree: &dyn Tree, dir: &Path, identity: Identity) -> Self {
-        let path = dir.join(SHARD_INDEX);
-        let parsed = read(tree, &path).and_then(|(identity, text)| Ok((identity, ShardIndex::parse(&path, &text)?)));
-        match parsed {
-            Ok((identity, index)) => Self { identity, parsed: Some(index) },
-            Err(error) => {
-                warn!("{error}; shards are shown without what it says");
-                Self { identity, parsed: None }
-            }
-        }
-    }
-
-    /// The tensors that the container of this name shows besides its own.
-    fn duplicates(&self, container: &OsStr) -> &[Duplicate] {
-        match (&self.parsed, container.to_str()) {
-            (Some(index), Some(name)) => index.duplicates(name),
-            _ => &[],
-        }
-    }
-
-    /// Bytes of memory that it takes, about: the text's own length, and as much again for tables.
-    pub(super) fn memory(&self) -> u64 {
-        if self.parsed.is_some() { 2 * self.identity.len } else { 0 }
-    }
-}
+use crate::error::Result;
+use crate::format::bigsmall::{SHARD_INDEX, ShardIndex};
+use crate::source::{Stat, way};
 
 /// The shard index of a directory, if it has containers that may need it. `exclude` is the mount point, and the directory's
 /// path without links.
@@ -93,21 +53,6 @@ pub(super) fn index_of(
     Some(same.map_or_else(|| Arc::new(Index::read(&*place.tree, &place.path, identity)), Arc::clone))
 }
 
-fn read(tree: &dyn Tree, path: &Path) -> Result<(Identity, Vec<u8>)> {
-    let changed = || Error::Changed { path: path.into() };
-    let source = tree.open(path)?;
-    if source.len() > MAX_HEADER {
-        let what = "the length of the shard index";
-        return Err(Error::TooLarge { path: path.into(), what, limit: MAX_HEADER, got: source.len() });
-    }
-    let mut text = vec![0; source.len() as usize];
-    source.read_exact_at(0, &mut text)?;
-    if !source.unchanged()? {
-        return Err(changed());
-    }
-    Ok((source.identity().ok_or_else(changed)?, text))
-}
-
 /// Has a container show what `index`, that of its directory, adds to it.
 pub(super) fn apply(dir: &Path, name: &OsStr, opened: &mut Opened, index: Option<&Index>) {
     let Packed::BigSmall(presented) = &opened.packed else { return };
@@ -132,60 +77,6 @@ pub(super) fn apply(dir: &Path, name: &OsStr, opened: &mut Opened, index: Option
     // Without duplicates it was made before, when the container was opened.
     if let Ok(presented) = made {
         opened.packed = Packed::BigSmall(Arc::new(presented));
-    }
-}
-
-/// A `model.safetensors.index.json` for a directory of shards.
-#[derive(Debug)]
-pub(super) struct Generated {
-    /// The versions of the files that it was made from: the index, then the shards.
-    rests_on: Vec<(OsString, Identity)>,
-    /// `None` when it would promise what the shards do not hold, which was logged.
-    text: Option<Box<[u8]>>,
-}
-
-impl Generated {
-    /// Its bytes.
-    pub(super) fn text(&self) -> &[u8] {
-        self.text.as_deref().unwrap_or_default()
-    }
-
-    /// Whether there is something to show.
-    pub(super) fn is_good(&self) -> bool {
-        self.text.is_some()
-    }
-
-    /// The version of the index that it was made from, whose times it has.
-    pub(super) fn identity(&self) -> Option<Identity> {
-        self.rests_on.first().map(|(_, identity)| *identity)
-    }
-
-    /// The versions that it was made from.
-    pub(super) fn rests_on(&self) -> impl Iterator<Item = Identity> {
-        self.rests_on.iter().map(|(_, version)| *version)
-    }
-
-    /// Whether another was made from the same files, and so is the same.
-    pub(super) fn is(&self, other: &Self) -> bool {
-        self.rests_on == other.rests_on
-    }
-
-    /// Whether all that it was made from is what it was, and its place is free.
-    pub(super) fn unchanged(&self, tree: &dyn Tree, dir: &Path) -> bool {
-        self.rests_on.iter().all(|(name, identity)| has_version(tree, &dir.join(name), Some(*identity), None))
-            && has_version(tree, &dir.join(SHOWN_INDEX), None, None)
-    }
-}
-
-/// Whether `path` leads to this version of a file; `None` is no file. A link that leads nowhere, or somewhere where nobody may
-/// look, was no file when it was found and is none as long as it is there.
-pub(super) fn has_version(tree: &dyn Tree, path: &Path, version: Option<Identity>, access: Option<Access>) -> bool {
-    match version {
-        Some(version) => match tree.stat(path) {
-            Ok(Stat::File(now, may)) => now == version && (access.is_none() || may == access),
-            _ => false,
-        },
-        None => !matches!(tree.stat_link(path), Ok(Stat::File(..))),
     }
 }
 

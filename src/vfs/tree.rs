@@ -16,15 +16,15 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::Inode;
 use super::attr::Kind;
+use super::class::{Class, Found, Known, Notes, Place, Scan, Stamp};
+use super::ids::Inode;
 use super::link::Shown;
 use super::number::Key;
 use super::open::OpenFile;
 use super::packed::Opened;
-use super::scan::{Class, Found, Known, Notes, Place, Scan, Stamp};
-use super::shards::Generated;
-use super::turn::Turn;
+use super::scan_lock::ScanLock;
+use super::shard_index::Generated;
 use crate::access::Access;
 use crate::engine::Lane;
 use crate::error::Result;
@@ -57,8 +57,8 @@ pub(super) struct Directory {
     stamp: Mutex<Option<Stamp>>,
     /// The last scan with inodes.
     listing: Mutex<Option<Arc<Listing>>>,
-    /// Held by the one request that scans. Those who wait here need its result; nobody else does.
-    pub(super) turn: Turn,
+    /// Held by the request that scans. The requests that wait here need its result.
+    pub(super) scan_lock: ScanLock,
 }
 
 /// One version of a file.
@@ -159,7 +159,7 @@ impl Node {
 
 impl Directory {
     fn new(place: Place, stamp: Option<Stamp>) -> Self {
-        Self { place, stamp: Mutex::new(stamp), listing: Mutex::new(None), turn: Turn::default() }
+        Self { place, stamp: Mutex::new(stamp), listing: Mutex::new(None), scan_lock: ScanLock::default() }
     }
 
     /// What `stat` says of it now.

@@ -3,8 +3,11 @@
 use std::ffi::OsStr;
 use std::path::PathBuf;
 
+use super::fs::Vfs;
+use super::handles::Open;
+use super::ids::{Handle, Inode};
+use super::traffic;
 use super::tree::{Body, Node};
-use super::{Handle, Inode, Open, Vfs, busy};
 use crate::engine::Lane;
 
 impl Vfs {
@@ -29,7 +32,7 @@ impl Vfs {
     /// The same for an open file or directory.
     #[must_use]
     pub fn lane_of_handle(&self, handle: Handle) -> Lane {
-        match self.handles.read().get(&handle) {
+        match self.handles.get(handle) {
             Some(Open::File(reading)) => reading.lane,
             Some(Open::Directory(names)) => names.node.lane(),
             None => Lane { source: 0, file: handle.0 },
@@ -39,13 +42,13 @@ impl Vfs {
     /// How the file of a handle is called in the source, below its root; empty for one that is closed.
     #[must_use]
     pub fn name_of(&self, handle: Handle) -> String {
-        self.path_of_handle(handle).map_or_else(String::new, |path| busy::below(&self.config.source, &path))
+        self.path_of_handle(handle).map_or_else(String::new, |path| traffic::below(&self.config.source, &path))
     }
 
     /// Where an open file or directory is in the source.
     #[must_use]
     pub fn path_of_handle(&self, handle: Handle) -> Option<PathBuf> {
-        match self.handles.read().get(&handle)? {
+        match self.handles.get(handle)? {
             Open::File(reading) => Some(reading.path.clone()),
             Open::Directory(names) => Some(names.directory.place.path.clone()),
         }

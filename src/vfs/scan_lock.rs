@@ -1,4 +1,5 @@
-//! Who scans a directory: one request, and another when that one is held up by a source that hangs.
+//! The lock under which a directory is scanned: one request holds it, and another one passes when that one is
+//! held up by a source that hangs.
 
 use std::time::{Duration, Instant};
 
@@ -11,22 +12,22 @@ const HELD_UP: Duration = Duration::from_secs(2);
 /// How often waiting requests look whether it is.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// The turn to scan.
+/// A lock for scans.
 #[derive(Debug, Default)]
-pub(super) struct Turn {
+pub(super) struct ScanLock {
     /// Since when it is taken.
     taken: Mutex<Option<Instant>>,
     free: Condvar,
 }
 
-/// The turn, until it is dropped.
+/// Guard of a [`ScanLock`].
 pub(super) struct Held<'a> {
-    turn: &'a Turn,
+    lock: &'a ScanLock,
     since: Instant,
 }
 
-impl Turn {
-    /// Waits for the turn and takes it.
+impl ScanLock {
+    /// Waits for the lock and takes it.
     pub(super) fn take(&self) -> Held<'_> {
         let mut taken = self.taken.lock();
         while let Some(since) = *taken {
@@ -37,17 +38,17 @@ impl Turn {
         }
         let since = Instant::now();
         *taken = Some(since);
-        Held { turn: self, since }
+        Held { lock: self, since }
     }
 }
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
-        let mut taken = self.turn.taken.lock();
+        let mut taken = self.lock.taken.lock();
         // Another may have taken it meanwhile.
         if *taken == Some(self.since) {
             *taken = None;
-            self.turn.free.notify_all();
+            self.lock.free.notify_all();
         }
     }
 }
@@ -58,17 +59,17 @@ mod tests {
 
     #[test]
     fn one_at_a_time_but_for_who_is_held_up() {
-        let turn = Turn::default();
-        drop(turn.take());
-        let first = turn.take();
+        let lock = ScanLock::default();
+        drop(lock.take());
+        let first = lock.take();
         std::thread::scope(|scope| {
             let _call = waits::call();
             let begun = Instant::now();
-            let second = scope.spawn(|| drop(turn.take()));
+            let second = scope.spawn(|| drop(lock.take()));
             second.join().unwrap();
             assert!(begun.elapsed() > HELD_UP);
             drop(first);
         });
-        drop(turn.take());
+        drop(lock.take());
     }
 }

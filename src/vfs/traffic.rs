@@ -55,22 +55,22 @@ impl Traffic {
 
 /// Files that were closed.
 #[derive(Debug, Default)]
-pub(super) struct Busy(Mutex<HashMap<PathBuf, (u64, u64)>>);
+pub(super) struct ClosedFiles(Mutex<HashMap<PathBuf, (u64, u64)>>);
 
-fn add((reads, bytes): &mut (u64, u64), (more, more_bytes): (u64, u64)) {
+fn sum((reads, bytes): &mut (u64, u64), (more, more_bytes): (u64, u64)) {
     (*reads, *bytes) = (reads.saturating_add(more), bytes.saturating_add(more_bytes));
 }
 
-impl Busy {
-    /// A handle was closed.
-    pub(super) fn closed(&self, reading: &Reading) {
+impl ClosedFiles {
+    /// Takes note of a file that was closed.
+    pub(super) fn add(&self, reading: &Reading) {
         let traffic = reading.traffic.now();
         if traffic.1 == 0 {
             return;
         }
         let mut files = self.0.lock();
         if let Some(known) = files.get_mut(&reading.path) {
-            return add(known, traffic);
+            return sum(known, traffic);
         }
         if files.len() >= REMEMBERED {
             let least = files.iter().min_by_key(|(_, (_, bytes))| *bytes).map(|(path, known)| (path.clone(), known.1));
@@ -83,10 +83,15 @@ impl Busy {
     }
 
     /// The `most` files of which most was read, what was read of those that are `open` included; paths are below `root`.
-    pub(super) fn most(&self, open: Vec<(PathBuf, (u64, u64))>, root: &Path, most: usize) -> Vec<FileTraffic> {
+    pub(super) fn most(
+        &self,
+        open: impl Iterator<Item = (PathBuf, (u64, u64))>,
+        root: &Path,
+        most: usize,
+    ) -> Vec<FileTraffic> {
         let mut files = self.0.lock().clone();
         for (path, traffic) in open {
-            add(files.entry(path).or_default(), traffic);
+            sum(files.entry(path).or_default(), traffic);
         }
         let mut files: Vec<_> = files.into_iter().filter(|(_, (_, bytes))| *bytes > 0).collect();
         files.sort_by(|(path, a), (other, b)| b.1.cmp(&a.1).then_with(|| path.cmp(other)));

@@ -1,23 +1,10 @@
 //! A first look at what is shown, so that what is wrong is known before a reader meets it.
 
-use std::collections::HashSet;
-use std::ffi::OsStr;
-use std::path::Path;
-
+use super::fs::Vfs;
+use super::ids::Inode;
 use super::packed::Packed;
-use super::scan::{Class, Scan};
 use super::tree::{Body, Contents};
-use super::{Inode, Vfs};
-use crate::engine::Troubles;
 use crate::error::Result;
-
-/// Notes what a scan found to be wrong with names of a directory.
-pub(super) fn note(troubles: &Troubles, directory: &Path, scan: &Scan) {
-    let containers = scan.found.iter().filter(|found| matches!(found.class, Class::Container(_)));
-    let containers: HashSet<&OsStr> = containers.map(|found| found.source.as_os_str()).collect();
-    let wrong = scan.notes.unopened.values().chain(&scan.notes.remarks).cloned().collect();
-    troubles.scanned(directory, wrong, |file| file.file_name().is_some_and(|name| containers.contains(name)));
-}
 
 impl Vfs {
     /// Lists the root, and looks for the bases of the containers in it until `stop` says so. What is wrong is among the engine's

@@ -1,4 +1,4 @@
-//! What a container says of the file that it is shown as, without reading that.
+//! Extended attributes of shown files: what a container says of the file, without reading it.
 
 use std::collections::BTreeMap;
 
@@ -7,8 +7,8 @@ use super::tree::{Body, Contents, Node};
 use crate::format::Container;
 use crate::format::checksum::hex;
 
-/// A word on a shown file, by name.
-pub(super) fn fact(node: &Node, name: &str) -> Option<String> {
+/// The value of an attribute of a shown file.
+pub(super) fn value(node: &Node, name: &str) -> Option<String> {
     let Body::File(file) = &node.body else { return None };
     let Contents::Original(opened) = &file.contents else { return None };
     let raw = opened.packed.raw_len();
