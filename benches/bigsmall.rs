@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bsfs::Error;
-use bsfs::codec::bigsmall::{Blob, Coding, Symbols, encode, open};
+use bsfs::foreign::bigsmall::codec::{Blob, Coding, Symbols, encode, open};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
 /// A window as the engine takes it.

@@ -4,7 +4,7 @@
 #   scripts/aarch64.sh [ARGUMENT...]
 #
 # The arguments are those of `cargo test`; without any they are `codec::`. The features and the profile are fixed:
-# --no-default-features --lib --release. Examples:
+# --no-default-features --features bigsmall --lib --release. Examples:
 #
 #   scripts/aarch64.sh                      # the codecs
 #   scripts/aarch64.sh -- --list            # what there is
@@ -41,7 +41,7 @@ export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$ROOT/target}/aarch64
 
 (($#)) || set -- codec::
 cd "$ROOT"
-run cargo test --target "$target" --no-default-features --lib --release "$@" || {
+run cargo test --target "$target" --no-default-features --features bigsmall --lib --release "$@" || {
     echo "FAIL aarch64"
     exit 1
 }

@@ -14,7 +14,8 @@ step() {
 }
 step cargo fmt --check
 step cargo clippy --quiet --all-targets --all-features -- -D warnings
-# Proves that reading, writing and the tree need neither FUSE nor the network.
+# Reading, writing and the tree need no FUSE, network, terminal or foreign format; the program needs no FUSE and no network.
 step cargo clippy --quiet --no-default-features -- -D warnings
+step cargo clippy --quiet --no-default-features --features cli -- -D warnings
 RUSTDOCFLAGS="-D warnings" step cargo doc --quiet --no-deps
 say "check passed"

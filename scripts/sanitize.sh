@@ -36,6 +36,6 @@ verdict() {
 run cargo +nightly build --quiet --manifest-path tests/fuzz/Cargo.toml --no-default-features --bin smoke --target "$target" || verdict 1
 run "$CARGO_TARGET_DIR/$target/debug/smoke" 500 || verdict 1
 if [[ -n $long ]]; then
-    run cargo +nightly test --quiet --target "$target" --no-default-features --lib -- "${filters[@]}" || verdict 1
+    run cargo +nightly test --quiet --target "$target" --no-default-features --features bigsmall --lib -- "${filters[@]}" || verdict 1
 fi
 verdict 0

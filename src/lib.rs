@@ -46,6 +46,7 @@ pub mod compress;
 pub mod engine;
 pub mod error;
 pub mod escape;
+pub mod foreign;
 pub mod format;
 #[cfg(feature = "hub")]
 pub mod hub;

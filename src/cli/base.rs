@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bsfs::engine::{Base, Engine, FileBase, Finder, Places};
-use bsfs::format::bigsmall::shown_name;
+use bsfs::foreign::bigsmall::format::shown_name;
 use bsfs::format::{Sniff, sniff};
 use bsfs::longpath;
 use bsfs::source::{FileSource, LocalTree, Tree};

@@ -371,7 +371,7 @@ fn stream_original(args: &DecompressArgs, to: &mut Stream, stop: &AtomicBool) ->
             container.warn();
             let base = args.base.find(&engine, &container)?;
             let from = container.presented.header().len() as u64;
-            let image = engine.presented(Arc::clone(&container.presented), Arc::clone(&container.source) as _, base);
+            let image = engine.foreign(container.presented.clone(), container.source.clone(), base);
             let image = ImageSource::new(image, &args.input, from);
             let (mut at, mut buffer) = (0, vec![0; 1 << 20]);
             while at < image.len() {

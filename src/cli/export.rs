@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use bsfs::compress::{self, Exported};
+use bsfs::foreign::bigsmall::{self, Exported};
 use bsfs::format::{SNIFF_LEN, Sniff, sniff};
 use bsfs::longpath;
 use bsfs::parallel;
@@ -91,8 +91,8 @@ pub fn run(args: &ExportArgs) -> Result<ExitCode> {
     let bar = Bar::new(source.len(), args.json);
     bar.name(&args.input.display().to_string());
     let exported = match &mut stream {
-        Some(stream) => compress::export_to(&pool, &*source, (&args.output, stream), &stop, &bar),
-        None => compress::export(&pool, &*source, &args.output, args.force, &stop, &bar),
+        Some(stream) => bigsmall::export_to(&pool, &*source, (&args.output, stream), &stop, &bar),
+        None => bigsmall::export(&pool, &*source, &args.output, args.force, &stop, &bar),
     };
     bar.done();
     let exported = exported?;
@@ -128,7 +128,7 @@ fn open(args: &ExportArgs) -> Result<Box<dyn ReadAt>> {
             let image = opened::open(&args.input)?.image(&opened::engine(args.threads), &finder, None);
             Ok(Box::new(ImageSource::anywhere(image, &args.input).like(&file)?))
         }
-        Sniff::BigSmall => {
+        Sniff::Foreign(_) => {
             let text = "is a container of bigsmall already; \"bsfs decompress\" makes a safetensors file of it";
             Err(Error::invalid(format!("{}: {text}", args.input.display())))
         }

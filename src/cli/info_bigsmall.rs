@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use bsfs::Result;
 use bsfs::compress::{DtypeReport, Sums, ratio};
 use bsfs::escape::Escaped;
-use bsfs::format::bigsmall::{Content, Entry, Part};
+use bsfs::foreign::bigsmall::format::{Content, Entry, Part};
 use bsfs::format::checksum::hex;
 use serde::Serialize;
 
@@ -131,7 +131,7 @@ fn last(parts: &[Part], count: usize) -> Option<&Part> {
 /// The codec's name as the package has it, with the kind or the codec inside.
 fn codec(entry: &Entry) -> String {
     let name = |part: &Part| {
-        let kind = bsfs::codec::bigsmall::Coding::ALL.into_iter().find(|(coding, ..)| *coding == part.coding);
+        let kind = bsfs::foreign::bigsmall::codec::Coding::ALL.into_iter().find(|(coding, ..)| *coding == part.coding);
         match kind {
             Some((_, name, Some(kind))) => format!("{name}/{kind}"),
             _ => part.coding.name().to_owned(),

@@ -268,7 +268,7 @@ fn migrate(
     check_original(args, &task.input, &file)?;
     let base = args.base.find(&tools.engine, &file)?;
     let source = Arc::clone(&file.source);
-    let image = tools.engine.presented(Arc::clone(&file.presented), Arc::clone(&source) as _, base);
+    let image = tools.engine.foreign(file.presented.clone(), source.clone(), base);
     let shown = ImageSource::new(image, &task.input, file.presented.header().len() as u64).like(&*source)?;
     let (seconds, nanoseconds) = source.identity().mtime;
     let mtime = (seconds, u32::try_from(nanoseconds).unwrap_or(0));

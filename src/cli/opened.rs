@@ -4,17 +4,16 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use bsfs::engine::{Base, Engine, EngineConfig, Finder, Image, Presented};
-use bsfs::format::{Container, SNIFF_LEN, Sniff, bigsmall, sniff};
+use bsfs::engine::{Base, Engine, EngineConfig, Finder, ForeignFormat, Image};
+use bsfs::foreign::bigsmall::Presented;
+use bsfs::foreign::{self, bigsmall};
+use bsfs::format::{Container, SNIFF_LEN};
 use bsfs::source::{FileSource, LocalTree, ReadAt, Tree};
 use bsfs::tensor::{Header, TensorInfo};
 use bsfs::{Error, Result};
 
 use super::out::say;
 use super::shards::Shards;
-
-/// First bytes of the dual format of the package `bigsmall`, whose reader says best why it is refused.
-const DUAL: &[u8] = b"BGSD";
 
 /// A container, by format.
 pub enum Opened {
@@ -38,25 +37,24 @@ pub fn open(path: &Path) -> Result<Opened> {
     let mut first = [0; SNIFF_LEN];
     let got = source.read_at(0, &mut first)?;
     let first = first.get(..got).unwrap_or_default();
-    if sniff(first) != Sniff::BigSmall && !first.starts_with(DUAL) {
+    if !bigsmall::BigSmall.is_tried(first) {
         let container = Container::open(&source)?;
         return Ok(Opened::Native(Arc::new(source), Arc::new(container)));
     }
-    let container = Arc::new(bigsmall::Container::open(&source)?);
+    let alone = bigsmall::open(&source)?;
     let source = Arc::new(source);
-    let plain = |container| Presented::new(container, []).map(Arc::new);
     let with_index = || -> Result<_> {
         let duplicates = match Shards::beside(path)? {
             Some(shards) => shards.duplicates(path),
             None => Vec::new(),
         };
         let pairs = duplicates.iter().map(|(name, master)| (&**name, &**master));
-        let presented = Presented::new(&container, pairs)?;
+        let presented = Presented::new(alone.container(), pairs)?;
         Ok((Arc::new(presented), duplicates))
     };
     let (presented, duplicates, without_index) = match with_index() {
         Ok((presented, duplicates)) => (presented, duplicates, None),
-        Err(error) => (plain(&container)?, Vec::new(), Some(error)),
+        Err(error) => (alone, Vec::new(), Some(error)),
     };
     Ok(Opened::BigSmall(BigSmall { source, presented, duplicates, without_index }))
 }
@@ -77,7 +75,7 @@ impl Opened {
                 let local: Arc<dyn Tree> = Arc::new(LocalTree::default());
                 finder.image(engine, container, (&local, source))
             }
-            Self::BigSmall(file) => engine.presented(file.presented, file.source, base),
+            Self::BigSmall(file) => engine.foreign(file.presented, file.source, base),
         }
     }
 }
@@ -121,5 +119,5 @@ pub fn engine(threads: usize) -> Arc<Engine> {
     let threads = if threads == 0 { cores } else { threads };
     // Tensors that are decoded at once, one a thread, wait in memory until their digest is known.
     let memory = (64 << 20) * (threads as u64).clamp(4, 16);
-    Engine::new(EngineConfig { memory, threads, ..EngineConfig::default() })
+    Engine::new(EngineConfig { memory, threads, formats: foreign::FORMATS, ..EngineConfig::default() })
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use bsfs::format::bigsmall::{MAX_HEADER, SHARD_INDEX, ShardIndex, shown_name};
+use bsfs::foreign::bigsmall::format::{MAX_HEADER, SHARD_INDEX, ShardIndex, shown_name};
 use bsfs::longpath;
 pub use bsfs::longpath::directory;
 use bsfs::sink::{AtomicFile, aside};

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bsfs::compress::Progress;
 use bsfs::engine::{Base, Engine};
-use bsfs::format::bigsmall::shown_name;
+use bsfs::foreign::bigsmall::format::shown_name;
 use bsfs::parallel;
 use bsfs::sink::AtomicFile;
 use bsfs::tensor::TensorInfo;
@@ -37,7 +37,7 @@ pub fn unpack(
     let output = file.path().to_path_buf();
     let tensors = container.tensors()?;
     let header = container.presented.header();
-    let image = engine.presented(Arc::clone(&container.presented), Arc::clone(&container.source) as _, base);
+    let image = engine.foreign(container.presented.clone(), container.source.clone(), base);
     let target = &*file.file();
     let write = |bytes: &[u8], at| target.write_all_at(bytes, at).map_err(Error::io("write", &output));
     write(header, 0)?;

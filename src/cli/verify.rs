@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use bsfs::engine::{self, Base, Engine, Finder, Verified, Whole};
-use bsfs::format::bigsmall::SHARD_INDEX;
+use bsfs::engine::{self, Base, Engine, Finder, ForeignFile, Verified, Whole};
+use bsfs::foreign::bigsmall::format::SHARD_INDEX;
 use bsfs::longpath;
 use bsfs::parallel;
 use bsfs::source::{FileSource, ReadAt};
@@ -208,8 +208,8 @@ fn verify(args: &VerifyArgs, tools: &Tools<'_>, file: &Path, original: Option<&P
             container.warn();
             let base = args.base.find(&tools.engine, &container)?;
             let source: Arc<dyn ReadAt> = Arc::clone(&container.source) as _;
-            let (pool, engine, file) = (&tools.pool, &tools.engine, (&container.presented, &source));
-            engine::prove(pool, engine, file, base.as_ref(), tools.stop, |bytes| bar.skip(bytes))?;
+            let (file, from) = (container.presented.clone() as Arc<dyn ForeignFile>, (source, base.clone()));
+            file.verify(&tools.pool, &tools.engine, from, tools.stop, &mut |bytes| bar.skip(bytes))?;
             if let Some(original) = original {
                 same_tensors(tools, &container, base, &original)?;
             }
@@ -240,7 +240,7 @@ fn same_tensors(
             "none".into(),
         ));
     }
-    let image = tools.engine.presented(Arc::clone(&container.presented), Arc::clone(&container.source) as _, base);
+    let image = tools.engine.foreign(container.presented.clone(), container.source.clone(), base);
     let by_name: HashMap<&str, &TensorInfo> = theirs.iter().map(|t| (&*t.name, t)).collect();
     let mut next = ours.iter();
     let compare = |own: &TensorInfo| -> Result<()> {

@@ -8,7 +8,6 @@
 //! from the stream, runs loops by the raw length alone, and writes exactly the output it was given or fails. Whether
 //! the result is *right* only the chunk's checksum tells.
 
-pub mod bigsmall;
 mod bits;
 mod classes;
 mod cluster;

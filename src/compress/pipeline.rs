@@ -355,8 +355,8 @@ pub(super) fn check_input(source: &dyn ReadAt) -> Result<()> {
             "{}: is a bsfs container already; decompress it first",
             source.path().display()
         ))),
-        Sniff::BigSmall => Err(Error::invalid(format!(
-            "{}: is a container of the Python package bigsmall already; \"bsfs migrate\" makes one of bsfs of it",
+        Sniff::Foreign(name) => Err(Error::invalid(format!(
+            "{}: is a container of {name} already; \"bsfs migrate\" makes one of bsfs of it",
             source.path().display()
         ))),
     }

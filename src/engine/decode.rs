@@ -96,7 +96,7 @@ pub fn chunk(from: &From<'_>, chunk: &Chunk, own: &mut dyn FnMut(u64, &mut [u8])
     };
     match result {
         Ok(()) => {
-            counters.decoded(Some(codec), raw.len());
+            counters.decoded(codec, raw.len());
             Counters::add(&counters.packed_bytes_read, u64::from(chunk.packed_len));
             Ok(raw)
         }

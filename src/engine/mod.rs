@@ -4,30 +4,30 @@
 //! chunk is decoded once however many readers want it. No lock is held while a chunk is read or decoded.
 
 mod base;
-mod bigsmall;
-mod buffer;
-mod content;
-mod cost;
+pub(crate) mod buffer;
+pub(crate) mod content;
+pub(crate) mod cost;
 mod decode;
 mod disk;
 mod flight;
+mod foreign;
 mod image;
-mod memory;
+pub(crate) mod memory;
 mod native;
 mod references;
 mod scan;
 mod spent;
-mod stats;
-mod sync;
+pub(crate) mod stats;
+pub(crate) mod sync;
 mod troubles;
 mod workers;
 
 pub use base::{Base, FileBase};
-pub use bigsmall::{Presented, prove};
 pub use buffer::Buffer;
 pub use cost::Cost;
 pub use decode::decode_into;
 pub use disk::{Disk, Keep, be_nice};
+pub use foreign::{ForeignFile, ForeignFormat, ForeignIndex, ForeignState, Needs};
 pub use image::{Bytes, Image};
 pub use references::{BaseFile, Finder, MAX_DEPTH, Places, References};
 pub use scan::{Verified, Whole, scan, verify};
@@ -35,11 +35,13 @@ pub use stats::Stats;
 pub use troubles::Troubles;
 pub use workers::{Job, Lane, Workers};
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
 use crate::format::Container;
 use crate::source::ReadAt;
+use sync::{Mutex, lock};
 
 /// How an engine is set up.
 #[derive(Debug, Clone)]
@@ -58,11 +60,13 @@ pub struct EngineConfig {
     pub null: bool,
     /// Decoded bytes on disk, from other mounts and for them.
     pub disk: Option<Disk>,
+    /// The formats of other packers that are read.
+    pub formats: &'static [&'static dyn ForeignFormat],
 }
 
 impl Default for EngineConfig {
     fn default() -> Self {
-        Self { memory: 256 << 20, threads: 0, ahead: true, drop_packed: true, null: false, disk: None }
+        Self { memory: 256 << 20, threads: 0, ahead: true, drop_packed: true, null: false, disk: None, formats: &[] }
     }
 }
 
@@ -70,11 +74,12 @@ impl Default for EngineConfig {
 #[derive(Debug)]
 pub struct Engine {
     config: EngineConfig,
-    pool: Arc<buffer::Pool>,
-    chunks: Arc<flight::Chunks>,
-    counters: Arc<stats::Counters>,
-    workers: Workers,
-    streams: bigsmall::Streams,
+    pub(crate) pool: Arc<buffer::Pool>,
+    pub(crate) chunks: Arc<flight::Chunks>,
+    pub(crate) counters: Arc<stats::Counters>,
+    pub(crate) workers: Workers,
+    /// What the files of foreign formats share, by the format's name.
+    foreign: Mutex<BTreeMap<&'static str, Arc<dyn ForeignState>>>,
     finisher: disk::Finisher,
     troubles: Troubles,
 }
@@ -91,7 +96,7 @@ impl Engine {
         let pool = buffer::Pool::new(memory);
         let counters = Arc::<stats::Counters>::default();
         Arc::new(Self {
-            streams: bigsmall::Streams::new(&config),
+            foreign: Mutex::default(),
             finisher: disk::Finisher::new(Arc::clone(&counters)),
             troubles: Troubles::default(),
             config,
@@ -120,8 +125,8 @@ impl Engine {
     pub fn stats(&self) -> Stats {
         let gauge = self.chunks.gauge();
         let counted = self.counters.snapshot();
-        let streamed = self.streams.reads();
-        Stats {
+        let foreign: Vec<_> = lock(&self.foreign).values().cloned().collect();
+        let mut stats = Stats {
             evicted_chunks: gauge.evicted,
             ahead_used: gauge.ahead_used.0,
             ahead_used_bytes: gauge.ahead_used.1,
@@ -132,12 +137,15 @@ impl Engine {
             memory_limit: gauge.limit,
             memory_chunks: gauge.chunks,
             buffer_bytes: self.pool.held(),
-            point_bytes: self.streams.point_bytes(),
-            packed_bytes_read: counted.packed_bytes_read + streamed.bytes(),
-            source_times: counted.source_times.plus(&streamed.times.now()),
-            source_failures: counted.source_failures + streamed.failures(),
+            point_bytes: foreign.iter().map(|state| state.checkpoint_bytes()).sum(),
             ..counted
+        };
+        for reads in foreign.iter().map(|state| state.reads()) {
+            stats.packed_bytes_read += reads.bytes();
+            stats.source_times = stats.source_times.plus(&reads.times.now());
+            stats.source_failures += reads.failures();
         }
+        stats
     }
 
     /// An open container as the original's bytes; `source` must be the one that `container` was read from. Of a container that
@@ -169,17 +177,29 @@ impl Engine {
         Image::new(Arc::clone(self), Arc::new(content))
     }
 
-    /// A BigSmall container as the file that it is shown as; `source` must be the one that it was read from. `base` is what its
-    /// deltas refer to: without one, reading their tensors is an error.
+    /// A foreign container as the file that it is shown as; `source` must be the one that it was read from. `base` is what it
+    /// [needs](ForeignFile::needs): without one, reading tensors that need it is an error.
     #[must_use]
-    pub fn presented(
+    pub fn foreign(
         self: &Arc<Self>,
-        presented: Arc<Presented>,
+        file: Arc<dyn ForeignFile>,
         source: Arc<dyn ReadAt>,
         base: Option<Arc<dyn Base>>,
     ) -> Image {
-        let shown = Arc::new(bigsmall::Shown::new(presented, source, base));
-        Image::new(Arc::clone(self), Arc::new(bigsmall::Image(shown)))
+        let state = self.foreign_state(file.format());
+        Image::new(Arc::clone(self), file.content(state, source, base))
+    }
+
+    /// What the open files of a foreign format share.
+    pub(crate) fn foreign_state(&self, format: &dyn ForeignFormat) -> Arc<dyn ForeignState> {
+        let mut states = lock(&self.foreign);
+        Arc::clone(states.entry(format.name()).or_insert_with(|| format.state(self.config.memory)))
+    }
+
+    /// The formats of other packers that are read.
+    #[must_use]
+    pub fn formats(&self) -> &'static [&'static dyn ForeignFormat] {
+        self.config.formats
     }
 
     /// Ends the work for the disk cache: what is nearly done is finished. Takes no longer than until `deadline`, whatever

@@ -6,12 +6,10 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use super::sync::{Mutex, lock};
 use crate::codec::Codec;
 use crate::error::Error;
 use crate::source::{TimeCounts, Times};
-
-/// What stands for a codec where the container is one of BigSmall's.
-const BIGSMALL: &str = "bigsmall";
 
 /// Counters since the start, and gauges.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq)]
@@ -53,7 +51,7 @@ pub struct Stats {
     /// Bytes that may be decoded ahead of one stream, at most.
     #[serde(default)]
     pub ahead_window: u64,
-    /// Raw bytes decoded, by codec; those of BigSmall's containers are "bigsmall".
+    /// Raw bytes decoded, by codec; those of a foreign container by the format's name.
     #[serde(default)]
     pub codec_bytes: BTreeMap<String, u64>,
     /// Reads of packed bytes, and how long each took.
@@ -66,7 +64,7 @@ pub struct Stats {
     pub disk_chunks: u64,
     /// Time in which packed bytes were read from sources, and chunks from the disk cache, seconds, summed over threads.
     pub source_seconds: f64,
-    /// Time in which chunks were decoded and checked (of BigSmall's, read as well), seconds, summed over threads.
+    /// Time in which chunks were decoded and checked (of foreign containers, read as well), seconds, summed over threads.
     pub decode_seconds: f64,
     /// Time in which readers waited for a chunk that another thread was decoding, seconds, summed over threads.
     pub wait_seconds: f64,
@@ -83,7 +81,7 @@ pub struct Stats {
     /// Work that no reader waits for (ahead of readers, finishing files of the disk cache) that ended in a panic.
     #[serde(default)]
     pub panics: u64,
-    /// Bytes of the places where streams without random access (BigSmall's) can be entered; at most an eighth of the memory.
+    /// Bytes of the places where streams without random access (foreign containers) can be entered; at most an eighth of the memory.
     pub point_bytes: u64,
 }
 
@@ -107,8 +105,10 @@ pub struct Counters {
     pub source_times: Times,
     pub source_failures: AtomicU64,
     pub panics: AtomicU64,
-    /// By the codec's place in [`Codec::ALL`]; the last is for containers of BigSmall.
-    pub codec_bytes: [AtomicU64; Codec::ALL.len() + 1],
+    /// By the codec's place in [`Codec::ALL`].
+    pub codec_bytes: [AtomicU64; Codec::ALL.len()],
+    /// Of foreign containers, by the format's name.
+    pub foreign_bytes: Mutex<BTreeMap<&'static str, u64>>,
 }
 
 /// Reads of packed bytes for streams.
@@ -154,14 +154,24 @@ impl Counters {
         Self::add(counter, u64::try_from(time.as_nanos()).unwrap_or(0));
     }
 
-    /// A chunk was decoded; `None` for one of BigSmall's.
-    pub fn decoded(&self, codec: Option<Codec>, bytes: usize) {
-        Self::add(&self.decoded_chunks, 1);
-        Self::add(&self.decoded_bytes, bytes as u64);
-        let at = Codec::ALL.iter().position(|known| Some(*known) == codec).unwrap_or(Codec::ALL.len());
-        if let Some(counter) = self.codec_bytes.get(at) {
+    /// A chunk was decoded.
+    pub fn decoded(&self, codec: Codec, bytes: usize) {
+        self.decoded_any(bytes);
+        let at = Codec::ALL.iter().position(|known| *known == codec);
+        if let Some(counter) = at.and_then(|at| self.codec_bytes.get(at)) {
             Self::add(counter, bytes as u64);
         }
+    }
+
+    /// A chunk of a foreign container was decoded.
+    pub fn decoded_foreign(&self, format: &'static str, bytes: usize) {
+        self.decoded_any(bytes);
+        *lock(&self.foreign_bytes).entry(format).or_default() += bytes as u64;
+    }
+
+    fn decoded_any(&self, bytes: usize) {
+        Self::add(&self.decoded_chunks, 1);
+        Self::add(&self.decoded_bytes, bytes as u64);
     }
 
     /// A read failed.
@@ -209,8 +219,9 @@ impl Counters {
             source_times: self.source_times.now(),
             source_failures: get(&self.source_failures),
             codec_bytes: {
-                let names = Codec::ALL.iter().map(|codec| codec.name()).chain([BIGSMALL]);
-                let bytes = names.zip(&self.codec_bytes).map(|(name, bytes)| (name.to_owned(), get(bytes)));
+                let own = Codec::ALL.iter().map(|codec| codec.name()).zip(self.codec_bytes.iter().map(get));
+                let foreign = lock(&self.foreign_bytes).clone();
+                let bytes = own.chain(foreign).map(|(name, bytes)| (name.to_owned(), bytes));
                 bytes.filter(|(_, bytes)| *bytes > 0).collect()
             },
             ..Stats::default()

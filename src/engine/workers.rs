@@ -89,7 +89,7 @@ pub struct Lane {
 
 impl Lane {
     /// That of an open file.
-    pub(super) fn of(source: &dyn ReadAt, file: u64) -> Self {
+    pub(crate) fn of(source: &dyn ReadAt, file: u64) -> Self {
         Self { source: source.identity().map_or(0, |identity| identity.dev), file }
     }
 }

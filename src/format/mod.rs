@@ -5,7 +5,6 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-pub mod bigsmall;
 pub mod checksum;
 pub mod native;
 
@@ -22,11 +21,14 @@ pub(crate) fn next_id() -> u64 {
 pub enum Sniff {
     /// A container of ours, any version.
     Native,
-    /// A `.bs` file written by the Python package `bigsmall`.
-    BigSmall,
+    /// A container of another packer, and what it is called.
+    Foreign(&'static str),
     /// Neither.
     Other,
 }
+
+/// First bytes of containers of other packers, and what they are called.
+const FOREIGN: &[(&[u8], &str)] = &[(b"BGSM", "the Python package bigsmall")];
 
 /// Bytes that [`sniff`] needs; fewer are sniffed as far as they go.
 pub const SNIFF_LEN: usize = 8;
@@ -35,10 +37,8 @@ pub const SNIFF_LEN: usize = 8;
 #[must_use]
 pub fn sniff(first: &[u8]) -> Sniff {
     if first.starts_with(&native::MAGIC) {
-        Sniff::Native
-    } else if first.starts_with(b"BGSM") {
-        Sniff::BigSmall
-    } else {
-        Sniff::Other
+        return Sniff::Native;
     }
+    let foreign = FOREIGN.iter().find(|(magic, _)| first.starts_with(magic));
+    foreign.map_or(Sniff::Other, |(_, name)| Sniff::Foreign(name))
 }

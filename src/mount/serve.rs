@@ -100,6 +100,7 @@ pub fn serve(options: &MountOptions, mut tell: impl FnMut(Event) -> Result<()>) 
         threads: options.threads,
         drop_packed: !options.keep_packed,
         null: options.null,
+        formats: crate::foreign::FORMATS,
         ..EngineConfig::default()
     };
     let engine = Engine::new(place::share(options, config));

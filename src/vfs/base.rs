@@ -16,9 +16,8 @@ use parking_lot::Mutex;
 
 use super::packed::Packed;
 use crate::access::Access;
-use crate::engine::{Base, Engine, FileBase, Finder};
+use crate::engine::{Base, Engine, FileBase, Finder, ForeignFile, Needs};
 use crate::error::{Error, Result};
-use crate::format::bigsmall::{Container, Content};
 use crate::format::{SNIFF_LEN, Sniff, sniff};
 use crate::source::{Identity, ReadAt, Stat, Tree, way};
 
@@ -60,22 +59,20 @@ impl Bases {
     /// no delta.
     pub(super) fn find(
         &self,
-        (tree, delta): (&Arc<dyn Tree>, &Container),
+        (tree, delta): (&Arc<dyn Tree>, &dyn ForeignFile),
         version: Identity,
         engine: &Arc<Engine>,
         finder: &Finder,
     ) -> Option<Arc<dyn Base>> {
-        if !delta.is_delta() {
-            return None;
-        }
+        let needs = delta.needs()?;
         let mut other: Option<Arc<dyn Base>> = None;
-        for candidate in self.candidates(delta.path(), delta.base_model(), version) {
+        for candidate in self.candidates(delta.path(), needs.hint, version) {
             let within = if candidate.link { finder.local() } else { tree };
             match self.open((within, &candidate), version, engine, |access| {
                 finder.is_open_to_readers((tree, delta.path()), (within, &candidate.path), access)
             }) {
                 Ok(None) => {}
-                Ok(Some(base)) if fits(delta, &base) => {
+                Ok(Some(base)) if fits(&needs, &base) => {
                     engine.troubles().base(delta.path(), None);
                     info!("{}: its base is {}", delta.path().display(), candidate.path.display());
                     return Some(Arc::new(base));
@@ -119,21 +116,21 @@ impl Bases {
         if sniff(first.get(..len).unwrap_or_default()) == Sniff::Other {
             return FileBase::plain(source).map(Some);
         }
-        let image = match self.packed(&*source, found)? {
+        let image = match self.packed(&*source, found, engine)? {
             Packed::Native(container) => engine.image(container, source),
-            Packed::BigSmall(presented) if presented.container().is_delta() => {
+            Packed::Foreign { shown, .. } if shown.needs().is_some() => {
                 return Err(Error::invalid(format!("{}: a delta itself", path.display())));
             }
-            Packed::BigSmall(presented) => engine.presented(presented, source, None),
+            Packed::Foreign { shown, .. } => engine.foreign(shown, source, None),
         };
         FileBase::image(image, path).map(Some)
     }
 
-    fn packed(&self, source: &dyn ReadAt, version: Identity) -> Result<Packed> {
+    fn packed(&self, source: &dyn ReadAt, version: Identity, engine: &Engine) -> Result<Packed> {
         if let Some(packed) = self.known.lock().get(&version) {
             return Ok(packed.clone());
         }
-        let packed = Packed::read(source)?;
+        let packed = Packed::read(source, engine.formats())?;
         let mut known = self.known.lock();
         if known.len() >= MAX_KNOWN {
             known.clear();
@@ -222,9 +219,8 @@ fn names(name: &str) -> Vec<String> {
 }
 
 /// Whether the base has every tensor that the delta refers to, in its length.
-fn fits(delta: &Container, base: &FileBase) -> bool {
-    let mut differences = delta.entries().iter().filter(|entry| matches!(entry.content, Content::Xor(_)));
-    differences.all(|entry| base.tensor_len(&entry.name) == Some(entry.raw_len))
+fn fits(needs: &Needs<'_>, base: &FileBase) -> bool {
+    needs.tensors.iter().all(|(name, len)| base.tensor_len(name) == Some(*len))
 }
 
 #[cfg(test)]

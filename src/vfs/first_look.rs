@@ -23,7 +23,7 @@ impl Vfs {
             let Contents::Original(opened) = &file.contents else { continue };
             let refers = match &opened.packed {
                 Packed::Native(container) => container.bases().needs_others(),
-                Packed::BigSmall(presented) => presented.container().is_delta(),
+                Packed::Foreign { shown, .. } => shown.needs().is_some(),
             };
             // A file that cannot be opened says so to its readers.
             if let Some(handle) = refers.then(|| self.open(entry.node.inode).ok()).flatten() {

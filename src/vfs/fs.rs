@@ -12,6 +12,7 @@ use rustix::io::Errno;
 
 use super::attr::{Attr, FsFigures, Kind};
 use super::base::Bases;
+use super::bounds::Bounds;
 use super::class::{Class, Place};
 use super::handles::{Handles, Open};
 use super::ids::{Handle, Inode};
@@ -134,7 +135,7 @@ impl Vfs {
             let (Some(parent), Some(file_name)) = (source.parent(), source.file_name()) else {
                 return Err(Error::invalid(format!("{}: neither a file nor a directory", source.display())));
             };
-            let named = name::may_be_container(file_name);
+            let named = name::may_be_container(file_name, engine.formats());
             if !named && tree.is_local() {
                 return Err(Error::invalid(format!(
                     "{}: expected a directory or a file whose name ends in .bs",
@@ -142,7 +143,7 @@ impl Vfs {
                 )));
             }
             if named {
-                Packed::read(&*tree.open(source)?)?;
+                Packed::read(&*tree.open(source)?, engine.formats())?;
             }
             let only = Some(file_name.to_owned());
             Place { tree: Arc::clone(&tree), path: parent.to_path_buf(), only, ancestors: Vec::new() }
@@ -383,7 +384,11 @@ impl Vfs {
         }
         let known = old.as_ref().map(|l| l.classes()).unwrap_or_default();
         let notes = old.as_ref().map(|l| &l.notes);
-        let bounds = scan::Bounds { root: &self.config.source, exclude: self.config.exclude.as_deref() };
+        let bounds = Bounds {
+            root: &self.config.source,
+            exclude: self.config.exclude.as_deref(),
+            formats: self.engine.formats(),
+        };
         // What the name was made from, if it was shown before.
         let wanted = name.map(|name| old.as_ref().and_then(|l| l.find(name)).map_or(name, |entry| entry.source()));
         let scan = scan::scan(&directory.place, &known, notes, (bounds, wanted))?;

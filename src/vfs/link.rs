@@ -7,6 +7,7 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
+use super::bounds::Bounds;
 use super::name::{self, Maker};
 use super::packed::Packed;
 use crate::source::{Identity, Stat, Tree};
@@ -40,28 +41,28 @@ impl Shown {
 }
 
 impl Link {
-    /// Reads this version of the link `path`, in a tree below `root` that is shown over itself.
-    pub(super) fn read(tree: &dyn Tree, path: &Path, identity: Identity, root: &Path) -> std::io::Result<Self> {
+    /// Reads this version of the link `path`, in a tree within `bounds` that is shown over itself.
+    pub(super) fn read(tree: &dyn Tree, path: &Path, identity: Identity, bounds: Bounds<'_>) -> std::io::Result<Self> {
         let text = tree.read_link(path)?;
         let maker = path
             .file_name()
-            .filter(|name| name::may_be_container(name))
-            .and_then(|_| target(path, &text, root))
+            .filter(|name| name::may_be_container(name, bounds.formats))
+            .and_then(|_| target(path, &text, bounds.root))
             // It must be one by its own name, too, or it is not shown under another.
-            .and_then(|target| maker(tree, &target).filter(|&maker| wants(&target, maker)));
+            .and_then(|target| maker(tree, &target, bounds).filter(|&maker| wants(&target, maker)));
         Ok(Self { identity, text, maker })
     }
 
     /// A link that leads nowhere in the source, if what it leads to is shown in the same tree.
-    pub(super) fn to_packed(tree: &dyn Tree, path: &Path, root: &Path) -> Option<Self> {
+    pub(super) fn to_packed(tree: &dyn Tree, path: &Path, bounds: Bounds<'_>) -> Option<Self> {
         let Ok(Stat::Link(identity)) = tree.stat_link(path) else { return None };
         let text = tree.read_link(path).ok()?;
-        let target = target(path, &text, root)?;
+        let target = target(path, &text, bounds.root)?;
         let mut packed = target.clone().into_os_string();
         packed.push(".bs");
         let packed = PathBuf::from(packed);
         let Ok(Stat::File(..)) = tree.stat_link(&packed) else { return None };
-        let shown = name::wanted(packed.file_name()?, maker(tree, &packed)?)?;
+        let shown = name::wanted(packed.file_name()?, maker(tree, &packed, bounds)?)?;
         (Some(shown.as_os_str()) == target.file_name()).then_some(Self { identity, text, maker: None })
     }
 
@@ -106,9 +107,9 @@ fn wants(path: &Path, maker: Maker) -> bool {
 }
 
 /// Who made a file, if it is a container.
-fn maker(tree: &dyn Tree, path: &Path) -> Option<Maker> {
+fn maker(tree: &dyn Tree, path: &Path, bounds: Bounds<'_>) -> Option<Maker> {
     let source = tree.open(path).ok()?;
-    Packed::read(&*source).ok().map(|packed| packed.maker())
+    Packed::read(&*source, bounds.formats).ok().map(|packed| packed.maker())
 }
 
 #[cfg(test)]

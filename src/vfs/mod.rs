@@ -13,6 +13,7 @@
 
 mod attr;
 mod base;
+mod bounds;
 mod class;
 mod directory;
 mod first_look;

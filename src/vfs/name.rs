@@ -2,10 +2,10 @@
 //!
 //! The rule, in order:
 //! 1. What is not an openable container (files, directories, `.bs` files that cannot be opened) keeps its name.
-//! 2. A container of ours `X.bs` wants `X`; a BigSmall file `X.bs` or `X.bsr` wants `X.safetensors`. A container of any
-//!    other name keeps it.
+//! 2. A container of ours `X.bs` wants `X`; one of another packer wants the name that its
+//!    [format](ForeignFormat::shown_name) says. A container of any other name keeps it.
 //! 3. A container whose wanted name is taken is shown under its own name, as plain bytes. Ours choose before
-//!    BigSmall's, and within a kind the smaller name (byte order) chooses first.
+//!    others, and within a format the smaller name (byte order) chooses first.
 //!
 //! Falling back may take a name that another container wanted, so rule 3 is applied until nothing changes. Each
 //! round turns at least one container into a plain file, so it ends; at the end all names differ, because source
@@ -13,45 +13,46 @@
 
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
+
+use crate::engine::ForeignFormat;
 
 /// The suffix of a container's name. Compared byte for byte.
 const SUFFIX: &[u8] = b".bs";
-/// That of BigSmall's files that were made for fast decoding; they are containers like its others.
-const RUNTIME: &[u8] = b".bsr";
-/// That of BigSmall's files that are not read. They are tried, so that the log says why.
-const DUAL: &[u8] = b".bsd";
-/// What a BigSmall file was made from.
-const SAFETENSORS: &[u8] = b".safetensors";
-
-/// Who wrote a container; decides the name it wants.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+/// Which packer wrote a container; decides the name it wants.
+#[derive(Debug, Clone, Copy)]
 pub(super) enum Maker {
     /// This crate.
     Native,
-    /// The Python package `bigsmall`.
-    BigSmall,
+    /// Another.
+    Foreign(&'static dyn ForeignFormat),
 }
 
-/// Whether a file of this name is tried as a container.
-pub(super) fn may_be_container(name: &OsStr) -> bool {
-    [SUFFIX, RUNTIME, DUAL].iter().any(|suffix| name.as_bytes().ends_with(suffix))
+impl Maker {
+    /// Its place in the order in which names are chosen.
+    fn rank(self) -> &'static str {
+        match self {
+            Self::Native => "",
+            Self::Foreign(format) => format.name(),
+        }
+    }
+}
+
+/// Whether a file of this name is tried as a container of ours or of one of `formats`.
+pub(super) fn may_be_container(name: &OsStr, formats: &[&'static dyn ForeignFormat]) -> bool {
+    let suffixes = formats.iter().flat_map(|format| format.suffixes()).map(|suffix| suffix.as_bytes());
+    std::iter::once(SUFFIX).chain(suffixes).any(|suffix| name.as_bytes().ends_with(suffix))
 }
 
 /// The name that a container wants, or `None` when it has no suffix of its maker, or cutting that off leaves no usable name.
 pub(super) fn wanted(name: &OsStr, maker: Maker) -> Option<OsString> {
-    let name = name.as_bytes();
-    let runtime = || name.strip_suffix(RUNTIME).filter(|_| maker == Maker::BigSmall);
-    let stem = name.strip_suffix(SUFFIX).or_else(runtime)?;
-    if matches!(stem, b"" | b"." | b"..") {
-        return None;
+    match maker {
+        Maker::Native => {
+            let stem = name.as_bytes().strip_suffix(SUFFIX)?;
+            (!matches!(stem, b"" | b"." | b"..")).then(|| OsStr::from_bytes(stem).to_owned())
+        }
+        Maker::Foreign(format) => format.shown_name(name),
     }
-    let mut shown = stem.to_vec();
-    if maker == Maker::BigSmall && !stem.ends_with(SAFETENSORS) {
-        shown.extend_from_slice(SAFETENSORS);
-    }
-    // The suffix that BigSmall's names gain may pass the limit that the kernel accepts.
-    (shown.len() <= 255).then(|| OsString::from_vec(shown))
 }
 
 /// A name of the source directory, and for an openable container who made it.
@@ -72,7 +73,7 @@ pub(super) enum Shown {
     Taken(OsString),
 }
 
-/// Applies the rule of the room to one directory. The result is in the order of `candidates`, whose order does
+/// Applies the rules to one directory. The result is in the order of `candidates`, whose order does
 /// not matter.
 pub(super) fn settle(candidates: &[Candidate<'_>]) -> Vec<Shown> {
     let mut shown: Vec<Shown> = candidates
@@ -80,7 +81,7 @@ pub(super) fn settle(candidates: &[Candidate<'_>]) -> Vec<Shown> {
         .map(|c| c.maker.and_then(|m| wanted(c.name, m)).map_or(Shown::AsItIs, Shown::Original))
         .collect();
     let mut order: Vec<(usize, &Candidate<'_>)> = candidates.iter().enumerate().collect();
-    order.sort_by_key(|(_, c)| (c.maker, c.name));
+    order.sort_by_key(|(_, c)| (c.maker.map(Maker::rank), c.name));
     loop {
         let own: HashSet<&OsStr> = candidates
             .iter()
@@ -105,9 +106,10 @@ pub(super) fn settle(candidates: &[Candidate<'_>]) -> Vec<Shown> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "bigsmall"))]
 mod tests {
     use super::*;
+    use crate::foreign::FORMATS;
 
     fn names(list: &[(&str, Option<Maker>)]) -> Vec<String> {
         let candidates: Vec<_> = list.iter().map(|(n, m)| Candidate { name: OsStr::new(*n), maker: *m }).collect();
@@ -123,7 +125,8 @@ mod tests {
     }
 
     const N: Option<Maker> = Some(Maker::Native);
-    const B: Option<Maker> = Some(Maker::BigSmall);
+    const BIGSMALL: Maker = Maker::Foreign(&crate::foreign::bigsmall::BigSmall);
+    const B: Option<Maker> = Some(BIGSMALL);
 
     #[test]
     fn containers_lose_the_suffix_and_bigsmall_gains_one() {
@@ -159,13 +162,13 @@ mod tests {
         assert_eq!(names(&[("m.bsr", B), ("n.safetensors.bsr", B)]), ["m.safetensors", "n.safetensors"]);
         assert_eq!(names(&[("m.bsr", B), ("m.bs", B)]), ["m.bsr", "m.safetensors"]);
         assert_eq!(names(&[("m.bsr", N), ("m.bsd", B), ("n.bsr", None)]), ["m.bsr", "m.bsd", "n.bsr"]);
-        assert_eq!(wanted(OsStr::new(".bsr"), Maker::BigSmall), None);
+        assert_eq!(wanted(OsStr::new(".bsr"), BIGSMALL), None);
     }
 
     #[test]
     fn no_empty_or_dot_names() {
         assert_eq!(names(&[(".bs", N), ("..bs", N), ("...bs", N)]), [".bs", "..bs", "...bs"]);
-        assert_eq!(wanted(OsStr::new(&format!("{}.bs", "n".repeat(250))), Maker::BigSmall), None);
+        assert_eq!(wanted(OsStr::new(&format!("{}.bs", "n".repeat(250))), BIGSMALL), None);
     }
 
     #[test]
@@ -182,7 +185,7 @@ mod tests {
             "a.bsr",
             "a.safetensors.bsr",
         ];
-        let states = |name: &str| if may_be_container(OsStr::new(name)) { 4 } else { 2 };
+        let states = |name: &str| if may_be_container(OsStr::new(name), FORMATS) { 4 } else { 2 };
         let all: usize = pool.iter().map(|name| states(name)).product();
         for code in 0..all {
             let mut rest = code;

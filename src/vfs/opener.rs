@@ -34,9 +34,9 @@ pub(super) fn open(
             let source = open_version(file, opened.identity)?;
             OpenFile::Image(match &opened.packed {
                 Packed::Native(container) => finder.image(engine, Arc::clone(container), (&file.tree, source)),
-                Packed::BigSmall(presented) => {
-                    let base = bases.find((&file.tree, presented.container()), opened.identity, engine, finder);
-                    engine.presented(Arc::clone(presented), source, base)
+                Packed::Foreign { shown, .. } => {
+                    let base = bases.find((&file.tree, &**shown), opened.identity, engine, finder);
+                    engine.foreign(Arc::clone(shown), source, base)
                 }
             })
         }

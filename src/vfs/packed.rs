@@ -1,4 +1,4 @@
-//! Containers, opened: those of this crate and those of the Python package `bigsmall`.
+//! Containers, opened: those of this crate and those of other packers.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -7,14 +7,11 @@ use std::sync::Arc;
 use super::attr::Time;
 use super::name::Maker;
 use super::version::has_version;
-use crate::engine::Presented;
+use crate::engine::{ForeignFile, ForeignFormat};
 use crate::error::{Error, Result};
-use crate::format::bigsmall::SHARD_INDEX;
-use crate::format::{Container, SNIFF_LEN, Sniff, bigsmall, sniff};
+use crate::format::{Container, SNIFF_LEN};
 use crate::source::{Identity, ReadAt, Tree};
 
-/// First bytes of a `.bsd` file, which no release of this crate reads. Its own format says so best.
-const DUAL: &[u8] = b"BGSD";
 /// Below this many containers a thread costs more than it saves.
 const OPENS_PER_THREAD: usize = 16;
 /// More threads than this do not make a disk faster.
@@ -25,8 +22,13 @@ const MAX_OPENERS: usize = 8;
 pub(super) enum Packed {
     /// One of this crate, which is shown as the file it was made from.
     Native(Arc<Container>),
-    /// One of `bigsmall`, and the file that it is shown as.
-    BigSmall(Arc<Presented>),
+    /// One of another packer, as the file that it is shown as.
+    Foreign {
+        /// With what the index of its directory adds to it.
+        shown: Arc<dyn ForeignFile>,
+        /// Without.
+        alone: Arc<dyn ForeignFile>,
+    },
 }
 
 impl Packed {
@@ -34,27 +36,31 @@ impl Packed {
     pub(super) fn maker(&self) -> Maker {
         match self {
             Self::Native(_) => Maker::Native,
-            Self::BigSmall(_) => Maker::BigSmall,
+            Self::Foreign { shown, .. } => Maker::Foreign(shown.format()),
         }
     }
 
-    pub(super) fn is_bigsmall(&self) -> bool {
-        self.maker() == Maker::BigSmall
+    /// The foreign format.
+    pub(super) fn foreign(&self) -> Option<&'static dyn ForeignFormat> {
+        match self {
+            Self::Native(_) => None,
+            Self::Foreign { shown, .. } => Some(shown.format()),
+        }
     }
 
     /// Length of the file that is shown, bytes.
     pub(super) fn raw_len(&self) -> u64 {
         match self {
             Self::Native(container) => container.raw_len(),
-            Self::BigSmall(presented) => presented.raw_len(),
+            Self::Foreign { shown, .. } => shown.raw_len(),
         }
     }
 
-    /// Modification time of the file that was packed. `bigsmall` does not keep it.
+    /// Modification time of the file that was packed. Foreign containers do not keep it.
     pub(super) fn mtime(&self) -> Option<Time> {
         match self {
             Self::Native(container) => Some(container.mtime()),
-            Self::BigSmall(_) => None,
+            Self::Foreign { .. } => None,
         }
     }
 
@@ -62,26 +68,21 @@ impl Packed {
     pub(super) fn memory(&self) -> u64 {
         match self {
             Self::Native(container) => container.memory(),
-            Self::BigSmall(presented) => presented.memory(),
+            Self::Foreign { shown, .. } => shown.memory(),
         }
     }
 
-    /// Opens what `source` holds.
-    pub(super) fn read(source: &dyn ReadAt) -> Result<Self> {
+    /// Opens what `source` holds, a container of ours or of one of `formats`.
+    pub(super) fn read(source: &dyn ReadAt, formats: &[&'static dyn ForeignFormat]) -> Result<Self> {
         let mut first = [0u8; SNIFF_LEN];
         let len = source.read_at(0, &mut first)?;
         let first = first.get(..len).unwrap_or_default();
-        match sniff(first) {
-            Sniff::BigSmall => Self::read_bigsmall(source),
-            Sniff::Other if first.starts_with(DUAL) => Self::read_bigsmall(source),
-            // Let the format say what is wrong with anything else.
-            Sniff::Native | Sniff::Other => Ok(Self::Native(Arc::new(Container::open(source)?))),
+        if let Some(format) = formats.iter().find(|format| format.is_tried(first)) {
+            let alone = format.open(source)?;
+            return Ok(Self::Foreign { shown: Arc::clone(&alone), alone });
         }
-    }
-
-    fn read_bigsmall(source: &dyn ReadAt) -> Result<Self> {
-        let container = Arc::new(bigsmall::Container::open(source)?);
-        Ok(Self::BigSmall(Arc::new(Presented::new(&container, [])?)))
+        // Our own format says what is wrong with anything else.
+        Ok(Self::Native(Arc::new(Container::open(source)?)))
     }
 }
 
@@ -99,13 +100,19 @@ pub(super) struct Opened {
 impl Opened {
     /// Whether the shard index by which it is shown still is that of its directory.
     pub(super) fn index_unchanged(&self, tree: &dyn Tree, dir: &Path) -> bool {
-        !self.packed.is_bigsmall() || has_version(tree, &dir.join(SHARD_INDEX), self.index, None)
+        let index = self.packed.foreign().map(|format| dir.join(format.index_name()));
+        index.is_none_or(|path| has_version(tree, &path, self.index, None))
     }
 }
 
 /// Opens containers of a directory, several at a time when there are many. Results are in the order of `files`.
-pub(super) fn open_all(tree: &dyn Tree, dir: &Path, files: &[(OsString, Identity)]) -> Vec<Result<Opened>> {
-    let open = |(name, _): &(OsString, Identity)| open(tree, &dir.join(name));
+pub(super) fn open_all(
+    tree: &dyn Tree,
+    dir: &Path,
+    files: &[(OsString, Identity)],
+    formats: &[&'static dyn ForeignFormat],
+) -> Vec<Result<Opened>> {
+    let open = |(name, _): &(OsString, Identity)| open(tree, &dir.join(name), formats);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = if tree.is_local() {
         cores.clamp(2, MAX_OPENERS).min(files.len() / OPENS_PER_THREAD)
@@ -134,10 +141,10 @@ pub(super) fn open_all(tree: &dyn Tree, dir: &Path, files: &[(OsString, Identity
 }
 
 /// Opens one file as a container; the descriptor is closed again, the identity says what was read.
-fn open(tree: &dyn Tree, path: &Path) -> Result<Opened> {
+fn open(tree: &dyn Tree, path: &Path, formats: &[&'static dyn ForeignFormat]) -> Result<Opened> {
     let changed = || Error::Changed { path: path.to_path_buf() };
     let source = tree.open(path)?;
-    let packed = Packed::read(&*source)?;
+    let packed = Packed::read(&*source, formats)?;
     if !source.unchanged()? {
         return Err(changed());
     }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use log::{debug, warn};
 use rustix::io::Errno;
 
+use super::bounds::Bounds;
 use super::class::{Class, Found, Known, Notes, Place, Scan, Stamp};
 use super::link::Link;
 use super::name::{self, Candidate, Shown};
@@ -20,7 +21,6 @@ use super::shard_index::SHOWN_INDEX;
 use super::shards;
 use crate::access::Access;
 use crate::error::{Error, Result};
-use crate::format::bigsmall::SHARD_INDEX;
 use crate::source::{Identity, Stat, waits, way};
 
 /// A directory's modification time proves nothing about changes within the clock's granularity before the scan.
@@ -28,15 +28,6 @@ const CLOCK_STEP: Duration = Duration::from_millis(50);
 
 /// A call that takes longer hangs, as far as a scan is concerned.
 const HUNG: Duration = Duration::from_secs(1);
-
-/// Where a scan may look.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Bounds<'a> {
-    /// The source.
-    pub(super) root: &'a Path,
-    /// The mount point: looking at it from the daemon would wait for the daemon.
-    pub(super) exclude: Option<&'a Path>,
-}
 
 /// Scans `place`. `known` gives the class that a source name had in the last scan, which left these notes; a container that
 /// has not changed is not opened again. The name of the source that is `wanted` is looked at in any case.
@@ -83,7 +74,7 @@ pub(super) fn scan(
         }
         let stat = match tree.stat(&path) {
             Ok(Stat::Link(identity)) => {
-                match Link::read(tree, &path, identity, bounds.root) {
+                match Link::read(tree, &path, identity, bounds) {
                     Ok(link) => {
                         if tree.is_confined() && !way::is_way(&path) {
                             remarks.insert(outside(&path, &link));
@@ -98,7 +89,7 @@ pub(super) fn scan(
             // Removed since it was listed: as if it had never been there. A link is still there and dangles.
             Err(e) if e.kind() == std::io::ErrorKind::NotFound && tree.stat_link(&path).is_err() => continue,
             Err(e) => {
-                if let Some(link) = Link::to_packed(tree, &path, bounds.root) {
+                if let Some(link) = Link::to_packed(tree, &path, bounds) {
                     classes.push((source, Class::Link(link)));
                     continue;
                 }
@@ -128,14 +119,16 @@ pub(super) fn scan(
                     wrong.extend(said.map(|said| (source.clone(), said.clone())));
                     classes.push((source, class.clone()));
                 }
-                _ if name::may_be_container(&source) => unopened.push((source, identity)),
+                _ if name::may_be_container(&source, bounds.formats) => unopened.push((source, identity)),
                 _ => classes.push((source, Class::Plain(identity))),
             }
         } else {
             remarks.insert(format!("{}: neither a file nor a directory; not listed", path.display()));
         }
     }
-    for ((source, identity), opened) in unopened.iter().zip(packed::open_all(tree, &place.path, &unopened)) {
+    for ((source, identity), opened) in
+        unopened.iter().zip(packed::open_all(tree, &place.path, &unopened, bounds.formats))
+    {
         let class = match opened {
             Ok(opened) => Class::Container(opened),
             // Nothing is known of it: another try will tell, when there is a server.
@@ -163,7 +156,8 @@ pub(super) fn scan(
         }
     }
     let mut found = settle(place, classes, &mut remarks);
-    let of_index = accesses.get(OsStr::new(SHARD_INDEX)).copied();
+    let index_name = index.as_ref().map_or("", |index| index.format.index_name());
+    let of_index = accesses.get(OsStr::new(index_name)).copied();
     for found in &mut found {
         found.access = accesses.remove(&found.source);
     }

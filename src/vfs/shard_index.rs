@@ -1,46 +1,40 @@
-//! The shard index of a directory: the one that `bigsmall` wrote, and the one that is shown to readers of plain files.
+//! The index of a directory of foreign containers, and the shard index that is shown to readers of plain files.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::path::Path;
+use std::sync::Arc;
 
 use log::warn;
 
 use super::version::has_version;
+use crate::engine::{ForeignFormat, ForeignIndex};
 use crate::error::{Error, Result};
-use crate::format::bigsmall::{Duplicate, MAX_HEADER, SHARD_INDEX, ShardIndex};
 use crate::source::{Identity, Tree};
 
 /// Name of the shard index that is made for a directory which has none.
 pub(super) const SHOWN_INDEX: &str = "model.safetensors.index.json";
 
-/// One version of a directory's `bigsmall.index.json`.
+/// One version of the file that says more of a directory's foreign containers.
 #[derive(Debug)]
 pub(super) struct Index {
+    pub(super) format: &'static dyn ForeignFormat,
     pub(super) identity: Identity,
     /// `None` when it is broken, which was logged.
-    pub(super) parsed: Option<ShardIndex>,
+    pub(super) parsed: Option<Arc<dyn ForeignIndex>>,
 }
 
 impl Index {
     /// Reads the one in `dir`, of which `stat` said `identity`. Whatever is wrong is logged: once for each version, as the
     /// caller keeps the result.
-    pub(super) fn read(tree: &dyn Tree, dir: &Path, identity: Identity) -> Self {
-        let path = dir.join(SHARD_INDEX);
-        let parsed = read(tree, &path).and_then(|(identity, text)| Ok((identity, ShardIndex::parse(&path, &text)?)));
+    pub(super) fn read(tree: &dyn Tree, dir: &Path, identity: Identity, format: &'static dyn ForeignFormat) -> Self {
+        let path = dir.join(format.index_name());
+        let parsed = read(tree, &path).and_then(|(identity, text)| Ok((identity, format.read_index(&path, &text)?)));
         match parsed {
-            Ok((identity, index)) => Self { identity, parsed: Some(index) },
+            Ok((identity, index)) => Self { format, identity, parsed: Some(index) },
             Err(error) => {
                 warn!("{error}; shards are shown without what it says");
-                Self { identity, parsed: None }
+                Self { format, identity, parsed: None }
             }
-        }
-    }
-
-    /// The tensors that the container of this name shows besides its own.
-    pub(super) fn duplicates(&self, container: &OsStr) -> &[Duplicate] {
-        match (&self.parsed, container.to_str()) {
-            (Some(index), Some(name)) => index.duplicates(name),
-            _ => &[],
         }
     }
 
@@ -92,12 +86,15 @@ impl Generated {
     }
 }
 
+/// Longest index that is read, bytes.
+const MAX_LEN: u64 = 64 << 20;
+
 fn read(tree: &dyn Tree, path: &Path) -> Result<(Identity, Vec<u8>)> {
     let changed = || Error::Changed { path: path.into() };
     let source = tree.open(path)?;
-    if source.len() > MAX_HEADER {
+    if source.len() > MAX_LEN {
         let what = "the length of the shard index";
-        return Err(Error::TooLarge { path: path.into(), what, limit: MAX_HEADER, got: source.len() });
+        return Err(Error::TooLarge { path: path.into(), what, limit: MAX_LEN, got: source.len() });
     }
     let mut text = vec![0; source.len() as usize];
     source.read_exact_at(0, &mut text)?;

@@ -18,7 +18,7 @@ pub(super) fn value(node: &Node, name: &str) -> Option<String> {
         ("source", _) => Some(file.path.file_name()?.to_string_lossy().into_owned()),
         ("sha256", Packed::Native(container)) => Some(hex(&container.file().sha256)),
         ("codec", Packed::Native(container)) => Some(codecs(container)),
-        ("codec", Packed::BigSmall(_)) => Some("bigsmall".into()),
+        ("codec", Packed::Foreign { shown, .. }) => Some(shown.format().name().into()),
         _ => None,
     }
 }

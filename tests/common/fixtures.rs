@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use bsfs::codec::bigsmall::{Coding, encode};
+use bsfs::foreign::bigsmall::codec::{Coding, encode};
 use md5::Md5;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};

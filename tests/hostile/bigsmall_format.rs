@@ -9,8 +9,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use bsfs::Error;
-use bsfs::codec::bigsmall::Coding;
-use bsfs::format::bigsmall::{self, Container, Content, Finished, MAX_RAW_LEN, PREFIX_LEN, ShardIndex, shown_name};
+use bsfs::foreign::bigsmall::codec::Coding;
+use bsfs::foreign::bigsmall::format::{
+    Container, Content, Finished, MAX_RAW_LEN, PREFIX_LEN, ShardIndex, header, shown_name,
+};
 use bsfs::source::MemorySource;
 use bsfs::tensor::ElemType;
 use serde_json::{Value, json};
@@ -628,7 +630,7 @@ fn what_is_written_is_read_back() {
     ];
     let metadata = BTreeMap::from([("é".to_owned(), "x\ny".to_owned())]);
     let path = Path::new("out.bs");
-    let mut bytes = bigsmall::header(path, Some(&metadata), &finished).unwrap();
+    let mut bytes = header(path, Some(&metadata), &finished).unwrap();
     let data_start = bytes.len() as u64;
     bytes.resize(bytes.len() + 85, 0);
     let container = open(&bytes).unwrap();
@@ -643,7 +645,7 @@ fn what_is_written_is_read_back() {
     }
     assert_eq!(at, bytes.len() as u64);
 
-    let text = bigsmall::header(path, None, &finished[..2]).unwrap();
+    let text = header(path, None, &finished[..2]).unwrap();
     let expected = concat!(
         r#"{"format":"bf16","mode":"balanced","model_type":"llm","base_model":null,"tensor_count":2,"tensors":["#,
         r#"{"name":"w","shape":[2,6],"dtype":"bfloat16","codec":"bf16_se_rans","special":null,"compressed_bytes":20,"#,
@@ -653,9 +655,9 @@ fn what_is_written_is_read_back() {
     );
     assert_eq!(std::str::from_utf8(&text[10..]).unwrap(), expected);
     // As the package's own: an empty file of 2.0.1, but for what it says of no tensors.
-    assert_eq!(bigsmall::header(path, None, &[]).unwrap(), fixture("edge-empty-2.0.1.bs"));
+    assert_eq!(header(path, None, &[]).unwrap(), fixture("edge-empty-2.0.1.bs"));
 
-    let refused = |tensor| assert!(matches!(bigsmall::header(path, None, &[tensor]), Err(Error::Invalid { .. })));
+    let refused = |tensor| assert!(matches!(header(path, None, &[tensor]), Err(Error::Invalid { .. })));
     refused(one("x", elem("BF16"), Coding::Bf16V8, 1));
     refused(one("x", elem("F32"), Coding::Bf16SeAc, 1));
     refused(one("x", elem("F32"), Coding::Zstd, 0));

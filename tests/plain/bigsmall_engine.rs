@@ -8,9 +8,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 
 use bsfs::cache::{Config, Store};
-use bsfs::codec::bigsmall::{Coding, encode};
-use bsfs::engine::{Base, Disk, Engine, EngineConfig, FileBase, Image, Keep, Presented, prove};
-use bsfs::format::bigsmall::{Container, Finished, ShardIndex, header};
+use bsfs::engine::{Base, Disk, Engine, EngineConfig, FileBase, ForeignFile, Image, Keep};
+use bsfs::foreign::bigsmall::Presented;
+use bsfs::foreign::bigsmall::codec::{Coding, encode};
+use bsfs::foreign::bigsmall::format::{Container, Finished, ShardIndex, header};
 use bsfs::source::{FileSource, Identity, MemorySource, ReadAt};
 use bsfs::tensor::ElemType;
 use bsfs::{Error, parallel};
@@ -70,7 +71,7 @@ fn open(path: &Path, base: Option<&Path>) -> Opened {
 
 impl Opened {
     fn image(&self, engine: &Arc<Engine>) -> Image {
-        engine.presented(Arc::clone(&self.presented), Arc::clone(&self.source), self.base.clone())
+        engine.foreign(self.presented.clone(), Arc::clone(&self.source), self.base.clone())
     }
 }
 
@@ -98,15 +99,9 @@ fn every_fixture_is_shown_bit_for_bit() {
                 checked += 1;
             }
         }
-        let source = &opened.source;
-        let count = prove(
-            &pool,
-            &engine(8 << 20),
-            (&opened.presented, source),
-            opened.base.as_ref(),
-            &AtomicBool::new(false),
-            |_| {},
-        );
+        let from = (Arc::clone(&opened.source), opened.base.clone());
+        let stop = AtomicBool::new(false);
+        let count = opened.presented.clone().verify(&pool, &engine(8 << 20), from, &stop, &mut |_| {});
         assert_eq!(count.unwrap(), opened.presented.container().entries().len(), "{}", path.display());
     }
     assert!(checked > 900, "{checked}");
@@ -277,7 +272,7 @@ fn damage_in_a_tensor_is_an_error_for_that_tensor_and_no_other() {
     let (weights, file) = big(2 << 20);
     let blob = Container::open(&MemorySource::new("big.bs", file.clone())).unwrap();
     let data_start = match &blob.entries()[0].content {
-        bsfs::format::bigsmall::Content::Blob(part) => part.offset..part.offset + part.len,
+        bsfs::foreign::bigsmall::format::Content::Blob(part) => part.offset..part.offset + part.len,
         other => panic!("{other:?}"),
     };
     let step = (data_start.end - data_start.start) as usize / 23;

@@ -12,10 +12,11 @@ use std::sync::Arc;
 use crate::common::{Bench, ORIGINAL_MTIME, age, eventually, noise, pack, safetensors};
 use bsfs::Error;
 use bsfs::engine::{Engine, EngineConfig};
+use bsfs::foreign::FORMATS;
 use bsfs::vfs::{Attr, Handle, Inode, Kind, Vfs, VfsConfig};
 
 fn tree_of(source: PathBuf, exclude: Option<PathBuf>) -> Vfs {
-    let engine = Engine::new(EngineConfig { memory: 8 << 20, ..EngineConfig::default() });
+    let engine = Engine::new(EngineConfig { memory: 8 << 20, formats: FORMATS, ..EngineConfig::default() });
     Vfs::new(VfsConfig { source, uid: 7, gid: 8, exclude, bases: Vec::new(), hubs: Vec::new(), shared: false }, engine)
         .unwrap()
 }
@@ -265,7 +266,7 @@ fn one_file_as_the_source() {
     fs::remove_file(path).unwrap();
     assert!(look(&vfs, Inode::ROOT, "one.safetensors").is_none());
 
-    let engine = Engine::new(EngineConfig { memory: 1, ..EngineConfig::default() });
+    let engine = Engine::new(EngineConfig { memory: 1, formats: FORMATS, ..EngineConfig::default() });
     let refused = |name: &str| {
         let config = VfsConfig {
             source: bench.source().join(name),

@@ -14,9 +14,9 @@ use log::{debug, warn};
 
 use super::find::{MAX_KNOWN, Spot};
 use super::{BaseFile, Bound, Finder, MAX_DEPTH, References};
-use crate::engine::{Engine, Presented};
+use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::format::{BaseId, Container, SNIFF_LEN, Sniff, bigsmall, sniff};
+use crate::format::{BaseId, Container, SNIFF_LEN, Sniff, sniff};
 use crate::source::{Identity, ReadAt, Stat, Tree};
 
 /// What a base's name may end in, beside the name that is hinted at.
@@ -362,13 +362,14 @@ impl<'a> Search<'a> {
                 }
                 made?
             }
-            Sniff::BigSmall => {
-                let container = Arc::new(bigsmall::Container::open(&*source)?);
-                if container.is_delta() {
+            Sniff::Foreign(_) => {
+                let formats = self.engine.formats();
+                let Some(format) = formats.iter().find(|format| format.is_tried(&first)) else { return Ok(None) };
+                let shown = format.open(&*source)?;
+                if shown.needs().is_some() {
                     return Ok(None);
                 }
-                let presented = Arc::new(Presented::new(&container, [])?);
-                BaseFile::shown(self.engine.presented(presented, Arc::clone(&source), None), source)?
+                BaseFile::shown(self.engine.foreign(shown, Arc::clone(&source), None), source)?
             }
             Sniff::Other => BaseFile::plain(source)?,
         };

@@ -158,8 +158,8 @@ impl Container {
         source.read_exact_at(0, head.get_mut(..first).unwrap_or_default())?;
         match crate::format::sniff(head.get(..first).unwrap_or_default()) {
             crate::format::Sniff::Native => {}
-            crate::format::Sniff::BigSmall => {
-                let what = "the format of the Python package bigsmall".to_owned();
+            crate::format::Sniff::Foreign(name) => {
+                let what = format!("the format of {name}");
                 return Err(Error::Unsupported { path: path.into(), what });
             }
             crate::format::Sniff::Other => {

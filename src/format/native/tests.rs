@@ -184,7 +184,7 @@ fn other_files_are_told_apart_by_their_first_bytes() {
     use crate::format::{Sniff, sniff};
     let (_, bytes) = sample();
     assert_eq!(sniff(&bytes), Sniff::Native);
-    assert_eq!(sniff(b"BGSM\x01\0"), Sniff::BigSmall);
+    assert_eq!(sniff(b"BGSM\x01\0"), Sniff::Foreign("the Python package bigsmall"));
     assert_eq!(sniff(b"\x89bsf\n\x1a\n"), Sniff::Other);
     assert!(matches!(open(b"BGSM\x01\0\0\0"), Err(Error::Unsupported { .. })));
     assert!(matches!(open(b"PK\x03\x04"), Err(Error::NotAContainer { .. })));

@@ -7,10 +7,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
-use bsfs::codec::bigsmall::Coding;
+use bsfs::foreign::bigsmall::codec::Coding;
 use bsfs::codec::{Codec, Mode, Numbers, Scratch, encode, encode_against};
 use bsfs::compress::{Options, compress};
-use bsfs::format::bigsmall::{Container, Content};
+use bsfs::foreign::bigsmall::format::{Container, Content};
 use bsfs::format::checksum::checksum;
 use bsfs::format::native::{
     BaseId, BaseRange, BaseRef, Bases, FileInfo, Finish, Kind, SpanSpec, TensorSpec, Writer,

@@ -4,9 +4,10 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use bsfs::codec::bigsmall::{self, Blob, Coding, Symbols};
+use bsfs::foreign::bigsmall::codec::{self, Blob, Coding, Symbols};
 use bsfs::codec::{self, Codec, Kernel, Mode, Numbers, PAD, Packed, Scratch};
-use bsfs::engine::{Engine, EngineConfig, Presented};
+use bsfs::engine::{Engine, EngineConfig};
+use bsfs::foreign::bigsmall::Presented;
 use bsfs::error::Damage;
 use bsfs::format::Container;
 use bsfs::format::checksum::checksum;
@@ -271,7 +272,7 @@ const MOST_TENSOR: u64 = 1 << 20;
 /// Opens a file of BigSmall and proves its tensors, if they are short.
 pub fn bigsmall_file(data: &[u8]) {
     let source: Arc<dyn ReadAt> = Arc::new(MemorySource::new("fuzz.bs", data.to_vec()));
-    let Ok(container) = bsfs::format::bigsmall::Container::open(&*source) else { return };
+    let Ok(container) = bsfs::foreign::bigsmall::format::Container::open(&*source) else { return };
     let container = Arc::new(container);
     let Ok(presented) = Presented::new(&container, []) else { return };
     assert_eq!(presented.raw_len(), presented.header().len() as u64 + presented.tensor_bytes());
@@ -279,7 +280,7 @@ pub fn bigsmall_file(data: &[u8]) {
         return;
     }
     let engine = Engine::new(EngineConfig { memory: MOST_READ, ..EngineConfig::default() });
-    let image = engine.presented(Arc::new(presented), source, None);
+    let image = engine.foreign(Arc::new(presented), source, None);
     let mut at = 0;
     while let Ok(bytes) = image.read_at(at, 1 << 16) {
         if bytes.is_empty() {

@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use md5::{Digest, Md5};
 
+use super::limits::{APART, WINDOW};
 use super::pass::{Failure, Other, Plan};
 use super::points::{Budget, Points};
 use super::stream::{Stream, Waiting};
-use super::{APART, WINDOW};
-use crate::codec::bigsmall::Coding;
 use crate::engine::{Engine, EngineConfig};
 use crate::error::{Error, Result};
-use crate::format::bigsmall::Part;
+use crate::foreign::bigsmall::codec::Coding;
+use crate::foreign::bigsmall::format::Part;
 use crate::source::MemorySource;
 
 const WINDOWS: u32 = 8;

@@ -3,9 +3,9 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::WINDOW;
+use super::limits::WINDOW;
 use crate::error::{Error, Result};
-use crate::format::bigsmall::{Container, Layout};
+use crate::foreign::bigsmall::format::{Container, Layout};
 use crate::format::{ChunkId, next_id};
 
 /// A container with the header that is shown for it, and where its tensors lie behind that.
@@ -60,7 +60,7 @@ impl Presented {
             let windows = u32::try_from(placed.raw_len.div_ceil(WINDOW)).map_err(|_| too_many())?;
             next = next.checked_add(windows).ok_or_else(too_many)?;
             let master = match container.entries().get(placed.entry).map(|entry| &entry.content) {
-                Some(crate::format::bigsmall::Content::Same(master)) => *master,
+                Some(crate::foreign::bigsmall::format::Content::Same(master)) => *master,
                 _ => placed.entry,
             };
             if let Some(slot) = homes.get_mut(master).filter(|slot| **slot == u32::MAX) {

@@ -11,15 +11,15 @@ use std::time::{Duration, Instant};
 
 use md5::{Digest, Md5};
 
-use super::WINDOW;
+use super::limits::WINDOW;
 use super::points::{Point, Points};
 use super::ticket::TicketLock;
-use crate::codec::bigsmall::{Back, Blob, Fault, Front, Symbols, open};
 use crate::engine::buffer::Pool;
 use crate::engine::stats::Reads;
 use crate::engine::sync::{Mutex, lock};
 use crate::error::{Damage, Error, Result};
-use crate::format::bigsmall::Part;
+use crate::foreign::bigsmall::codec::{Back, Blob, Fault, Front, Symbols, open};
+use crate::foreign::bigsmall::format::Part;
 use crate::source::ReadAt;
 
 /// Packed bytes that the streams of a blob together hold in memory.

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use super::json::finite;
 use super::{MAGIC, MAX_HEADER, PREFIX_LEN, parse};
-use crate::codec::bigsmall::Coding;
 use crate::error::{Error, Result};
+use crate::foreign::bigsmall::codec::Coding;
 use crate::source::ReadAt;
 use crate::tensor::ElemType;
 

@@ -7,7 +7,7 @@ use super::container::{Content, Part};
 use super::json::{Object, Text};
 use super::parse::{Fault, Row, Table, Tensor, broken, quoted};
 use super::{dtype, group};
-use crate::codec::bigsmall::Coding;
+use crate::foreign::bigsmall::codec::Coding;
 
 /// Codec names that are references, not codecs.
 const TIED: &str = "tied_ref";

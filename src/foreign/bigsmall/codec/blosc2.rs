@@ -4,7 +4,7 @@ use zstd::bulk::Decompressor;
 
 use super::Fault;
 use super::region::{Cursor, Region};
-use crate::codec::zstd::is_one_frame;
+use crate::codec::is_one_frame;
 use crate::error::Damage;
 
 /// The largest block: sixteen times what the package asks for. A block is what is held in memory.

@@ -1,117 +1,29 @@
-//! Containers of the Python package `bigsmall` behind an image.
-//!
-//! Their tensors are serial streams. A tensor is cut into windows, which are the image's chunks; a [`pass`] decodes them in
-//! order, [`points`] are where later passes enter, and a [`stream`] decides which pass makes the window that a reader wants.
-//!
-//! **What is checked when.** The only check in such a file is an MD5 for each tensor. A tensor that is no longer than a quarter
-//! of the memory (64 MiB at most) is decoded whole and compared before any of its bytes is given out. Of longer ones bytes
-//! are given out as they are decoded; the digest is compared with the last of them, which fails if it is wrong, as does
-//! every read of the tensor from then on. So nobody reads all of a damaged tensor without an error.
-
-mod pass;
-mod points;
-mod presented;
-mod proof;
-mod saved;
-mod stream;
-#[cfg(all(test, not(shuttle)))]
-mod stream_tests;
-mod ticket;
-
-pub use presented::Presented;
+//! A container behind an image: which stream makes a window, and what is checked of it.
 
 use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, OnceLock};
 
-use lru::LruCache;
-
-use self::pass::{Failure, Other, Plan};
-use self::points::{Budget, Points};
-use self::presented::Window;
-use self::proof::TensorByTensor;
-use self::saved::Saved;
-use self::stream::{Stream, Waiting};
-use super::base::Base;
-use super::buffer::{Buffer, capacity};
-use super::content::{Content, Part, Place};
-use super::memory::Key;
-use super::stats::{Counters, Reads};
-use super::sync::{Mutex, lock};
-use super::workers::{Job, Lane};
-use super::{Engine, EngineConfig};
+use super::limits::{APART, WINDOW};
+use super::pass::{Failure, Other, Plan};
+use super::points::Points;
+use super::presented::{Presented, Window};
+use super::proof::TensorByTensor;
+use super::saved::Saved;
+use super::shared::Streams;
+use super::stream::Stream;
 use crate::cache::Proof;
+use crate::engine::buffer::{Buffer, capacity};
+use crate::engine::content::{Content, Part, Place};
+use crate::engine::memory::Key;
+use crate::engine::stats::Counters;
+use crate::engine::{Base, Engine, Job, Lane};
 use crate::error::{Damage, Error, Result};
+use crate::foreign::bigsmall::format::{Content as From, Entry};
 use crate::format::ChunkId;
-use crate::format::bigsmall::{Content as From, Entry};
 use crate::parallel;
 use crate::source::ReadAt;
-
-/// Bytes of a window; a multiple of every element's size. Where interleavings are explored they are short.
-const WINDOW: u64 = if cfg!(shuttle) { 64 } else { 512 << 10 };
-/// Tensors up to a quarter of the memory, and to this, are proven before they are given out.
-const PROVEN_FIRST: u64 = 64 << 20;
-/// Points of a stream are at least so far apart, bytes.
-const APART: u64 = 2 * WINDOW;
-/// What a pass holds in memory, about, bytes.
-const PASS: u64 = 2 << 20;
-
-/// What the streams of an engine share.
-#[derive(Debug)]
-pub struct Streams {
-    points: Arc<Budget>,
-    reads: Arc<Reads>,
-    waiting: Arc<Waiting>,
-    proven_first: u64,
-    /// Tensors that were read last; others must not hold a pass.
-    live: Mutex<LruCache<(u64, u32), Weak<Stream>>>,
-    most: usize,
-}
-
-impl std::fmt::Debug for Stream {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Stream")
-    }
-}
-
-impl Streams {
-    /// For an engine of this configuration.
-    pub fn new(config: &EngineConfig) -> Self {
-        let memory = config.memory;
-        Self {
-            points: Arc::new(Budget::new(memory / 8)),
-            reads: Arc::default(),
-            waiting: Arc::new(Waiting::new(memory / 4)),
-            proven_first: (memory / 4).min(PROVEN_FIRST),
-            live: Mutex::new(LruCache::unbounded()),
-            most: usize::try_from(memory / 8 / PASS).unwrap_or(usize::MAX).clamp(2, 64),
-        }
-    }
-
-    /// Bytes of all points.
-    pub fn point_bytes(&self) -> u64 {
-        self.points.used()
-    }
-
-    /// Reads of packed bytes so far.
-    pub fn reads(&self) -> &Reads {
-        &self.reads
-    }
-
-    /// A tensor is being read: if too many hold passes, the one that was read least recently lets go of its own.
-    fn touch(&self, key: (u64, u32), stream: &Arc<Stream>) {
-        let mut live = lock(&self.live);
-        if live.get(&key).is_none() {
-            live.put(key, Arc::downgrade(stream));
-        }
-        let old = if live.len() > self.most { live.pop_lru() } else { None };
-        drop(live);
-        if let Some(old) = old.and_then(|(_, stream)| stream.upgrade()) {
-            old.park();
-        }
-    }
-}
 
 /// A container, the source that it was read from, and its tensors as far as they were read.
 pub struct Shown {
@@ -121,13 +33,19 @@ pub struct Shown {
     /// By entry.
     streams: Box<[OnceLock<Arc<Stream>>]>,
     saved: OnceLock<Option<Saved>>,
+    shared: Arc<Streams>,
 }
 
 impl Shown {
     /// `base` is what its deltas refer to; without one their tensors give an error, and the others can be read.
-    pub fn new(presented: Arc<Presented>, source: Arc<dyn ReadAt>, base: Option<Arc<dyn Base>>) -> Self {
+    pub fn new(
+        presented: Arc<Presented>,
+        shared: Arc<Streams>,
+        source: Arc<dyn ReadAt>,
+        base: Option<Arc<dyn Base>>,
+    ) -> Self {
         let streams = presented.container().entries().iter().map(|_| OnceLock::new()).collect();
-        Self { presented, source, base, streams, saved: OnceLock::new() }
+        Self { presented, source, base, streams, saved: OnceLock::new(), shared }
     }
 
     /// The entry whose own stream makes the bytes of `entry`.
@@ -142,13 +60,13 @@ impl Shown {
 
     /// The points that earlier mounts saved, and where this one saves its own.
     fn saved(&self, engine: &Engine) -> Option<&Saved> {
-        let open = || Saved::open(&engine.config.disk.as_ref()?.store, &self.presented, &*self.source);
+        let open = || Saved::open(&engine.disk()?.store, &self.presented, &*self.source);
         // With a base the packed bytes alone do not say what comes out.
         self.saved.get_or_init(|| if self.base.is_none() { open() } else { None }).as_ref()
     }
 
     fn stream(&self, number: usize, entry: &Entry, engine: &Engine) -> Result<Arc<Stream>> {
-        let streams = &engine.streams;
+        let streams = &*self.shared;
         let slot = self.streams.get(number).ok_or_else(|| self.nowhere(0))?;
         if let Some(stream) = slot.get() {
             return Ok(Arc::clone(stream));
@@ -257,7 +175,7 @@ impl Shown {
         let place = self.presented.window(chunk).ok_or_else(|| self.nowhere(chunk.0))?;
         let (number, entry) = self.master(place.entry).ok_or_else(|| self.nowhere(chunk.0))?;
         let stream = self.stream(number, entry, engine)?;
-        engine.streams.touch((self.presented.id(), number as u32), &stream);
+        self.shared.touch((self.presented.id(), number as u32), &stream);
         if stream.wants_help() {
             let (shown, stream, weak) = (Arc::clone(self), Arc::clone(&stream), Arc::downgrade(engine));
             let first = chunk.0 - place.window;
@@ -316,21 +234,15 @@ impl Shown {
     }
 }
 
-/// Decodes every tensor of a container and compares its MD5, several at a time. `done` hears of each tensor's bytes. Returns the
-/// number of tensors. `stop` ends it at the next tensor.
-///
-/// # Errors
-/// The first damage or difference, a base that is missing, those of the source, [`Error::Interrupted`].
-pub fn prove(
+/// Decodes every tensor and compares its MD5; see [`ForeignFile::verify`](crate::engine::ForeignFile::verify).
+pub fn verify(
+    shown: &Shown,
     pool: &rayon::ThreadPool,
     engine: &Arc<Engine>,
-    (presented, source): (&Arc<Presented>, &Arc<dyn ReadAt>),
-    base: Option<&Arc<dyn Base>>,
     stop: &AtomicBool,
-    mut done: impl FnMut(u64),
+    done: &mut dyn FnMut(u64),
 ) -> Result<usize> {
-    let shown = Shown::new(Arc::clone(presented), Arc::clone(source), base.cloned());
-    let entries = presented.container().entries();
+    let entries = shown.presented.container().entries();
     let count = entries.len();
     let mut longest_first: Vec<usize> = (0..count).collect();
     longest_first.sort_by_key(|&entry| entries.get(entry).map(|entry| std::cmp::Reverse(entry.raw_len)));

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use md5::{Digest, Md5};
 
-use super::Presented;
+use super::presented::Presented;
 use crate::cache::Proof;
 
 /// Compares a file's bytes, which come in order.
@@ -66,8 +66,8 @@ impl Proof for TensorByTensor {
 #[cfg(all(test, not(shuttle)))]
 mod tests {
     use super::*;
-    use crate::codec::bigsmall::Coding;
-    use crate::format::bigsmall::{Container, Finished, header};
+    use crate::foreign::bigsmall::codec::Coding;
+    use crate::foreign::bigsmall::format::{Container, Finished, header};
     use crate::source::MemorySource;
     use crate::tensor::ElemType;
     use std::path::Path;

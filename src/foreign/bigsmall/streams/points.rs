@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use md5::Md5;
 
-use crate::codec::bigsmall::State;
 use crate::engine::sync::{AtomicU64, Mutex, Ordering, lock};
+use crate::foreign::bigsmall::codec::State;
 
 /// Bytes of bookkeeping for a point, beside its states.
 const OVERHEAD: usize = 96 + size_of::<Point>();

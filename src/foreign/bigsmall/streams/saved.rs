@@ -6,11 +6,11 @@
 
 use std::sync::Arc;
 
-use super::Presented;
 use super::points::Point;
+use super::presented::Presented;
 use crate::cache::{Description, Entry, Key, Store};
-use crate::codec::bigsmall::State;
-use crate::format::bigsmall::Content;
+use crate::foreign::bigsmall::codec::State;
+use crate::foreign::bigsmall::format::Content;
 use crate::source::ReadAt;
 
 /// Tensors up to this many bytes have no points to save.

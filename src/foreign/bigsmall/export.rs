@@ -20,12 +20,11 @@ use serde::Serialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::plan::read_json;
-use super::report::{DtypeReport, Sums};
-use super::{Progress, ratio};
-use crate::codec::bigsmall::{Blob, Coding, Fault, Symbols, encode, open};
+use super::codec::{Blob, Coding, Fault, Symbols, encode, open};
+use super::format::{Finished, Metadata, header};
+use crate::compress::plan::read_json;
+use crate::compress::{DtypeReport, Progress, Sums, ratio};
 use crate::error::{Error, Result};
-use crate::format::bigsmall::{Finished, Metadata, header};
 use crate::parallel;
 use crate::sink::AtomicFile;
 use crate::source::ReadAt;

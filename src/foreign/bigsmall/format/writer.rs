@@ -9,8 +9,8 @@ use std::path::Path;
 use super::container::Metadata;
 use super::json::put_ascii;
 use super::{MAGIC, MAX_HEADER, PREFIX_LEN, dtype, parse};
-use crate::codec::bigsmall::Coding;
 use crate::error::{Error, Result};
+use crate::foreign::bigsmall::codec::Coding;
 use crate::tensor::ElemType;
 
 /// Version of the containers written: the one that all releases read.

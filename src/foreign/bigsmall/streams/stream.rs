@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::WINDOW;
+use super::limits::WINDOW;
 use super::pass::{Failure, Pass, Plan, Ticket};
 use crate::engine::Engine;
 use crate::engine::buffer::Buffer;
@@ -12,6 +12,7 @@ use crate::engine::cost::Cost;
 use crate::engine::stats::Counters;
 use crate::engine::sync::{AtomicU64, Condvar, Mutex, Ordering, lock, wait};
 use crate::error::{Damage, Error};
+use crate::foreign::bigsmall::NAME;
 
 /// Passes over one tensor that wait for their next reader, at most.
 const PASSES: usize = 4;
@@ -63,6 +64,12 @@ pub struct Stream {
     waiting: Arc<Waiting>,
     progress: Mutex<Progress>,
     changed: Condvar,
+}
+
+impl std::fmt::Debug for Stream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Stream")
+    }
 }
 
 /// What is to be done next towards a window.
@@ -258,7 +265,7 @@ impl Stream {
         let result = ticket.run(&self.plan, &engine.pool, &mut buffer);
         guard.armed = false;
         if let Ok(spent) = &result {
-            engine.counters.decoded(None, len);
+            engine.counters.decoded_foreign(NAME, len);
             Counters::add_time(&engine.counters.decode_nanos, spent.decode);
             Cost::add(|cost| {
                 cost.decode += spent.decode;
@@ -424,10 +431,10 @@ mod shuttled {
     use shuttle::thread;
 
     use super::*;
-    use crate::codec::bigsmall::Coding;
     use crate::engine::EngineConfig;
-    use crate::engine::bigsmall::points::{Budget, Points};
-    use crate::format::bigsmall::Part;
+    use crate::foreign::bigsmall::codec::Coding;
+    use crate::foreign::bigsmall::format::Part;
+    use crate::foreign::bigsmall::streams::points::{Budget, Points};
     use crate::source::MemorySource;
 
     const WINDOWS: u32 = 4;
