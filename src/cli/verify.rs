@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use bsfs::engine::{self, Base, Engine, Finder, ForeignFile, Verified, Whole};
+use bsfs::engine::{self, Base, Engine, Finder, Verified, Whole};
 use bsfs::foreign::bigsmall::format::SHARD_INDEX;
 use bsfs::longpath;
 use bsfs::parallel;
@@ -208,8 +208,8 @@ fn verify(args: &VerifyArgs, tools: &Tools<'_>, file: &Path, original: Option<&P
             container.warn();
             let base = args.base.find(&tools.engine, &container)?;
             let source: Arc<dyn ReadAt> = Arc::clone(&container.source) as _;
-            let (file, from) = (container.presented.clone() as Arc<dyn ForeignFile>, (source, base.clone()));
-            file.verify(&tools.pool, &tools.engine, from, tools.stop, &mut |bytes| bar.skip(bytes))?;
+            let (file, from) = (container.presented.clone(), (source, base.clone()));
+            tools.engine.verify_foreign(&tools.pool, file, from, tools.stop, &mut |bytes| bar.skip(bytes))?;
             if let Some(original) = original {
                 same_tensors(tools, &container, base, &original)?;
             }

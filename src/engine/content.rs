@@ -4,8 +4,8 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::Engine;
 use super::buffer::Buffer;
+use super::shared::Core;
 use super::workers::Lane;
 use crate::cache::Proof;
 use crate::error::Result;
@@ -87,10 +87,10 @@ pub trait Content: Send + Sync {
     ///
     /// # Errors
     /// Damage, and those of the source.
-    fn decode(&self, chunk: ChunkId, engine: &Arc<Engine>) -> Result<Buffer>;
+    fn decode(&self, chunk: ChunkId, core: &Arc<Core>) -> Result<Buffer>;
 
     /// Looks for the files that it refers to, so that one that is missing is known before it is needed.
-    fn look_for_references(&self, _engine: &Arc<Engine>) {}
+    fn look_for_references(&self) {}
 
     /// Says whether what is read next lies behind what was read last.
     fn expect_streams(&self, streams: bool);

@@ -10,10 +10,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use super::Engine;
 use super::base::Base;
 use super::content::Content;
-use super::stats::Reads;
+use super::foreign_state::ForeignState;
+use super::shared::Core;
 use crate::error::Result;
 use crate::source::ReadAt;
 
@@ -83,16 +83,14 @@ pub trait ForeignFile: Any + Debug + Send + Sync {
         base: Option<Arc<dyn Base>>,
     ) -> Arc<dyn Content>;
 
-    /// Decodes all tensors, several at a time, and compares each with what the container says of it. `done` hears of each
-    /// tensor's bytes. Returns the number of tensors. `stop` ends it at the next one.
+    /// See [`Engine::verify_foreign`](super::Engine::verify_foreign).
     ///
     /// # Errors
-    /// The first damage or difference, a base that is missing, those of the source,
-    /// [`Error::Interrupted`](crate::Error::Interrupted).
+    /// The same.
     fn verify(
         self: Arc<Self>,
         pool: &rayon::ThreadPool,
-        engine: &Arc<Engine>,
+        with: (&Arc<Core>, Arc<dyn ForeignState>),
         from: (Arc<dyn ReadAt>, Option<Arc<dyn Base>>),
         stop: &AtomicBool,
         done: &mut dyn FnMut(u64),
@@ -124,13 +122,4 @@ pub trait ForeignIndex: Debug + Send + Sync {
     /// # Errors
     /// What the index says and the shards do not hold.
     fn weight_index(&self, shards: &[(&str, String, &Arc<dyn ForeignFile>)]) -> Result<Vec<u8>, String>;
-}
-
-/// What the open files of one format share in an engine.
-pub trait ForeignState: Any + Debug + Send + Sync {
-    /// Bytes of the checkpoints at which streams can be entered.
-    fn checkpoint_bytes(&self) -> u64;
-
-    /// Reads of packed bytes so far.
-    fn reads(&self) -> &Reads;
 }

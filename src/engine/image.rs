@@ -7,13 +7,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Instant;
 
-use super::Engine;
 use super::buffer::{Buffer, capacity};
 use super::content::{Content, Part, Place};
 use super::cost::Cost;
 use super::disk::OnDisk;
 use super::flight::Outcome;
 use super::memory::{Found, Key, Raw};
+use super::shared::Core;
 use super::stats::Counters;
 use super::sync::{Mutex, lock};
 use super::workers::Job;
@@ -73,7 +73,7 @@ pub(super) fn window(memory: u64) -> u64 {
 pub struct Image(Arc<Open>);
 
 struct Open {
-    engine: Arc<Engine>,
+    core: Arc<Core>,
     content: Arc<dyn Content>,
     disk: Option<OnDisk>,
     streams: Mutex<Streams>,
@@ -93,13 +93,13 @@ impl std::fmt::Debug for Image {
 }
 
 impl Image {
-    pub(super) fn new(engine: Arc<Engine>, content: Arc<dyn Content>) -> Self {
+    pub(super) fn new(core: Arc<Core>, content: Arc<dyn Content>) -> Self {
         let (clock, closed) = (AtomicU32::new(2 * RECENT), AtomicBool::new(false));
         let last_read = (0..content.chunk_count()).map(|_| AtomicU32::new(0)).collect();
         content.expect_streams(false);
         let (streams, streaming) = (Mutex::default(), AtomicBool::new(false));
-        let disk = OnDisk::open(engine.config.disk.as_ref().filter(|_| !engine.config.null), &*content);
-        Self(Arc::new(Open { engine, content, disk, streams, clock, last_read, streaming, closed }))
+        let disk = OnDisk::open(core.disk.as_ref().filter(|_| !core.null), &*content);
+        Self(Arc::new(Open { core, content, disk, streams, clock, last_read, streaming, closed }))
     }
 
     /// Length of the original, bytes.
@@ -116,7 +116,7 @@ impl Image {
 
     /// Looks for the files that it refers to. One that is missing is among the engine's [troubles](Engine::troubles) then.
     pub fn look_for_references(&self) {
-        self.0.content.look_for_references(&self.0.engine);
+        self.0.content.look_for_references();
     }
 
     /// The whole file in the disk cache, if it was proven there.
@@ -132,7 +132,7 @@ impl Image {
     /// The first chunk that cannot be decoded.
     pub fn keep_on_disk(&self, stop: &dyn Fn() -> bool, done: &dyn Fn(u64)) -> Result<bool> {
         let Some(disk) = &self.0.disk else { return Ok(false) };
-        disk.finish(&*self.0.content, &self.0.engine, stop, done)
+        disk.finish(&*self.0.content, &self.0.core, stop, done)
     }
 
     /// Up to `size` bytes at `offset`; fewer only at the end of the file, none beyond it. Decodes on this thread, and nothing
@@ -166,12 +166,12 @@ impl Image {
     /// long as this image lives.
     pub fn read(&self, offset: u64, size: usize, done: impl FnOnce(Result<Bytes>) + Send + 'static) {
         let len = self.len().saturating_sub(offset).min(size as u64);
-        if self.0.engine.config.null {
+        if self.0.core.null {
             return done(Ok(self.0.zeros(len as usize)));
         }
         self.0.clock.fetch_add((len / TICK) as u32 + 1, Ordering::Relaxed);
         // What is gathered here takes memory; where there is none, it waits for its turn on another thread.
-        let reserve = || self.0.engine.pool.try_reserve(len);
+        let reserve = || self.0.core.pool.try_reserve(len);
         // Gone again after the first look only if memory is very short.
         if self.0.at_hand(offset, len)
             && let Some(_reserved) = if self.0.in_one_piece(offset, len) { Some(None) } else { reserve().map(Some) }
@@ -180,7 +180,7 @@ impl Image {
             self.ahead(offset..offset + len);
             return done(Ok(bytes));
         }
-        let workers = &self.0.engine.workers;
+        let workers = &self.0.core.workers;
         let open = Arc::clone(&self.0);
         let need = self.0.need(offset, len);
         let job = move || {
@@ -190,7 +190,7 @@ impl Image {
         workers.demand(self.0.content.lane(), Job::new(need, job));
         // Further chunks of the same read meanwhile on other threads, which the first one finds done or waits for.
         for chunk in self.0.chunks(offset, offset + len).skip(1) {
-            if !self.0.engine.chunks.have([self.0.key(chunk.id)]) {
+            if !self.0.core.chunks.have([self.0.key(chunk.id)]) {
                 let open = Arc::clone(&self.0);
                 let planned = open.clock.load(Ordering::Relaxed);
                 let job = Job::new(chunk.need, move || open.decode_ahead(&chunk, planned));
@@ -203,12 +203,12 @@ impl Image {
     /// Has decoded what is likely to be read after `read`.
     fn ahead(&self, read: Range<u64>) {
         let open = &self.0;
-        let config = &open.engine.config;
+        let config = &open.core;
         if read.is_empty() || !config.ahead {
             return;
         }
-        let most = window(open.engine.pool.limit());
-        let wasted = open.engine.chunks.gauge().ahead_wasted.0;
+        let most = window(open.core.pool.limit());
+        let wasted = open.core.chunks.gauge().ahead_wasted.0;
         let mut streams = lock(&open.streams);
         let plan = streams.note(read.clone(), open.content.tensor_in(&read), most, wasted);
         let jump = streams.jump();
@@ -232,7 +232,7 @@ impl Image {
                 }
             })
         });
-        open.engine.workers.ahead(open.content.lane().source, jobs);
+        open.core.workers.ahead(open.content.lane().source, jobs);
     }
 }
 
@@ -241,7 +241,7 @@ impl Open {
         if len <= ZEROS.len() {
             return Bytes(Inner::Zeros(len));
         }
-        let mut bytes = self.engine.pool.take(len);
+        let mut bytes = self.core.pool.take(len);
         bytes.fill(0);
         Bytes(Inner::Gathered(bytes))
     }
@@ -284,7 +284,7 @@ impl Open {
     }
 
     fn at_hand(&self, offset: u64, len: u64) -> bool {
-        self.engine.chunks.have(self.chunks(offset, offset + len).map(|chunk| self.key(chunk.id)))
+        self.core.chunks.have(self.chunks(offset, offset + len).map(|chunk| self.key(chunk.id)))
     }
 
     fn read(&self, offset: u64, size: usize) -> Result<Bytes> {
@@ -296,8 +296,8 @@ impl Open {
     fn held(&self, offset: u64, len: usize) -> Option<Bytes> {
         let find = |chunk: &Part, read| {
             self.note_read(chunk);
-            let found = self.engine.chunks.find(self.key(chunk.id), read).ok_or(Elsewhere)?;
-            Counters::add(&self.engine.counters.hits, 1);
+            let found = self.core.chunks.find(self.key(chunk.id), read).ok_or(Elsewhere)?;
+            Counters::add(&self.core.counters.hits, 1);
             Ok(self.given(chunk, found))
         };
         self.gather::<Elsewhere>(offset, len, find).ok()
@@ -321,8 +321,8 @@ impl Open {
             }));
         }
         // Across pieces: each is copied once, into the buffer that the reader gets.
-        self.engine.chunks.make_room(len);
-        let mut bytes = self.engine.pool.take(len);
+        self.core.chunks.make_room(len);
+        let mut bytes = self.core.pool.take(len);
         let mut done = 0;
         let mut piece = first;
         loop {
@@ -334,7 +334,7 @@ impl Open {
             };
             to.copy_from_slice(from);
             done += from.len();
-            Counters::add_time(&self.engine.counters.gather_nanos, start.elapsed());
+            Counters::add_time(&self.core.counters.gather_nanos, start.elapsed());
             if done == len {
                 return Ok(Bytes(Inner::Gathered(bytes)));
             }
@@ -368,13 +368,13 @@ impl Open {
 
     /// The chunk, of which `read` bytes are going to be read.
     fn chunk(&self, chunk: &Part, read: usize) -> Result<Raw> {
-        let counters = &self.engine.counters;
+        let counters = &self.core.counters;
         let start = Instant::now();
         self.note_read(chunk);
-        let result = self.engine.chunks.get(self.key(chunk.id), read, || {
+        let result = self.core.chunks.get(self.key(chunk.id), read, || {
             Counters::add(&counters.misses, 1);
-            let _demanding = self.engine.workers.demanding(self.content.lane().source);
-            self.engine.chunks.make_room(chunk.need);
+            let _demanding = self.core.workers.demanding(self.content.lane().source);
+            self.core.chunks.make_room(chunk.need);
             self.make(chunk)
         });
         match &result {
@@ -410,17 +410,17 @@ impl Open {
     fn make(&self, chunk: &Part) -> Result<Buffer> {
         if let Some(disk) = self.disk.as_ref().filter(|disk| disk.has(chunk.id)) {
             let start = Instant::now();
-            let mut raw = self.engine.pool.take(chunk.raw_len as usize);
+            let mut raw = self.core.pool.take(chunk.raw_len as usize);
             let right = disk.read(chunk.id, &mut raw);
             let took = start.elapsed();
             Cost::add(|cost| cost.cache += took);
             if right {
-                Counters::add(&self.engine.counters.disk_chunks, 1);
-                Counters::add_time(&self.engine.counters.source_nanos, took);
+                Counters::add(&self.core.counters.disk_chunks, 1);
+                Counters::add_time(&self.core.counters.source_nanos, took);
                 return Ok(raw);
             }
         }
-        self.content.decode(chunk.id, &self.engine)
+        self.content.decode(chunk.id, &self.core)
     }
 
     /// Decodes a chunk that was planned when the clock stood at `planned`, unless its readers were faster.
@@ -431,8 +431,8 @@ impl Open {
             return;
         }
         let decode = || self.make(chunk);
-        match self.engine.chunks.ahead(self.key(chunk.id), chunk.need, decode) {
-            Ok(true) => Counters::add(&self.engine.counters.ahead_chunks, 1),
+        match self.core.chunks.ahead(self.key(chunk.id), chunk.need, decode) {
+            Ok(true) => Counters::add(&self.core.counters.ahead_chunks, 1),
             Ok(false) => {}
             // Who needs the chunk will try again, and get the error.
             Err(error) => log::debug!("ahead of readers: {error}"),
@@ -448,10 +448,10 @@ impl Drop for Image {
         let read = open.last_read.iter().filter(|at| at.load(Ordering::Relaxed) != 0).count();
         let most = read > 0 && read >= open.last_read.len() / 2;
         if most && open.disk.is_some() {
-            let engine = Arc::clone(&open.engine);
-            engine.finisher.add(Box::new(move |stop| {
+            let core = Arc::clone(&open.core);
+            core.finisher.add(Box::new(move |stop| {
                 let Some(disk) = &open.disk else { return };
-                if let Err(error) = disk.finish(&*open.content, &open.engine, stop, &|_| {}) {
+                if let Err(error) = disk.finish(&*open.content, &open.core, stop, &|_| {}) {
                     log::debug!("not finished on disk: {error}");
                 }
             }));

@@ -8,11 +8,12 @@ use sha2::{Digest, Sha256};
 
 use super::buffer::Buffer;
 use super::content::{Content, Part, Place};
+use super::decode;
 use super::memory::Key;
 use super::references::{self, Later, References};
+use super::shared::Core;
 use super::spent::Spent;
 use super::workers::Lane;
-use super::{Engine, decode};
 use crate::cache::Proof;
 use crate::codec::Codec;
 use crate::error::{Error, Result};
@@ -46,11 +47,11 @@ impl Native {
     }
 
     /// Bytes of the original itself, which a chunk behind them is coded against: from the memory cache, or decoded.
-    fn own(&self, engine: &Arc<Engine>, offset: u64, out: &mut [u8]) -> Result<()> {
+    fn own(&self, core: &Arc<Core>, offset: u64, out: &mut [u8]) -> Result<()> {
         references::itself(&self.container, offset, out, |chunk, within, out| {
             let key = Key { container: self.container.id(), chunk: chunk.id };
             // The index was checked: this chunk does not refer to the file itself.
-            let raw = engine.chunks.get(key, out.len(), || self.decode(chunk.id, engine))?.0.raw;
+            let raw = core.chunks.get(key, out.len(), || self.decode(chunk.id, core))?.0.raw;
             if let Some(bytes) = raw.get(within..within + out.len()) {
                 out.copy_from_slice(bytes);
             }
@@ -117,9 +118,9 @@ impl Content for Native {
         Box::new(WholeFile { sha256: Sha256::new(), expected: self.container.file().sha256 })
     }
 
-    fn look_for_references(&self, engine: &Arc<Engine>) {
+    fn look_for_references(&self) {
         if let Some(references) = &self.references {
-            references.get(engine);
+            references.get();
         }
     }
 
@@ -130,7 +131,7 @@ impl Content for Native {
         (last.raw_offset >= read.start).then(|| last.raw_offset..last.raw_offset + last.raw_len)
     }
 
-    fn decode(&self, chunk: ChunkId, engine: &Arc<Engine>) -> Result<Buffer> {
+    fn decode(&self, chunk: ChunkId, core: &Arc<Core>) -> Result<Buffer> {
         let chunk = self.chunk(chunk)?;
         if let Some(spent) = &self.spent {
             spent.reads(&*self.source, packed(&chunk));
@@ -141,16 +142,16 @@ impl Content for Native {
                 container: &self.container,
                 source: &*self.source,
                 references,
-                pool: &engine.pool,
-                counters: &engine.counters,
+                pool: &core.pool,
+                counters: &core.counters,
             };
-            decode::chunk(&from, &chunk, &mut |offset, out| self.own(engine, offset, out))
+            decode::chunk(&from, &chunk, &mut |offset, out| self.own(core, offset, out))
         };
-        let found = later.and_then(|later| later.get(engine));
+        let found = later.and_then(|later| later.get());
         match decode(found.as_deref()) {
             // Once more with another file, if there is one.
             Err(Error::NoBase { .. }) if found.as_ref().is_some_and(|found| found.are_doubtful()) => {
-                decode(later.and_then(|later| later.get(engine)).as_deref())
+                decode(later.and_then(|later| later.get()).as_deref())
             }
             result => result,
         }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 
 use bsfs::cache::{Config, Store};
-use bsfs::engine::{Base, Disk, Engine, EngineConfig, FileBase, ForeignFile, Image, Keep};
+use bsfs::engine::{Base, Disk, Engine, EngineConfig, FileBase, Image, Keep};
 use bsfs::foreign::bigsmall::Presented;
 use bsfs::foreign::bigsmall::codec::{Coding, encode};
 use bsfs::foreign::bigsmall::format::{Container, Finished, ShardIndex, header};
@@ -101,7 +101,7 @@ fn every_fixture_is_shown_bit_for_bit() {
         }
         let from = (Arc::clone(&opened.source), opened.base.clone());
         let stop = AtomicBool::new(false);
-        let count = opened.presented.clone().verify(&pool, &engine(8 << 20), from, &stop, &mut |_| {});
+        let count = engine(8 << 20).verify_foreign(&pool, opened.presented.clone(), from, &stop, &mut |_| {});
         assert_eq!(count.unwrap(), opened.presented.container().entries().len(), "{}", path.display());
     }
     assert!(checked > 900, "{checked}");

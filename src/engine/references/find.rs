@@ -127,9 +127,10 @@ impl Finder {
         let version = source.identity().filter(|_| container.bases().needs_others());
         let later = version.map(|version| {
             let (finder, container, tree) = (Arc::clone(self), Arc::clone(&container), Arc::clone(tree));
-            Later::new(move |engine| {
+            let engine = Arc::clone(engine);
+            Later::new(move || {
                 let looked = (&[][..], &Lacking::default(), LOOK);
-                let references = finder.resolve(engine, &container, (&tree, version), looked)?;
+                let references = finder.resolve(&engine, &container, (&tree, version), looked)?;
                 let lacking = references.complete(&container).err();
                 engine.troubles().base(container.path(), lacking.map(|error| error.to_string()));
                 Some(references)

@@ -17,7 +17,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::Engine;
 use crate::engine::sync::{Mutex, lock};
 use crate::error::{Error, Result};
 use crate::format::checksum::hex;
@@ -43,7 +42,7 @@ pub struct References {
 }
 
 /// Looks for what a container refers to.
-type Resolve = dyn Fn(&Arc<Engine>) -> Option<Arc<References>> + Send + Sync;
+type Resolve = dyn Fn() -> Option<Arc<References>> + Send + Sync;
 
 /// References that are looked for when they are needed, and again a while later if something was missing.
 pub(super) struct Later {
@@ -59,13 +58,13 @@ struct Found {
 }
 
 impl Later {
-    pub(super) fn new(resolve: impl Fn(&Arc<Engine>) -> Option<Arc<References>> + Send + Sync + 'static) -> Self {
+    pub(super) fn new(resolve: impl Fn() -> Option<Arc<References>> + Send + Sync + 'static) -> Self {
         Self { resolve: Box::new(resolve), found: Mutex::default() }
     }
 
     /// What was found. Others who need it wait meanwhile; looking waits for none of them, as it decodes only what refers to
     /// nothing.
-    pub(super) fn get(&self, engine: &Arc<Engine>) -> Option<Arc<References>> {
+    pub(super) fn get(&self) -> Option<Arc<References>> {
         let mut found = lock(&self.found);
         let mut again = false;
         if let Some(found) = &*found {
@@ -77,7 +76,7 @@ impl Later {
                 return Some(Arc::clone(&found.references));
             }
         }
-        let references = (self.resolve)(engine)?;
+        let references = (self.resolve)()?;
         *found = Some(Found { at: Instant::now(), references: Arc::clone(&references), again });
         Some(references)
     }

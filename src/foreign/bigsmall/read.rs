@@ -14,7 +14,7 @@ use super::NAME;
 use super::format::{Container, Content as Stored, MAGIC, SHARD_INDEX, ShardIndex};
 use super::streams::{Image, Presented, Shown, Streams, verify};
 use crate::engine::content::Content;
-use crate::engine::{Base, Engine, ForeignFile, ForeignFormat, ForeignIndex, ForeignState, Needs};
+use crate::engine::{Base, Core, ForeignFile, ForeignFormat, ForeignIndex, ForeignState, Needs};
 use crate::error::Result;
 use crate::source::ReadAt;
 
@@ -82,10 +82,10 @@ impl ForeignFormat for BigSmall {
     }
 }
 
-/// The streams of an engine, or new ones for a state of another format.
-fn streams(state: Arc<dyn ForeignState>, memory: u64) -> Arc<Streams> {
+/// The streams of an engine. Without memory for a state of another format, which no engine passes.
+fn streams(state: Arc<dyn ForeignState>) -> Arc<Streams> {
     let any: Arc<dyn std::any::Any + Send + Sync> = state;
-    any.downcast().unwrap_or_else(|_| Arc::new(Streams::new(memory)))
+    any.downcast().unwrap_or_else(|_| Arc::new(Streams::new(0)))
 }
 
 impl ForeignFile for Presented {
@@ -128,19 +128,18 @@ impl ForeignFile for Presented {
         source: Arc<dyn ReadAt>,
         base: Option<Arc<dyn Base>>,
     ) -> Arc<dyn Content> {
-        Arc::new(Image(Arc::new(Shown::new(self, streams(state, 0), source, base))))
+        Arc::new(Image(Arc::new(Shown::new(self, streams(state), source, base))))
     }
 
     fn verify(
         self: Arc<Self>,
         pool: &rayon::ThreadPool,
-        engine: &Arc<Engine>,
+        (core, state): (&Arc<Core>, Arc<dyn ForeignState>),
         (source, base): (Arc<dyn ReadAt>, Option<Arc<dyn Base>>),
         stop: &AtomicBool,
         done: &mut dyn FnMut(u64),
     ) -> Result<usize> {
-        let shared = streams(engine.foreign_state(&BigSmall), engine.memory());
-        verify(&Shown::new(self, shared, source, base), pool, engine, stop, done)
+        verify(&Shown::new(self, streams(state), source, base), pool, core, stop, done)
     }
 }
 

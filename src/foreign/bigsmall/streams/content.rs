@@ -18,7 +18,7 @@ use crate::engine::buffer::{Buffer, capacity};
 use crate::engine::content::{Content, Part, Place};
 use crate::engine::memory::Key;
 use crate::engine::stats::Counters;
-use crate::engine::{Base, Engine, Job, Lane};
+use crate::engine::{Base, Core, Job, Lane};
 use crate::error::{Damage, Error, Result};
 use crate::foreign::bigsmall::format::{Content as From, Entry};
 use crate::format::ChunkId;
@@ -59,13 +59,13 @@ impl Shown {
     }
 
     /// The points that earlier mounts saved, and where this one saves its own.
-    fn saved(&self, engine: &Engine) -> Option<&Saved> {
-        let open = || Saved::open(&engine.disk()?.store, &self.presented, &*self.source);
+    fn saved(&self, core: &Core) -> Option<&Saved> {
+        let open = || Saved::open(&core.disk.as_ref()?.store, &self.presented, &*self.source);
         // With a base the packed bytes alone do not say what comes out.
         self.saved.get_or_init(|| if self.base.is_none() { open() } else { None }).as_ref()
     }
 
-    fn stream(&self, number: usize, entry: &Entry, engine: &Engine) -> Result<Arc<Stream>> {
+    fn stream(&self, number: usize, entry: &Entry, core: &Core) -> Result<Arc<Stream>> {
         let streams = &*self.shared;
         let slot = self.streams.get(number).ok_or_else(|| self.nowhere(0))?;
         if let Some(stream) = slot.get() {
@@ -73,7 +73,7 @@ impl Shown {
         }
         let plan = self.plan(entry, streams)?;
         let first = plan.raw_len <= streams.proven_first;
-        let known = self.saved(engine).and_then(|saved| saved.load(number));
+        let known = self.saved(core).and_then(|saved| saved.load(number));
         let proven = known.is_some();
         for (position, point) in known.into_iter().flatten() {
             plan.points.note(position, point);
@@ -170,28 +170,28 @@ impl Shown {
     }
 
     /// Makes the window that is chunk `chunk` of the image.
-    fn window(self: &Arc<Self>, chunk: ChunkId, engine: &Arc<Engine>) -> Result<Buffer> {
+    fn window(self: &Arc<Self>, chunk: ChunkId, core: &Arc<Core>) -> Result<Buffer> {
         let chunk = self.presented.known_as(chunk);
         let place = self.presented.window(chunk).ok_or_else(|| self.nowhere(chunk.0))?;
         let (number, entry) = self.master(place.entry).ok_or_else(|| self.nowhere(chunk.0))?;
-        let stream = self.stream(number, entry, engine)?;
+        let stream = self.stream(number, entry, core)?;
         self.shared.touch((self.presented.id(), number as u32), &stream);
         if stream.wants_help() {
-            let (shown, stream, weak) = (Arc::clone(self), Arc::clone(&stream), Arc::downgrade(engine));
+            let (shown, stream, weak) = (Arc::clone(self), Arc::clone(&stream), Arc::downgrade(core));
             let first = chunk.0 - place.window;
             let job = Job::new(self.need(&place), move || {
-                if let Some(engine) = weak.upgrade() {
-                    stream.help(&engine, &|window, buffer| shown.shelve(&engine, first + window, buffer));
+                if let Some(core) = weak.upgrade() {
+                    stream.help(&core, &|window, buffer| shown.shelve(&core, first + window, buffer));
                 }
             });
-            engine.workers.ahead(self.lane().source, [job]);
+            core.workers.ahead(self.lane().source, [job]);
         }
-        let shelf = |window, buffer| self.shelve(engine, chunk.0 - place.window + window, buffer);
+        let shelf = |window, buffer| self.shelve(core, chunk.0 - place.window + window, buffer);
         let was_good = stream.is_good();
-        let made = stream.window(engine, place.window, &shelf);
+        let made = stream.window(core, place.window, &shelf);
         if !was_good
             && stream.is_good()
-            && let Some(saved) = self.saved(engine)
+            && let Some(saved) = self.saved(core)
         {
             saved.save(number, &stream.plan().points.all());
         }
@@ -209,22 +209,22 @@ impl Shown {
     }
 
     /// A window that was decoded for another's sake.
-    fn shelve(&self, engine: &Engine, chunk: u32, buffer: Buffer) {
+    fn shelve(&self, core: &Core, chunk: u32, buffer: Buffer) {
         let key = Key { container: self.presented.id(), chunk: ChunkId(chunk) };
-        let kept = engine.chunks.ahead(key, 0, || Ok(buffer));
-        Counters::add(&engine.counters.ahead_chunks, u64::from(matches!(kept, Ok(true))));
+        let kept = core.chunks.ahead(key, 0, || Ok(buffer));
+        Counters::add(&core.counters.ahead_chunks, u64::from(matches!(kept, Ok(true))));
     }
 
     /// Decodes a tensor, by its entry, and compares its digest. Returns its length, bytes.
     ///
     /// # Errors
     /// Damage, a digest that differs, a base that is missing, those of the source.
-    fn prove(&self, engine: &Arc<Engine>, entry: usize) -> Result<u64> {
+    fn prove(&self, core: &Arc<Core>, entry: usize) -> Result<u64> {
         let (number, entry) = self.master(entry).ok_or_else(|| self.nowhere(0))?;
-        let stream = self.stream(number, entry, engine)?;
+        let stream = self.stream(number, entry, core)?;
         for window in 0..stream.plan().windows() {
             if !stream.is_good() {
-                stream.window(engine, window, &|_, _| {}).map_err(|failure| {
+                stream.window(core, window, &|_, _| {}).map_err(|failure| {
                     self.error(entry, stream.damaged_at().unwrap_or(u64::from(window) * WINDOW), failure)
                 })?;
             }
@@ -238,7 +238,7 @@ impl Shown {
 pub fn verify(
     shown: &Shown,
     pool: &rayon::ThreadPool,
-    engine: &Arc<Engine>,
+    core: &Arc<Core>,
     stop: &AtomicBool,
     done: &mut dyn FnMut(u64),
 ) -> Result<usize> {
@@ -252,7 +252,7 @@ pub fn verify(
         pool,
         count.max(1),
         || if stop.load(Ordering::Relaxed) { Err(Error::Interrupted) } else { Ok(entries.next()) },
-        |entry| shown.prove(engine, entry),
+        |entry| shown.prove(core, entry),
         |bytes| {
             done(bytes);
             Ok(())
@@ -339,8 +339,8 @@ impl Content for Image {
         self.0.presented.known_as(chunk)
     }
 
-    fn decode(&self, chunk: ChunkId, engine: &Arc<Engine>) -> Result<Buffer> {
-        self.0.window(chunk, engine)
+    fn decode(&self, chunk: ChunkId, core: &Arc<Core>) -> Result<Buffer> {
+        self.0.window(chunk, core)
     }
 
     fn expect_streams(&self, _streams: bool) {

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::limits::WINDOW;
 use super::pass::{Failure, Pass, Plan, Ticket};
-use crate::engine::Engine;
+use crate::engine::Core;
 use crate::engine::buffer::Buffer;
 use crate::engine::cost::Cost;
 use crate::engine::stats::Counters;
@@ -135,13 +135,13 @@ impl Stream {
     }
 
     /// Decodes what others wait for, as long as there is something.
-    pub fn help(&self, engine: &Engine, shelf: Shelf<'_>) {
+    pub fn help(&self, core: &Core, shelf: Shelf<'_>) {
         loop {
             let mut progress = lock(&self.progress);
             let Some(Step::Run(ticket)) = self.whole(&mut progress, false) else { return };
             let tries = progress.tries;
             drop(progress);
-            if !matches!(self.run(engine, ticket, tries, None, shelf), Ok(Ran::Kept)) {
+            if !matches!(self.run(core, ticket, tries, None, shelf), Ok(Ran::Kept)) {
                 return;
             }
         }
@@ -152,7 +152,7 @@ impl Stream {
     ///
     /// # Errors
     /// [`Failure`]; of a tensor that is damaged every window fails.
-    pub fn window(&self, engine: &Engine, window: u32, shelf: Shelf<'_>) -> Result<Buffer, Failure> {
+    pub fn window(&self, core: &Core, window: u32, shelf: Shelf<'_>) -> Result<Buffer, Failure> {
         // What this thread has already, and how often the tensor had been found damaged by then.
         let mut mine: Option<(u32, Buffer)> = None;
         loop {
@@ -192,7 +192,7 @@ impl Stream {
                     let tries = progress.tries;
                     drop(progress);
                     let wanted = (ticket.window() == window).then_some(window);
-                    match self.run(engine, ticket, tries, wanted, shelf) {
+                    match self.run(core, ticket, tries, wanted, shelf) {
                         Ok(Ran::Mine(buffer)) => mine = Some((tries, buffer)),
                         // What is lost is tried again: a bad verdict ends that, or an error of this thread's own.
                         Ok(Ran::Kept | Ran::Lost) => {}
@@ -248,25 +248,18 @@ impl Stream {
 
     /// Decodes a window that was taken when the tensor had been found damaged `tries` times; `mine` if it is the one that this
     /// thread wants.
-    fn run(
-        &self,
-        engine: &Engine,
-        ticket: Ticket,
-        tries: u32,
-        mine: Option<u32>,
-        shelf: Shelf<'_>,
-    ) -> Result<Ran, Error> {
+    fn run(&self, core: &Core, ticket: Ticket, tries: u32, mine: Option<u32>, shelf: Shelf<'_>) -> Result<Ran, Error> {
         let (pass, window) = (Arc::clone(ticket.pass()), ticket.window());
         // After a panic no reader may wait for this window.
         let mut guard = Abandon { stream: self, pass: &pass, armed: true };
         let len = self.plan.window_len(window);
-        engine.chunks.make_room(len);
-        let mut buffer = engine.pool.take(len);
-        let result = ticket.run(&self.plan, &engine.pool, &mut buffer);
+        core.chunks.make_room(len);
+        let mut buffer = core.pool.take(len);
+        let result = ticket.run(&self.plan, &core.pool, &mut buffer);
         guard.armed = false;
         if let Ok(spent) = &result {
-            engine.counters.decoded_foreign(NAME, len);
-            Counters::add_time(&engine.counters.decode_nanos, spent.decode);
+            core.counters.decoded_foreign(NAME, len);
+            Counters::add_time(&core.counters.decode_nanos, spent.decode);
             Cost::add(|cost| {
                 cost.decode += spent.decode;
                 cost.wait += spent.wait;
@@ -469,7 +462,7 @@ mod shuttled {
                 thread::spawn(move || {
                     for window in windows {
                         let at = window as usize * WINDOW as usize;
-                        match stream.window(&engine, window, &|_, _| {}) {
+                        match stream.window(&engine.core, window, &|_, _| {}) {
                             Ok(bytes) => {
                                 assert!(right || !proven_first, "given out before it was proven");
                                 assert_eq!(*bytes, raw[at..(at + WINDOW as usize).min(raw.len())]);

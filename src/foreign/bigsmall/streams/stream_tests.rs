@@ -62,7 +62,7 @@ fn a_window_whose_base_fails_or_panics_holds_no_other_up() {
         for window in 0..WINDOWS {
             let (stream, engine, send) = (Arc::clone(&stream), Arc::clone(&engine), send.clone());
             std::thread::spawn(move || {
-                let read = || stream.window(&engine, window, &|_, _| {});
+                let read = || stream.window(&engine.core, window, &|_, _| {});
                 let read = std::panic::catch_unwind(std::panic::AssertUnwindSafe(read));
                 let _ = send.send((window, read.ok()));
             });
