@@ -6,10 +6,11 @@
 
 mod file;
 mod find;
+mod finder;
 mod search;
 
 pub use file::BaseFile;
-pub use find::{Finder, Places};
+pub use finder::{Finder, Places};
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};

@@ -10,10 +10,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
 
-use log::{debug, warn};
+use log::{debug, info, warn};
 
-use super::find::{MAX_KNOWN, Spot};
-use super::{BaseFile, Bound, Finder, MAX_DEPTH, References};
+use super::finder::{Finder, MAX_KNOWN, Spot};
+use super::{BaseFile, Bound, MAX_DEPTH, References};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::format::{BaseId, Container, SNIFF_LEN, Sniff, sniff};
@@ -38,6 +38,28 @@ pub(super) type Lacking = RefCell<HashMap<Identity, (usize, Option<Arc<BaseFile>
 
 /// The containers on the way from the one that is opened to the one whose bases are looked for, by digest.
 pub(super) type Way<'a> = &'a [([u8; 32], PathBuf)];
+
+/// What `container` refers to; `None` when it needs no other file.
+pub(super) fn resolve(
+    finder: &Finder,
+    engine: &Arc<Engine>,
+    container: &Container,
+    (tree, version): (&Arc<dyn Tree>, Identity),
+    (way, lacking, look): (Way<'_>, &Lacking, u64),
+) -> Option<Arc<References>> {
+    let bases = container.bases();
+    if !bases.needs_others() {
+        return None;
+    }
+    let references = Search::run(finder, engine, container, (tree, version), (way, lacking, look));
+    for file in references.files() {
+        let text = format!("{}: refers to {}", container.path().display(), file.display());
+        if finder.known().said.insert(text.clone()) {
+            info!("{text}");
+        }
+    }
+    Some(Arc::new(references))
+}
 
 /// A base that is wanted.
 struct Want<'a> {
@@ -399,7 +421,7 @@ impl<'a> Search<'a> {
             return Err(self.refuse(text));
         }
         let references =
-            self.finder.resolve(self.engine, &container, (tree, version), (&self.way, self.lacking, u64::MAX));
+            resolve(self.finder, self.engine, &container, (tree, version), (&self.way, self.lacking, u64::MAX));
         let depth = references.as_ref().map_or(0, |references| references.depth());
         let whole = references.as_ref().is_none_or(|references| references.whole);
         if depth + self.way.len() > MAX_DEPTH {
