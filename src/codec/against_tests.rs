@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use super::difference::{Op, add, subtract};
+use super::difference::{add, subtract};
+use super::simd::{Chosen, Op};
 use super::tests::{KINDS, kernels, random_bytes, weights_of};
 use super::*;
+use crate::error::Damage;
 
 const OPS: [Op; 3] = [Op::Xor, Op::Wrapping, Op::Mirrored];
 

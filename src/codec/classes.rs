@@ -6,16 +6,17 @@
 //! for a chunk costs half a percent; more classes or smaller tiles cost what they gain. Written out in
 //! [`crate::format::native`], section "classes".
 
+use super::Packed;
 use super::bits::{BitReader, BitWriter};
 use super::cluster::{self, CLASSES, Counts, class_bits};
 use super::halves::{self, LowHalves, Mode, group_len};
+use super::memory::vec_bytes;
 use super::simd::{
-    BLOCK, Chosen, Classes, ESCAPED, EncodeTable, GROUP, Heads, LOW, Low, Ranked, SMALL_GROUP, States, TILE, WINDOW,
-    Words, WordsBack,
+    BLOCK, CLASS_BITS, Chosen, Classes, ESCAPED, EncodeTable, GROUP, Heads, LOW, Low, RANKS, Ranked, SMALL_GROUP,
+    States, TILE, WINDOW, Words, WordsBack,
 };
-use super::tables::{self, CLASS_BITS, RANKS};
+use super::tables;
 use super::wire::{Fields, Grain, put_states, put_words};
-use super::{Packed, vec_bytes};
 use crate::error::Damage;
 
 /// Widths of numbers that this codec has: 1, 2 and 4 bytes.

@@ -2,9 +2,8 @@
 
 #![expect(clippy::indexing_slicing, reason = "indices are bins and ranks, bounded by the arrays they index")]
 
-use std::sync::OnceLock;
-
-use super::tables::{RANKS, log2_q16};
+use super::entropy::entropy;
+use super::simd::RANKS;
 
 /// Classes of a chunk, at most.
 pub const CLASSES: usize = 8;
@@ -38,24 +37,6 @@ impl Classing {
 /// Bits that say which of `classes` a tile has.
 pub const fn class_bits(classes: usize) -> u32 {
     if classes <= 1 { 0 } else { (classes - 1).ilog2() + 1 }
-}
-
-/// log2 in 1/65536, by a table: exact up to 4096, then to one part in 4096.
-pub fn log2(x: u32) -> u64 {
-    static TABLE: OnceLock<Vec<u32>> = OnceLock::new();
-    let table = TABLE.get_or_init(|| (0..8192).map(log2_q16).collect());
-    let shift = (32 - x.leading_zeros()).saturating_sub(13);
-    u64::from(table[(x >> shift) as usize]) + u64::from(shift << 16)
-}
-
-/// Bits in 1/65536 of symbols that occur so often, coded with a table of their own.
-pub fn entropy(counts: &[u32]) -> u64 {
-    let total: u32 = counts.iter().sum();
-    if total == 0 {
-        return 0;
-    }
-    let each: u64 = counts.iter().filter(|&&c| c > 0).map(|&c| u64::from(c) * log2(c)).sum();
-    (u64::from(total) * log2(total)).saturating_sub(each)
 }
 
 /// The best classes for tiles of which some were counted: `sampled` has their sums and counts. `tiles` are all.

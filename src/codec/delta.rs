@@ -4,12 +4,12 @@
 //! exponent, which the base tells. Written out in [`crate::format::native`], section "delta".
 
 use super::bits::{BitReader, BitWriter};
-use super::cluster::{entropy, log2};
-use super::difference::{Op, subtract};
-use super::grouping::SYMBOLS;
-use super::simd::{BLOCK, Chosen, Columns, LOW, Segment, States, SymbolTables, WordsBack};
+use super::difference::subtract;
+use super::entropy::{entropy, log2};
+use super::memory::vec_bytes;
+use super::simd::{BLOCK, Chosen, Columns, LOW, Op, SYMBOLS, Segment, States, SymbolTables, WordsBack};
 use super::wire::{Fields, put_states, put_words};
-use super::{Packed, tables, vec_bytes};
+use super::{Packed, tables};
 use crate::error::Damage;
 
 /// Groups of contexts, at most.
@@ -214,7 +214,7 @@ impl Scratch {
         let mut states = States([LOW; BLOCK]);
         self.words.reserve(whole / BLOCK);
         for (symbols, groups) in self.symbols.chunks(SEGMENT).zip(self.groups.chunks(SEGMENT)).rev() {
-            self.columns.set(kernel, groups.as_chunks().0, SYMBOL_BITS);
+            kernel.set_columns(&mut self.columns, groups.as_chunks().0, SYMBOL_BITS);
             let symbols = symbols.as_chunks().0;
             kernel.encode_symbols(&tables, 0, Some(&self.columns), symbols, &mut states, &mut self.words);
         }
@@ -332,7 +332,7 @@ pub fn decode(
         let (own, fill) = groups.split_at_mut(count);
         kernel.groups(log2_width == 1, shift, bounds, base, own);
         fill.fill(0);
-        scratch.columns.set(kernel, groups.as_chunks().0, bits);
+        kernel.set_columns(&mut scratch.columns, groups.as_chunks().0, bits);
         let segment = Segment::by_column(&scratch.tables, &scratch.columns, bits);
         let symbols = scratch.symbols.get_mut(..groups.len()).unwrap_or_default();
         let blocks = symbols.as_chunks_mut().0;

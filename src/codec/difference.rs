@@ -5,34 +5,9 @@
 //! section "difference".
 
 use super::plane::{self, Shape};
-use super::simd::Chosen;
+use super::simd::{Chosen, Op};
 use super::{Codec, Packed, constant, zstd};
 use crate::error::Damage;
-
-/// How a difference is made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Op {
-    /// The bits that differ.
-    Xor = 0,
-    /// The difference of integers, its sign in the lowest bit.
-    Wrapping = 1,
-    /// The difference of places in the order of floats (sign and magnitude), seen from the base: positive away from zero. Its
-    /// sign in the lowest bit.
-    Mirrored = 2,
-}
-
-impl Op {
-    /// The one with this number.
-    pub const fn of(number: u8) -> Option<Self> {
-        match number {
-            0 => Some(Self::Xor),
-            1 => Some(Self::Wrapping),
-            2 => Some(Self::Mirrored),
-            _ => None,
-        }
-    }
-}
 
 /// Fills `out` with the differences of the numbers of 2^`log2_width` bytes in `raw` from those in `base`, all equally long;
 /// bytes behind the last number are compared one by one.

@@ -4,11 +4,12 @@
 //! so that a register holds 32 of them. An exponent without slots is coded as the commonest and put right afterwards.
 //! Written out in [`crate::format::native`], section "exponents".
 
-use super::cluster::log2;
+use super::Packed;
+use super::entropy::log2;
 use super::halves::{self, LowHalves, Mode};
+use super::memory::vec_bytes;
 use super::simd::{BLOCK, Chosen, SMALL_BITS, SMALL_LOW, SMALL_RANKS, SmallStates, SmallTable, TILE};
 use super::wire::{Fields, Grain};
-use super::{Packed, vec_bytes};
 use crate::error::Damage;
 
 /// Widths of numbers that this codec has: 2 and 4 bytes.

@@ -4,14 +4,15 @@
 //! Rows of weights differ in scale, and columns of some in sign. Where numbers have no rows, runs of 512 take their
 //! place. Written out in [`crate::format::native`], section "grid".
 
+use super::Packed;
 use super::bits::{BitReader, BitWriter};
 use super::cluster::class_bits;
-use super::grouping::{Grouping, Row, SYMBOLS, choose, cost};
+use super::grouping::{Grouping, Row, choose, cost};
 use super::halves::group_len;
-use super::simd::{BLOCK, Chosen, Columns, LOW, Segment, States, SymbolTables, TILE, WordsBack};
+use super::memory::vec_bytes;
+use super::simd::{BLOCK, Chosen, Columns, LOW, SYMBOLS, Segment, States, SymbolTables, TILE, WordsBack};
 use super::tables;
 use super::wire::{Fields, Grain, put_states, put_words};
-use super::{Packed, vec_bytes};
 use crate::error::Damage;
 
 /// Widths of numbers that this codec has: 1 and 2 bytes.

@@ -1,11 +1,10 @@
 //! Which rows and columns of symbols share a table: the grouping of the smallest estimate.
 
-use super::cluster::{class_bits, entropy, log2};
+use super::cluster::class_bits;
+use super::entropy::{entropy, log2};
 use super::groups;
-use super::simd::{BLOCK, Chosen, FEATURES, Histogram};
+use super::simd::{BLOCK, Chosen, FEATURES, Histogram, SYMBOLS};
 
-/// Symbols of a table.
-pub const SYMBOLS: usize = 256;
 /// Numbers in a row where there are no rows.
 pub const RUN: usize = 512;
 /// Bits that a table is taken to cost for each of its symbols that occur, and besides.

@@ -2,7 +2,7 @@
 
 #![expect(clippy::indexing_slicing, reason = "indices are features and groups, bounded by the arrays they index")]
 
-use super::cluster::log2;
+use super::entropy::log2;
 use super::simd::{Chosen, FEATURES, Histogram};
 
 /// Rounds of assigning members to groups and counting groups again.

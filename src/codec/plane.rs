@@ -8,7 +8,7 @@
 #![expect(clippy::indexing_slicing, reason = "indices are bounded by a number's width, at most 8")]
 
 use super::simd::{Chosen, WordsBack};
-use super::{Packed, cluster, rans};
+use super::{Packed, entropy, rans};
 use crate::error::Damage;
 
 /// How the bytes of a chunk are split.
@@ -112,7 +112,7 @@ pub fn least(raw: &[u8], shape: Shape, scratch: &mut Scratch) -> usize {
 }
 
 fn plane_entropy(plane: &[u8]) -> u64 {
-    cluster::entropy(&rans::count(plane)) >> 16
+    entropy::entropy(&rans::count(plane)) >> 16
 }
 
 /// The bits of symbols below 512, coded with a table that costs nothing.
@@ -121,7 +121,7 @@ pub fn entropy_of(symbols: impl Iterator<Item = usize>) -> u64 {
     for symbol in symbols {
         counts[symbol % 512] += 1;
     }
-    cluster::entropy(&counts) >> 16
+    entropy::entropy(&counts) >> 16
 }
 
 /// How one plane is best stored.

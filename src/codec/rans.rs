@@ -8,8 +8,8 @@
 #![expect(clippy::indexing_slicing, reason = "indices are masked or bounded by the table's and the block's size")]
 
 use super::Packed;
-use super::simd::{BLOCK, Chosen, LOW, Segment, States, SymbolTables, WordsBack};
-use super::tables::{self, log2_q16};
+use super::entropy::log2_q16;
+use super::simd::{BLOCK, Chosen, LOW, Segment, States, SymbolTables, WordsBack, fill_slots};
 use super::wire::{put_states, put_words};
 use crate::error::Damage;
 
@@ -199,7 +199,7 @@ pub fn decode(
     let (mut states, rest) = States::read(rest)?;
     let mut words = packed.words(end - rest.len(), rest.len()).ok_or(Damage::new("padding behind a chunk", 1, 0))?;
     let mut table = [0; SLOTS as usize];
-    tables::fill_slots(&model.freq, &mut table);
+    fill_slots(&model.freq, &mut table);
     let segment = Segment::plain(&table, TABLE_BITS).ok_or(Damage::new("slots of a table", SLOTS.into(), 0))?;
     // The last block is decoded in full.
     out.resize(n.next_multiple_of(BLOCK), 0);

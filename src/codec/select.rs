@@ -1,41 +1,13 @@
 //! The choice of a codec for one chunk: the one that packs it smallest among a few that a look at a sample has left, ties to
 //! the faster decoder.
 
-use super::difference::{self, Op, subtract};
+use super::difference::{self, subtract};
 use super::grid::{self, Layout};
 use super::plane::{self, Shape};
-use super::simd::Chosen;
+use super::simd::{Chosen, Op};
 use super::sniff::{self, Guess};
 use super::wire::Grain;
-use super::{Codec, Scratch, classes, constant, delta, exponents, zstd};
-
-/// What the numbers in a chunk are, as far as a codec cares.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Numbers {
-    /// Bytes of unknown meaning.
-    Unknown,
-    /// Unsigned or signed integers, or codes, of 1, 2, 4 or 8 bytes (log2: 0 to 3).
-    Integers {
-        /// log2 of the bytes of a number.
-        log2_width: u8,
-    },
-    /// Floats of one byte with a sign: E4M3, E5M2.
-    F8,
-    /// F16 floats.
-    F16 {
-        /// Numbers in a row, if the chunk begins with one; else 0.
-        row: u32,
-    },
-    /// BF16 floats.
-    Bf16 {
-        /// Numbers in a row, if the chunk begins with one; else 0.
-        row: u32,
-    },
-    /// F32 floats.
-    F32,
-    /// F64 floats.
-    F64,
-}
+use super::{Codec, Numbers, Scratch, classes, constant, delta, exponents, zstd};
 
 /// What the user asked to optimise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]

@@ -1,7 +1,7 @@
 //! A look at a sample of a chunk: what it may be, how small byte planes would make it, whether it repeats itself.
 
+use super::numbers::Numbers;
 use super::plane::{self, Shape};
-use super::select::Numbers;
 use super::wire::Grain;
 
 /// Bytes of a piece of the sample, and pieces.

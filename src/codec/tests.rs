@@ -1,5 +1,7 @@
+use super::simd::Chosen;
 use super::wire::Grain;
 use super::*;
+use crate::error::Damage;
 
 pub(super) const KINDS: [Numbers; 13] = [
     Numbers::Unknown,

@@ -2,16 +2,13 @@
 
 use core::arch::x86_64::*;
 
-use super::{
-    BLOCK, Classes, Low, SMALL_BITS, SMALL_GROUP, SMALL_RANKS, Segment, SmallStates, SmallTable, States, Words, scalar,
-};
-use crate::codec::tables::{Alias, CLASS_BITS, RANKS};
+use super::inputs::{Classes, Low, Segment, States, Words};
+use super::scalar::{self, vectorised};
+use super::slots::{Alias, CLASS_BITS, RANKS};
+use super::small::{SMALL_BITS, SMALL_RANKS, SmallStates, SmallTable};
+use super::types::{BLOCK, SMALL_GROUP};
 
 vectorised!("avx2,bmi2,popcnt");
-
-pub fn available() -> bool {
-    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("bmi2") && is_x86_feature_detected!("popcnt")
-}
 
 #[inline]
 #[target_feature(enable = "avx2")]

@@ -2,27 +2,17 @@
 
 use core::arch::x86_64::*;
 
-use super::{
-    BLOCK, Classes, ESCAPED, EncodeTable, Low, POSITION, SMALL_BITS, SMALL_GROUP, SMALL_RANKS, Segment, SmallStates,
-    SmallTable, States, SymbolTables, Words, WordsBack, scalar,
-};
-use crate::codec::tables::{AliasLanes, CLASS_BITS, RANKS};
+use super::encode::{EncodeTable, SymbolTables, WordsBack};
+use super::inputs::{Classes, Low, Segment, States, Words};
+use super::scalar::{self, vectorised};
+use super::slots::{AliasLanes, CLASS_BITS, RANKS};
+use super::small::{SMALL_BITS, SMALL_RANKS, SmallStates, SmallTable};
+use super::types::{BLOCK, ESCAPED, POSITION, SMALL_GROUP};
 
 /// Slots of a class table.
 const SLOTS: usize = 1 << CLASS_BITS;
 
 vectorised!("avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vbmi2,bmi2,popcnt");
-
-pub fn available() -> bool {
-    is_x86_feature_detected!("avx512f")
-        && is_x86_feature_detected!("avx512bw")
-        && is_x86_feature_detected!("avx512vl")
-        && is_x86_feature_detected!("avx512dq")
-        && is_x86_feature_detected!("avx512vbmi")
-        && is_x86_feature_detected!("avx512vbmi2")
-        && is_x86_feature_detected!("bmi2")
-        && is_x86_feature_detected!("popcnt")
-}
 
 #[inline]
 #[target_feature(enable = "avx512f")]

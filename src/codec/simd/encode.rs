@@ -1,7 +1,7 @@
 //! What encoding looks up, and the words that it gives off.
 
-use super::BLOCK;
-use crate::codec::tables::{Alias, CLASS_BITS, RANKS, starts};
+use super::slots::{Alias, CLASS_BITS, RANKS, starts};
+use super::types::BLOCK;
 
 /// Coded words, written from the last to the first.
 #[derive(Debug, Default)]

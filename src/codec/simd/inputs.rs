@@ -1,8 +1,8 @@
 //! What kernels are given: slices whose lengths and contents are checked once, when the values are made.
 
-use super::{BLOCK, Chosen, GROUP, Kernel, LOW, POSITION};
-use crate::codec::PAD;
-use crate::codec::tables::{Alias, AliasLanes, CLASS_BITS, RANKS};
+use super::kernel::{Chosen, Kernel};
+use super::slots::{Alias, AliasLanes, CLASS_BITS, RANKS};
+use super::types::{BLOCK, GROUP, LOW, PAD, POSITION};
 use crate::error::Damage;
 
 /// 64 states of a coder, where vectors can load them.
@@ -175,15 +175,6 @@ impl Columns {
         }
         Self { offsets: ordered, most: offsets.iter().copied().max().unwrap_or(0) }
     }
-
-    /// The same from the number of the table for each column, of which each has 2^`bits` entries (2^24 at most). Memory is used
-    /// again.
-    pub fn set(&mut self, kernel: Chosen, groups: &[[u8; BLOCK]], bits: u32) {
-        // No offset of more bits would fit, and a sum that wraps would lead outside.
-        let bits = bits.min(24);
-        self.offsets.resize(groups.len() * BLOCK, 0);
-        self.most = u32::from(kernel.spread_groups(groups, bits, &mut self.offsets)) << bits;
-    }
 }
 
 /// The tables of a chunk's classes, in the form that the kernel wants.
@@ -199,7 +190,7 @@ impl Classes {
     /// Tables for `kernel` of frequencies that sum to 2048 each, none of which is 0 for rank 0.
     pub fn new(kernel: Chosen, freqs: &[[u16; RANKS]]) -> Self {
         let aliases = freqs.iter().map(Alias::new);
-        match kernel.0 {
+        match kernel.kernel() {
             Kernel::Scalar => {
                 let mut slots = vec![0; freqs.len() << CLASS_BITS];
                 for (slots, alias) in slots.as_chunks_mut().0.iter_mut().zip(aliases) {
@@ -262,13 +253,13 @@ mod tests {
 
         let kernel = Chosen::best();
         let mut columns = Columns::default();
-        columns.set(kernel, &[[2; BLOCK]], 11);
+        kernel.set_columns(&mut columns, &[[2; BLOCK]], 11);
         assert!(Segment::by_column(&tables, &columns, 11).is_some_and(|s| s.covers(1) && !s.covers(2)));
         assert!(Segment::by_column(&tables, &columns, 12).is_none(), "the last table is too short");
         assert!(!Segment::by_column(&tables, &columns, 11).unwrap().covers(usize::MAX));
         // Offsets that would wrap.
         for bits in [28, 31, 32, 100] {
-            columns.set(kernel, &[[1; BLOCK], [16; BLOCK]], bits);
+            kernel.set_columns(&mut columns, &[[1; BLOCK], [16; BLOCK]], bits);
             assert!(columns.offsets.iter().all(|offset| *offset <= columns.most), "{bits}");
             assert!(Segment::by_column(&tables, &columns, 11).is_none(), "{bits}");
         }

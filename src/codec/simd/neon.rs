@@ -2,10 +2,11 @@
 
 use core::arch::aarch64::*;
 
-use super::{
-    BLOCK, Classes, ESCAPED, Low, SMALL_BITS, SMALL_GROUP, Segment, SmallStates, SmallTable, States, Words, scalar,
-};
-use crate::codec::tables::{Alias, CLASS_BITS, RANKS};
+use super::inputs::{Classes, Low, Segment, States, Words};
+use super::scalar::{self, vectorised};
+use super::slots::{Alias, CLASS_BITS, RANKS};
+use super::small::{SMALL_BITS, SmallStates, SmallTable};
+use super::types::{BLOCK, ESCAPED, SMALL_GROUP};
 
 vectorised!("neon");
 

@@ -2,12 +2,51 @@
 
 #![expect(clippy::indexing_slicing, reason = "indices are masked, or bounded by a tile's or a table's fixed size")]
 
-use super::{
-    BLOCK, Classes, ESCAPED, EncodeTable, GROUP, Histogram, Low, POSITION, Ranked, SMALL_BITS, SMALL_GROUP, SMALL_LOW,
-    Segment, SmallStates, SmallTable, States, SymbolTables, TILE, WINDOW, Words, WordsBack,
-};
-use crate::codec::difference::Op;
-use crate::codec::tables::{CLASS_BITS, RANKS, SLOT_SYMBOL};
+use super::encode::{EncodeTable, SymbolTables, WordsBack};
+use super::inputs::{Classes, Low, Segment, States, Words};
+use super::slots::{CLASS_BITS, RANKS, SLOT_SYMBOL};
+use super::small::{SMALL_BITS, SMALL_LOW, SmallStates, SmallTable};
+use super::types::{BLOCK, ESCAPED, GROUP, Histogram, Op, POSITION, Ranked, SMALL_GROUP, TILE, WINDOW};
+
+/// Repeats functions of [`scalar`] for a kernel whose compiler turns their loops into vectors.
+macro_rules! vectorised {
+    ($features:literal) => {
+        vectorised! { $features
+            fn join32(high: &[[u8; 2]], low: &[[u8; 2]], out: &mut [[u8; 4]]);
+            fn join_bytes(high: &[u8], low: &[u8], out: &mut [[u8; 2]]);
+            fn subtract(op: super::types::Op, log2_width: u8, raw: &[u8], base: &[u8], out: &mut [u8]);
+            fn add(op: super::types::Op, log2_width: u8, base: &[u8], numbers: &mut [u8]);
+            fn groups(wide: bool, shift: u8, bounds: &[u8], base: &[u8], out: &mut [u8]);
+            fn spread_groups(groups: &[[u8; super::types::BLOCK]], bits: u32, offsets: &mut [u32]) -> u8;
+            fn widen(bytes: &[u8], out: &mut [[u8; 2]]);
+            fn cheapest(members: &[super::types::Histogram], costs: &[super::types::Histogram], of: &mut [u8]);
+            fn rank_small_tile(
+                body: &[u8; super::types::TILE],
+                ranks: &mut [[u8; super::types::BLOCK]; 8],
+                residual: &mut [u8; super::types::SMALL_GROUP]
+            ) -> u32;
+            fn marked(numbers: &[[u8; 2]], marker: u16) -> bool;
+            fn split_bytes(raw: &[[u8; 2]], high: &mut [u8], low: &mut [u8]);
+            fn split16(raw: &[[u8; 2]], heads: &mut [u16]);
+            fn split32(raw: &[[u8; 4]], high: &mut [u16], low: &mut [[u8; 2]]);
+            fn rank_tile(
+                heads: &[u16; super::types::TILE],
+                base: u16,
+                ranks: &mut [[u8; super::types::BLOCK]; 8],
+                residual: &mut [u8; super::types::GROUP]
+            ) -> super::types::Ranked;
+        }
+    };
+    ($features:literal $(fn $name:ident($($a:ident: $t:ty),*) $(-> $r:ty)?;)*) => {
+        $(
+            #[target_feature(enable = $features)]
+            pub fn $name($($a: $t),*) $(-> $r)? {
+                super::scalar::$name($($a),*)
+            }
+        )*
+    };
+}
+pub(super) use vectorised;
 
 /// One step of a 32-bit state over a slot table: its symbol, and the state before it takes up a word.
 #[inline(always)]

@@ -1,7 +1,7 @@
 //! States and tables of the coder of exponents: sixteen bits a state, at most sixteen exponents in 128 slots.
 
-use super::BLOCK;
 use super::inputs::{finish_states, read_states};
+use super::types::BLOCK;
 use crate::error::Damage;
 
 /// 64 states of sixteen bits of the coder of exponents.
