@@ -68,7 +68,7 @@ impl Acl {
     }
 
     fn read(get: impl Fn(&mut [u8]) -> Result<usize, Errno>) -> io::Result<Option<Self>> {
-        match super::attributes::whole(get) {
+        match super::xattr::whole(get) {
             Ok(bytes) => Self::parse(&bytes).map(Some).ok_or_else(|| io::ErrorKind::InvalidData.into()),
             Err(Errno::NODATA | Errno::NOTSUP | Errno::NOSYS) => Ok(None),
             Err(errno) => Err(errno.into()),

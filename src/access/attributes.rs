@@ -9,9 +9,8 @@ use rustix::fs::{Gid, Mode, Uid, XattrFlags};
 use rustix::io::Errno;
 
 use super::acl::{ATTRIBUTE, Acl, DEFAULT};
+use super::xattr::whole;
 
-/// The longest extended attribute, and the longest list of their names, bytes: the kernel's own limit.
-const MAX_BYTES: usize = 64 << 10;
 /// Labels of security modules that say who may use a file. Others are of its bytes (ima, evm), or would give rights to a program
 /// (capability).
 const LABELS: [&[u8]; 2] = [b"security.selinux", b"security.SMACK64"];
@@ -245,21 +244,6 @@ fn names(file: &File) -> io::Result<Vec<CString>> {
     let is_kept = |name: &&[u8]| name.starts_with(USER) || LABELS.contains(name);
     let names = list.split(|&byte| byte == 0).filter(is_kept);
     Ok(names.filter_map(|name| CString::new(name).ok()).collect())
-}
-
-/// All of an answer whose length is not known before.
-pub(super) fn whole(get: impl Fn(&mut [u8]) -> Result<usize, Errno>) -> Result<Vec<u8>, Errno> {
-    let mut buffer = vec![0; 512];
-    loop {
-        match get(&mut buffer) {
-            Ok(len) => {
-                buffer.truncate(len);
-                return Ok(buffer);
-            }
-            Err(Errno::RANGE) if buffer.len() < MAX_BYTES => buffer.resize(MAX_BYTES, 0),
-            Err(errno) => return Err(errno),
-        }
-    }
 }
 
 #[cfg(test)]

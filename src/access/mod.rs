@@ -6,6 +6,7 @@
 
 mod acl;
 mod attributes;
+mod xattr;
 
 use std::fs::Metadata;
 use std::io;

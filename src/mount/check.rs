@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
-use super::daemon::CallerGroup;
+use super::caller::CallerGroup;
 use super::options::{CacheMode, MountOptions};
 use super::rights::Rights;
 use super::table::{self, Line};

@@ -1,6 +1,5 @@
 //! The connection to the kernel while it begins.
 
-use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::mpsc;
@@ -8,12 +7,12 @@ use std::thread;
 use std::time::Duration;
 
 use fuser::{Config, Session};
-use log::{debug, info, warn};
+use log::warn;
 
 use super::adapter::Adapter;
 use super::attach::{abort, detach};
 use super::status::{Answer, ask};
-use super::table::{self, Line};
+use super::table::{self};
 use crate::error::{Error, Result};
 
 /// How long the kernel's first request may take.
@@ -70,14 +69,6 @@ impl Drop for Mounted<'_> {
     }
 }
 
-/// The new mount's device number as `major:minor`, by the mount table: what asks the mount itself waits for threads of this
-/// process, and cannot be ended when there are none.
-pub(super) fn device_number(mount_point: &Path) -> Result<String> {
-    let found = table::find(mount_point)?.filter(Line::is_ours);
-    let gone = || Error::Mount { mount_point: mount_point.into(), message: "the mount is gone again".to_owned() };
-    found.map(|line| line.device).ok_or_else(gone)
-}
-
 /// Whether what answers at the mount point is this process.
 pub(super) fn confirm(mount_point: &Path) -> Result<()> {
     let message = match ask(mount_point) {
@@ -88,19 +79,4 @@ pub(super) fn confirm(mount_point: &Path) -> Result<()> {
         Answer::Silent(why) => format!("the mount does not answer: {why}"),
     };
     Err(Error::Mount { mount_point: mount_point.to_path_buf(), message })
-}
-
-/// The kernel offers a FUSE file system no more than 128 KiB of readahead; only this setting goes further.
-///
-/// # Errors
-/// Why it stays as it is.
-pub(super) fn set_readahead(device: &str, bytes: u64) -> std::io::Result<()> {
-    let path = format!("/sys/class/bdi/{device}/read_ahead_kb");
-    let kib = bytes / 1024;
-    let set = fs::write(&path, kib.to_string());
-    match &set {
-        Ok(()) => info!("readahead of {kib} KiB"),
-        Err(e) => debug!("{path}: {e}; the kernel's own readahead stays"),
-    }
-    set
 }

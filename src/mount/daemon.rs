@@ -3,10 +3,9 @@
 //! The program runs itself again in its foreground form, with a pipe as standard output, and waits for one line on
 //! it. Nothing is forked: a process with threads cannot be.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
@@ -18,6 +17,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::Mode;
 use rustix::process::{Pid, Signal};
 
+use super::caller::CallerGroup;
 use super::status::{Answer, ask};
 use super::{attach, table};
 use crate::error::{Error, Result};
@@ -206,47 +206,6 @@ fn inherit_nothing() {
     }
 }
 
-/// The process group in which a daemon was started, as long as it is not its own.
-///
-/// autofs lets the process group of its automounter pass a trigger, and makes all other processes wait until the mount
-/// command returns. So the daemon looks at its mount point in the group of that command. Elsewhere it is in a group of
-/// its own, because a source may lie behind another trigger of the same automounter (systemd owns all of a system), and
-/// to members of the automounter's group such a trigger is an empty directory.
-#[derive(Debug, Clone, Copy)]
-pub struct CallerGroup(Option<Pid>);
-
-impl CallerGroup {
-    /// Leaves the group of the caller.
-    fn leave() -> Self {
-        // SAFETY: getpgrp has no conditions.
-        #[allow(unsafe_code, reason = "rustix takes a group of another process name space, 0, for impossible")]
-        let group = Pid::from_raw(unsafe { libc::getpgrp() });
-        // There is no way back into a group without a number.
-        Self(group.filter(|_| rustix::process::setpgid(None, None).is_ok()))
-    }
-
-    /// Makes this process a member of the caller's group until the result is dropped.
-    pub(super) fn join(self) -> Joined {
-        if let Some(group) = self.0 {
-            // Refused when all its members have ended, and then no automounter waits for this process.
-            let _ = rustix::process::setpgid(None, Some(group));
-        }
-        Joined(self)
-    }
-}
-
-/// The time in which a daemon is a member of its caller's group.
-pub(super) struct Joined(CallerGroup);
-
-impl Drop for Joined {
-    fn drop(&mut self) {
-        if self.0.0.is_some() {
-            // Refused after `announce`: the leader of a session stays what it is.
-            let _ = rustix::process::setpgid(None, None);
-        }
-    }
-}
-
 /// Makes this process a daemon: no working directory to keep busy, a name to be found by, files with the permissions
 /// that it asks for. Its session becomes its own with [`announce`].
 ///
@@ -320,27 +279,6 @@ fn escape(path: &Path) -> String {
         let _ = write!(name, "-{}", digest.get(..16).unwrap_or_default());
     }
     if name.is_empty() { "root".to_owned() } else { name }
-}
-
-/// Opens a log file for appending (and for its end to be looked at), readable by its owner only. Makes missing directories when `make_directories`.
-///
-/// # Errors
-/// [`Error::Io`] when it cannot be made or opened.
-pub fn open_log(path: &Path, make_directories: bool) -> Result<File> {
-    if make_directories && let Some(parent) = path.parent() {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(parent)
-            .map_err(Error::io("make the directory", parent))?;
-    }
-    OpenOptions::new()
-        .create(true)
-        .append(true)
-        .read(true)
-        .mode(0o600)
-        .open(path)
-        .map_err(Error::io("open the log file", path))
 }
 
 #[cfg(test)]

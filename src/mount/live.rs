@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use rustix::ioctl::{Opcode, Updater, opcode};
 use serde::{Deserialize, Serialize};
 
-use super::connection::set_readahead;
+use super::device::set_readahead;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 

@@ -1,14 +1,14 @@
 //! The log file of a daemon, which can be opened anew: what moves logs away says so with SIGHUP.
 
-use std::fs::File;
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::daemon::open_log;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// A file that is appended to. All clones write to the same one.
 #[derive(Debug, Clone)]
@@ -59,4 +59,25 @@ impl Write for LogFile {
     fn flush(&mut self) -> io::Result<()> {
         self.lock().flush()
     }
+}
+
+/// Opens a log file for appending (and for its end to be looked at), readable by its owner only. Makes missing directories when `make_directories`.
+///
+/// # Errors
+/// [`Error::Io`] when it cannot be made or opened.
+pub fn open_log(path: &Path, make_directories: bool) -> Result<File> {
+    if make_directories && let Some(parent) = path.parent() {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(parent)
+            .map_err(Error::io("make the directory", parent))?;
+    }
+    OpenOptions::new()
+        .create(true)
+        .append(true)
+        .read(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(Error::io("open the log file", path))
 }

@@ -6,11 +6,13 @@
 mod adapter;
 mod answer;
 mod attach;
+mod caller;
 mod check;
 mod connection;
 mod control;
 mod convert;
 mod daemon;
+mod device;
 mod disk;
 mod end;
 mod errno;
@@ -40,14 +42,12 @@ mod table;
 mod unmount;
 mod warm;
 
+pub use caller::CallerGroup;
 pub use check::is_below;
 pub use control::CONTROL;
-pub use daemon::{
-    CallerGroup, SOURCE_VARIABLE, Started, announce, announce_download, become_daemon, default_log_file, open_log,
-    start,
-};
+pub use daemon::{SOURCE_VARIABLE, Started, announce, announce_download, become_daemon, default_log_file, start};
 pub use live::{Changes, Settings, remount};
-pub use logfile::LogFile;
+pub use logfile::{LogFile, open_log};
 pub use memory::default_memory;
 pub use meter::Requests;
 pub use options::{CacheMode, Event, Generic, MountOptions};

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::daemon::CallerGroup;
+use super::caller::CallerGroup;
 use super::logfile::LogFile;
 
 /// Which decoded bytes are kept on disk across mounts.

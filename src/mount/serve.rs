@@ -16,10 +16,11 @@ use signal_hook::iterator::Signals;
 
 use super::adapter::Adapter;
 use super::attach::attach;
+use super::caller::CallerGroup;
 use super::check::{check, check_base, check_follow, check_given};
-use super::connection::{Mounted, confirm, connect, device_number, set_readahead};
+use super::connection::{Mounted, confirm, connect};
 use super::control::Control;
-use super::daemon::CallerGroup;
+use super::device::{device_number, set_readahead};
 use super::disk::open_cache;
 use super::end::{self, END};
 use super::guard::Guard;

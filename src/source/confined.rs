@@ -17,7 +17,7 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{CWD, Dir, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
-use super::Stat;
+use super::stat::Stat;
 use crate::access::{Access, Acl};
 
 /// Links that one path may lead through; the kernel's own limit.

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::file::Seen;
+use super::identity::Seen;
 use super::waits;
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -274,7 +274,7 @@ fn is_full(error: &io::Error) -> bool {
 mod tests {
     use std::sync::atomic::AtomicUsize;
 
-    use super::super::file::Seen;
+    use super::super::identity::Seen;
     use super::*;
 
     /// A file that can be opened again if it is `there`.

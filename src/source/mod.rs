@@ -6,9 +6,11 @@ mod ahead;
 mod confined;
 mod descriptors;
 mod file;
+mod identity;
 mod memory;
 #[cfg(feature = "remote")]
 pub mod remote;
+mod stat;
 mod times;
 mod tree;
 pub mod waits;
@@ -17,10 +19,12 @@ pub mod way;
 
 pub use ahead::Streams;
 pub use descriptors::{as_before, raise_limit};
-pub use file::{FileSource, Identity};
+pub use file::FileSource;
+pub use identity::Identity;
 pub use memory::MemorySource;
+pub use stat::{Stat, Timestamp};
 pub use times::{BOUNDS, TimeCounts, Times};
-pub use tree::{LocalTree, Stat, Timestamp, Traffic, Tree};
+pub use tree::{LocalTree, Traffic, Tree};
 pub use walk::{Bounds, Found, Walk, walk};
 
 use std::path::Path;

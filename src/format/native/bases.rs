@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::container::Span;
+use super::broken::{Broken, short};
 use super::index::section;
-use super::parse::{Broken, short};
+use super::index_rows::Span;
 use super::wire::{Cursor, Put, numbered};
 
 /// Longest name and hint, bytes.

@@ -1,17 +1,21 @@
 #![doc = include_str!("FORMAT.md")]
 
 mod bases;
+mod broken;
 mod container;
 mod header;
 mod index;
+mod index_rows;
+mod open;
 mod parse;
 mod wire;
 mod writer;
 
 pub use bases::{BaseId, BaseRange, BaseRef, Bases};
-pub use container::{Chunk, ChunkId, Container, Piece, Span, Tensor};
+pub use container::Container;
 pub use header::{HEADER_LEN, Header, MAGIC, MAJOR, MINOR};
 pub use index::{FileInfo, Kind};
+pub use index_rows::{Chunk, ChunkId, Piece, Span, Tensor};
 pub use writer::{Finish, SpanSpec, TensorSpec, Writer};
 
 /// Largest raw length of a chunk, bytes. Bounds what one read can cost a reader.

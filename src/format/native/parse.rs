@@ -5,29 +5,17 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::bases::Bases;
-use super::container::{Container, Row, Span, Tensor};
+use super::broken::{Broken, short};
+use super::container::Container;
 use super::header::{HEADER_LEN, Header};
 use super::index::{FileInfo, Kind, section};
+use super::index_rows::{Row, Span, Tensor};
 use super::wire::Cursor;
 use super::{MAX_CHUNK, MAX_LITERALS};
 use crate::error::{Error, Result};
 use crate::format::checksum::checksum;
 use crate::memory;
 use crate::tensor::ElemType;
-
-/// Why an index is refused, without the file's name.
-pub(super) struct Broken(pub(super) String);
-
-impl From<String> for Broken {
-    fn from(detail: String) -> Self {
-        Self(detail)
-    }
-}
-
-/// The bytes of a section ran out.
-pub(super) fn short() -> Broken {
-    Broken("it ends too early".into())
-}
 
 /// Checks and parses the packed index of a container whose header is checked.
 pub fn container(id: u64, path: &Path, header: Header, packed: &[u8]) -> Result<Container> {

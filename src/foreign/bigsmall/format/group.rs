@@ -7,9 +7,9 @@ use serde_json::value::RawValue;
 
 use super::MAX_DIMS;
 use super::container::{Content, Part};
-use super::content::{MEMBER, Stored, empty, extra, part};
 use super::json::{List, Object, Text};
-use super::parse::{Fault, Table, broken, quoted};
+use super::rows::{Fault, Table, broken, quoted};
+use super::stored::{MEMBER, Stored, empty, extra, part};
 
 /// Most members. The list of one group is held at a time, and is up to eight times as large as its text.
 const MAX_MEMBERS: usize = 1 << 16;

@@ -14,9 +14,12 @@ mod content;
 mod dtype;
 mod group;
 mod json;
+mod open;
 mod parse;
 pub mod present;
+mod rows;
 mod shards;
+mod stored;
 mod writer;
 
 pub use container::{Container, Content, Entry, Metadata, Part};

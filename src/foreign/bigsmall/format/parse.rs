@@ -1,8 +1,6 @@
 //! From the JSON header to a [`Container`]: every rule that can be checked without unpacking.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
-use std::fmt::Display;
 use std::path::Path;
 
 use serde::Deserialize;
@@ -10,29 +8,15 @@ use serde_json::value::RawValue;
 
 use super::container::{Container, Content, Entry, Metadata};
 use super::json::{List, Members, Object, Text, shallow};
-use super::{MAX_DIMS, MAX_RAW_LEN, content, dtype};
+use super::rows::{Fault, Row, Table, Tensor, broken, quoted};
+use super::{MAX_RAW_LEN, content, dtype};
 use crate::error::{Error, Result};
-use crate::tensor::ElemType;
 
 /// Most tensors; their entries would not fit a header of the longest size.
 const MAX_TENSORS: usize = 1 << 20;
 
 /// Most keys of `__metadata__`: a map takes several times the bytes of its shortest keys.
 const MAX_METADATA: usize = 1 << 16;
-
-/// Why a tensor is refused, without the file's name and its own.
-#[derive(Debug)]
-pub enum Fault {
-    /// A rule is broken.
-    Broken(String),
-    /// It needs this, which is not known here.
-    Unknown(String),
-}
-
-/// A [`Fault::Broken`] from text.
-pub fn broken(detail: impl Display) -> Fault {
-    Fault::Broken(detail.to_string())
-}
 
 #[derive(Deserialize)]
 struct Head<'a> {
@@ -43,45 +27,6 @@ struct Head<'a> {
     safetensors_metadata: Option<Members<'a, &'a RawValue, MAX_METADATA>>,
     #[serde(borrow)]
     base_model: Option<Text<'a>>,
-}
-
-/// An entry as it is written.
-#[derive(Deserialize)]
-pub struct Row<'a> {
-    #[serde(borrow)]
-    pub name: Text<'a>,
-    pub shape: List<u64, MAX_DIMS>,
-    #[serde(borrow)]
-    pub dtype: Text<'a>,
-    #[serde(borrow)]
-    pub codec: Text<'a>,
-    pub compressed_bytes: u64,
-    /// From the start of the data.
-    pub offset: u64,
-    #[serde(borrow)]
-    pub md5: Text<'a>,
-    /// Parsed one at a time, by what the codec needs of it.
-    #[serde(borrow)]
-    pub extra: Option<&'a RawValue>,
-}
-
-/// The header as far as it is checked: what resolving references takes.
-pub struct Table<'a> {
-    pub rows: Vec<Object<Row<'a>>>,
-    /// In the order of the rows.
-    pub tensors: Vec<Tensor>,
-    /// Number of each name.
-    pub names: HashMap<Cow<'a, str>, usize>,
-    /// Offset of the data in the file.
-    pub data_start: u64,
-}
-
-/// What an entry says of its tensor.
-pub struct Tensor {
-    pub elem: ElemType,
-    pub shape: Vec<u64>,
-    pub raw_len: u64,
-    pub md5: [u8; 16],
 }
 
 /// Checks and parses the JSON text of the header of a file.
@@ -138,15 +83,6 @@ pub fn container(path: &Path, json: &[u8], data_start: u64, file_len: u64) -> Re
         .collect();
     let base_model = head.base_model.map(|text| text.0.into_owned());
     Ok(Container { path: path.into(), file_len, entries, metadata, base_model })
-}
-
-/// A name in a message: without control characters, and not without end.
-pub fn quoted(name: &str) -> String {
-    let mut shown: String = name.chars().take(200).flat_map(char::escape_debug).collect();
-    if name.chars().nth(200).is_some() {
-        shown.push('…');
-    }
-    format!("'{shown}'")
 }
 
 fn metadata(Members(members): Members<'_, &RawValue, MAX_METADATA>) -> Result<Metadata, String> {

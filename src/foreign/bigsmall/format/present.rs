@@ -20,7 +20,7 @@ use std::path::Path;
 use super::MAX_RAW_LEN;
 use super::container::{Container, Metadata};
 use super::json::put_text;
-use super::parse::quoted;
+use super::rows::quoted;
 use crate::error::{Error, Result};
 use crate::tensor::ElemType;
 use crate::tensor::header::MAX_HEADER;

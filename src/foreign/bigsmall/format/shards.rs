@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use super::MAX_HEADER;
 use super::json::{List, Members, Object, Text, put_ascii, shallow};
-use super::parse::quoted;
+use super::rows::quoted;
 use crate::error::{Error, Result};
 
 /// Name of the file.
