@@ -39,7 +39,8 @@ pub use image::{Bytes, Image};
 pub use read_side::{Engine, EngineConfig};
 pub use references::{BaseFile, Finder, MAX_DEPTH, Places, References};
 pub use scan::{Verified, Whole, scan, verify};
-pub(crate) use shared::Core;
+#[doc(hidden)]
+pub use shared::Core;
 pub use shared::{Disk, Keep};
 pub use stats::Stats;
 pub use troubles::Troubles;
