@@ -34,7 +34,7 @@
 //! # }
 //! ```
 //!
-//! The rooms, from the bottom up; an import only points down (`tests/plain/rooms.rs` keeps it so):
+//! The modules; an import only points down (`tests/plain/layers.rs` keeps it so):
 
 #![deny(missing_docs, unsafe_code)]
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]

@@ -46,7 +46,7 @@ impl Guard {
         self.panics.load(Ordering::Relaxed)
     }
 
-    /// Runs `work`. Its result may cross an unwind: rooms below keep no half-made state outside of locks, and locks
+    /// Runs `work`. Its result may cross an unwind: modules below keep no half-made state outside of locks, and locks
     /// are taken whatever happened to their last holder.
     pub(super) fn run<T>(&self, op: &'static str, work: impl FnOnce() -> Result<T>) -> Result<T, Errno> {
         self.run_since(Instant::now(), op, work)

@@ -1,4 +1,4 @@
-//! What the tests of several rooms share.
+//! What the tests of several modules share.
 
 #![allow(dead_code, unreachable_pub, reason = "each test program uses a part of it")]
 

@@ -1,10 +1,10 @@
-//! The direction of imports between rooms: who may name whom. An import points down or it does not compile here.
+//! The direction of imports between modules: which may name which. An import that points up fails here.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Each room and the rooms it may name. `error` and `longpath` name none.
+/// Each module and the modules it may name.
 const ALLOWED: &[(&str, &[&str])] = &[
     ("access", &[]),
     ("error", &["escape"]),
@@ -29,7 +29,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("hub", &["error", "longpath", "parallel", "source", "sink"]),
 ];
 
-/// Packages that only one room may name.
+/// Packages that only one module may name.
 const ONLY_IN: &[(&str, &str)] = &[
     ("fuser", "mount"),
     ("object_store", "source"),
@@ -40,15 +40,23 @@ const ONLY_IN: &[(&str, &str)] = &[
     ("globset", "hub"),
 ];
 
-fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(dir).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            sources(&path, found);
-        } else if path.extension().is_some_and(|e| e == "rs") {
-            found.push(path);
+/// Each source file below `src`, with its path there.
+pub fn source_files() -> Vec<(String, String)> {
+    fn below(dir: &Path, found: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                below(&path, found);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                found.push(path);
+            }
         }
     }
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut paths = Vec::new();
+    below(&src, &mut paths);
+    let name = |path: &PathBuf| path.strip_prefix(&src).unwrap().display().to_string();
+    paths.iter().map(|path| (name(path), fs::read_to_string(path).unwrap())).collect()
 }
 
 /// The text with comments and the contents of literals blanked, lines kept.
@@ -89,7 +97,7 @@ fn without_comments(text: &str) -> Vec<char> {
 }
 
 /// What is compiled outside of tests: items behind `#[cfg(test)]` or `#[cfg(all(test, …))]` blanked as well.
-fn code(text: &str) -> String {
+pub fn code(text: &str) -> String {
     let mut code = without_comments(text);
     let mut at = 0;
     while at < code.len() {
@@ -117,7 +125,7 @@ fn code(text: &str) -> String {
     code.into_iter().collect()
 }
 
-fn is_name(c: char) -> bool {
+pub fn is_name(c: char) -> bool {
     c.is_alphanumeric() || c == '_'
 }
 
@@ -167,19 +175,19 @@ fn broken(files: &[(String, String)]) -> Vec<String> {
     let allowed: BTreeMap<_, _> = ALLOWED.iter().copied().collect();
     let mut broken = Vec::new();
     for (path, text) in files {
-        let room = path.split(['/', '.']).next().unwrap();
-        if matches!(room, "lib" | "main") {
+        let module = path.split(['/', '.']).next().unwrap();
+        if matches!(module, "lib" | "main") {
             continue;
         }
         let code = code(text);
-        for (number, name) in named(path, &code).into_iter().filter(|_| room != "cli") {
-            let is_room = allowed.contains_key(name);
+        for (number, name) in named(path, &code).into_iter().filter(|_| module != "cli") {
+            let is_module = allowed.contains_key(name);
             // `crate::Error` and `crate::Result` are `error`'s.
-            if is_room && name != room && !allowed.get(room).is_some_and(|list| list.contains(&name)) {
-                broken.push(format!("src/{path}:{number}: room {room} names {name}"));
+            if is_module && name != module && !allowed.get(module).is_some_and(|list| list.contains(&name)) {
+                broken.push(format!("src/{path}:{number}: module {module} names {name}"));
             }
         }
-        for (package, home) in ONLY_IN.iter().filter(|(_, home)| *home != room) {
+        for (package, home) in ONLY_IN.iter().filter(|(_, home)| *home != module) {
             for (at, _) in code.match_indices(&format!("{package}::")) {
                 if !code[..at].ends_with(|c: char| is_name(c) || c == ':') {
                     let number = code[..at].matches('\n').count() + 1;
@@ -193,16 +201,10 @@ fn broken(files: &[(String, String)]) -> Vec<String> {
 
 #[test]
 fn imports_point_down() {
-    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut paths = Vec::new();
-    sources(&src, &mut paths);
-    let files: Vec<(String, String)> = paths
-        .iter()
-        .map(|p| (p.strip_prefix(&src).unwrap().display().to_string(), fs::read_to_string(p).unwrap()))
-        .collect();
+    let files = source_files();
     assert!(files.len() > 30);
-    for (room, _) in ALLOWED {
-        assert!(files.iter().any(|(path, _)| path.split(['/', '.']).next() == Some(room)), "no room {room}");
+    for (module, _) in ALLOWED {
+        assert!(files.iter().any(|(path, _)| path.split(['/', '.']).next() == Some(module)), "no module {module}");
     }
     let broken = broken(&files);
     assert!(broken.is_empty(), "{}", broken.join("\n"));
@@ -219,7 +221,7 @@ fn an_import_that_points_up_is_found() {
     assert_eq!(file("engine/mod.rs", "// crate::compress::walk\n#[cfg(test)]\nuse crate::compress::walk;\n").len(), 0);
     assert_eq!(file("engine/mod.rs", "use crate::{\n    error::{Error, Result},\n    compress::walk,\n};\n").len(), 1);
     let behind = "#[cfg(test)]\nmod tests {\n    use crate::compress::walk;\n}\nuse crate::{\n    vfs::Vfs};\n";
-    assert_eq!(file("engine/mod.rs", behind), ["src/engine/mod.rs:5: room engine names vfs"]);
+    assert_eq!(file("engine/mod.rs", behind), ["src/engine/mod.rs:5: module engine names vfs"]);
     assert_eq!(file("engine/disk.rs", "use super::super::vfs::Vfs;\nuse super::vfs;\n").len(), 1);
     assert_eq!(
         file("vfs/mod.rs", "let a = '\"'; let b = r#\"crate::mount::\"#; fuser::mount(\"crate::mount\");").len(),
