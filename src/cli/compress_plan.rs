@@ -10,7 +10,7 @@ use bsfs::longpath;
 use bsfs::{Error, Result};
 
 use super::against::Bases;
-use super::compress::CompressArgs;
+use super::compress_args::CompressArgs;
 use super::exit::Exit;
 use super::opened;
 use super::out::{self, say, with_bs};

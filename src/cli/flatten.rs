@@ -23,9 +23,9 @@ use super::opened::{self, Opened};
 use super::optimise::Work;
 use super::out::{self, print};
 use super::progress::Bar;
-use super::replaced::is_version;
 use super::size::show_size;
 use super::stream;
+use super::version::is_version;
 
 /// Make a container that needs no other file of one that does
 ///

@@ -27,10 +27,11 @@ use super::opened::{self, BigSmall, Opened};
 use super::optimise::Work;
 use super::out::{self, print, say, with_bs};
 use super::progress::Bar;
-use super::replaced::{self, is_version};
+use super::replaced;
 use super::shards;
 use super::stream;
 use super::unpack::shown_path;
+use super::version::is_version;
 
 /// Make containers of bsfs of those of the Python package bigsmall
 ///

@@ -8,8 +8,10 @@ mod cache;
 mod companions;
 mod complete;
 mod compress;
+mod compress_args;
 mod compress_plan;
 mod decompress;
+mod decompress_args;
 #[cfg(feature = "mount")]
 mod doctor;
 mod doubt;
@@ -64,6 +66,7 @@ mod tables;
 mod unmount;
 mod unpack;
 mod verify;
+mod version;
 #[cfg(feature = "mount")]
 mod watch;
 
@@ -93,8 +96,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    Compress(compress::CompressArgs),
-    Decompress(decompress::DecompressArgs),
+    Compress(compress_args::CompressArgs),
+    Decompress(decompress_args::DecompressArgs),
     Estimate(estimate::EstimateArgs),
     Info(info::InfoArgs),
     Verify(verify::VerifyArgs),

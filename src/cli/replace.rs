@@ -14,8 +14,8 @@ use bsfs::{Error, Result};
 use rustix::fs::{Mode, OFlags};
 use serde::Serialize;
 
-use super::compress::CompressArgs;
-use super::decompress::DecompressArgs;
+use super::compress_args::CompressArgs;
+use super::decompress_args::DecompressArgs;
 use super::doubt;
 use super::estimate::estimates;
 use super::exit::Exit;

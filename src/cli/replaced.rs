@@ -3,7 +3,6 @@
 //! At every moment each name is the original, or a successor that was proven, or both. A killed run leaves no half file, as a
 //! successor has no name before it was proven; what is left of a finished one is proven again before it is used.
 
-use std::fs;
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -25,6 +24,7 @@ use super::opened::{self, Opened};
 use super::out::{with_bs, without_bs};
 use super::progress::Bar;
 use super::replace_plan::Group;
+use super::version::is_version;
 
 /// What it takes.
 pub struct Tools<'a> {
@@ -302,13 +302,9 @@ pub fn remove(
     Ok(readers)
 }
 
-/// Whether a file is this version, by all but the change time, which moves with a name.
-pub fn is_version(version: Identity, meta: &fs::Metadata) -> bool {
-    Identity { ctime: version.ctime, ..Identity::of(meta) } == version
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::sync::Arc;
 
     use super::*;

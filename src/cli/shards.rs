@@ -12,7 +12,7 @@ use bsfs::source::{FileSource, Identity, ReadAt};
 use bsfs::{Error, Result};
 
 use super::out::{say, with_bs};
-use super::replaced::is_version;
+use super::version::is_version;
 
 /// Name of the index that readers of plain shards look for.
 const PLAIN_INDEX: &str = "model.safetensors.index.json";
