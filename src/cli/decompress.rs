@@ -287,7 +287,7 @@ fn decompress(
             Ok(None)
         }
         Opened::BigSmall(container) => {
-            let base = args.base.find(engine, &container)?;
+            let base = args.base.find(engine, finder, &container)?;
             let file = create(&container.source)?;
             unpack((pool, engine), &container, base, file, stop, bar)?;
             Ok(Some(container.presented.tensor_bytes()))
@@ -330,7 +330,7 @@ fn stream_original(args: &DecompressArgs, to: &mut Stream, stop: &AtomicBool) ->
         }
         Opened::BigSmall(container) => {
             container.warn();
-            let base = args.base.find(&engine, &container)?;
+            let base = args.base.find(&engine, &args.base.finder(&args.input)?, &container)?;
             let from = container.presented.header().len() as u64;
             let image = engine.foreign(container.presented.clone(), container.source.clone(), base);
             let image = ImageSource::new(image, &args.input, from);

@@ -267,7 +267,7 @@ fn migrate(
     };
     // Again: the directory may have changed while other files were migrated.
     check_original(args, &task.input, &file)?;
-    let base = args.base.find(&tools.engine, &file)?;
+    let base = args.base.find(&tools.engine, &args.base.finder(&task.input)?, &file)?;
     let source = Arc::clone(&file.source);
     let image = tools.engine.foreign(file.presented.clone(), source.clone(), base);
     let shown = ImageSource::new(image, &task.input, file.presented.header().len() as u64).like(&*source)?;

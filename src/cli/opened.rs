@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use bsfs::engine::{Base, Engine, EngineConfig, Finder, ForeignFormat, Image};
+use bsfs::engine::{BaseFile, Engine, EngineConfig, Finder, ForeignFormat, Image};
 use bsfs::foreign::bigsmall::Presented;
 use bsfs::foreign::{self, bigsmall};
 use bsfs::format::{Container, SNIFF_LEN};
@@ -69,7 +69,7 @@ impl Opened {
     }
 
     /// Its bytes; `finder` finds what ours refers to, `base` is for the tensors of a delta of bigsmall.
-    pub fn image(self, engine: &Arc<Engine>, finder: &Arc<Finder>, base: Option<Arc<dyn Base>>) -> Image {
+    pub fn image(self, engine: &Arc<Engine>, finder: &Arc<Finder>, base: Option<Arc<BaseFile>>) -> Image {
         match self {
             Self::Native(source, container) => {
                 let local: Arc<dyn Tree> = Arc::new(LocalTree::default());

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bsfs::compress::Progress;
-use bsfs::engine::{Base, Engine};
+use bsfs::engine::{BaseFile, Engine};
 use bsfs::foreign::bigsmall::format::shown_name;
 use bsfs::parallel;
 use bsfs::sink::AtomicFile;
@@ -29,7 +29,7 @@ pub fn shown_path(path: &Path) -> Option<PathBuf> {
 pub fn unpack(
     (pool, engine): (&rayon::ThreadPool, &Arc<Engine>),
     container: &BigSmall,
-    base: Option<Arc<dyn Base>>,
+    base: Option<Arc<BaseFile>>,
     mut file: AtomicFile,
     stop: &AtomicBool,
     progress: &dyn Progress,

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use bsfs::engine::{self, Base, Engine, Finder, Verified, Whole};
+use bsfs::engine::{self, BaseFile, Engine, Finder, Verified, Whole};
 use bsfs::foreign::bigsmall::format::SHARD_INDEX;
 use bsfs::longpath;
 use bsfs::parallel;
@@ -206,7 +206,7 @@ fn verify(args: &VerifyArgs, tools: &Tools<'_>, file: &Path, original: Option<&P
         }
         Opened::BigSmall(container) => {
             container.warn();
-            let base = args.base.find(&tools.engine, &container)?;
+            let base = args.base.find(&tools.engine, &tools.finder, &container)?;
             let source: Arc<dyn ReadAt> = Arc::clone(&container.source) as _;
             let (file, from) = (container.presented.clone(), (source, base.clone()));
             tools.engine.verify_foreign(&tools.pool, file, from, tools.stop, &mut |bytes| bar.skip(bytes))?;
@@ -223,7 +223,7 @@ fn verify(args: &VerifyArgs, tools: &Tools<'_>, file: &Path, original: Option<&P
 fn same_tensors(
     tools: &Tools<'_>,
     container: &BigSmall,
-    base: Option<Arc<dyn Base>>,
+    base: Option<Arc<BaseFile>>,
     original: &FileSource,
 ) -> Result<()> {
     let path = container.source.path();

@@ -4,149 +4,15 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use parking_lot::Mutex;
 use rayon::prelude::*;
 
+use super::base_source::{BaseSource, LEAST};
 use super::duplicates::{Duplicate, duplicates};
+use super::matching;
 use super::plan::Plan;
-use super::{matching, plan};
 use crate::error::{Error, Result};
 use crate::format::{BaseId, BaseRange, BaseRef, Bases};
-use crate::source::{FileSource, ReadAt};
-use crate::tensor::TensorInfo;
-
-/// Shorter tensors are not referred to: the reference would cost as much.
-pub(super) const LEAST: u64 = 1 << 10;
-/// Bytes that are hashed or read at once.
-const STEP: usize = 1 << 20;
-
-/// A file whose tensors may be referred to.
-pub struct BaseSource {
-    source: Arc<dyn ReadAt>,
-    /// The file itself, if it is plain: it must not change meanwhile.
-    plain: Option<Arc<FileSource>>,
-    hint: String,
-    pub(super) tensors: Vec<TensorInfo>,
-    /// BLAKE3 of each tensor, as far as it is known.
-    digests: Mutex<Vec<Option<[u8; 32]>>>,
-}
-
-impl std::fmt::Debug for BaseSource {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("BaseSource").field(&self.source.path()).finish()
-    }
-}
-
-impl BaseSource {
-    /// A plain safetensors file, or an archive of stored numbers.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] when it is neither; those of the source.
-    pub fn plain(source: Arc<FileSource>) -> Result<Self> {
-        Ok(Self { plain: Some(Arc::clone(&source)), ..Self::new(source, &[])? })
-    }
-
-    /// A safetensors file, wherever its bytes come from; `digests` has BLAKE3 of the tensors that somebody knows, by offset in
-    /// the file and length.
-    ///
-    /// # Errors
-    /// The same.
-    pub fn new(source: Arc<dyn ReadAt>, digests: &[((u64, u64), [u8; 32])]) -> Result<Self> {
-        let path = source.path();
-        let no = || {
-            Error::invalid(format!(
-                "{}: neither a safetensors file nor an archive of stored numbers, and so no base",
-                path.display()
-            ))
-        };
-        let tensors = plan::tensors(&*source)?;
-        if tensors.is_empty() {
-            return Err(no());
-        }
-        let digests: HashMap<_, _> = digests.iter().copied().collect();
-        let digests = tensors.iter().map(|t| digests.get(&(t.offset, t.len)).copied()).collect();
-        Ok(Self { hint: hint(path), plain: None, tensors, digests: Mutex::new(digests), source })
-    }
-
-    /// Its path.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        self.source.path()
-    }
-
-    pub(super) fn read(&self, tensor: &TensorInfo, offset: u64, out: &mut [u8]) -> Result<()> {
-        self.source.read_exact_at(tensor.offset + offset, out)
-    }
-
-    fn digest(&self, at: usize) -> Result<[u8; 32]> {
-        let known = || self.digests.lock();
-        if let Some(digest) = known().get(at).copied().flatten() {
-            return Ok(digest);
-        }
-        let no = || Error::invalid(format!("{}: no tensor {at}", self.path().display()));
-        let tensor = self.tensors.get(at).ok_or_else(no)?;
-        let digest = digest_of(&*self.source, tensor.offset, tensor.len)?;
-        if let Some(slot) = known().get_mut(at) {
-            *slot = Some(digest);
-        }
-        Ok(digest)
-    }
-
-    /// The number of the tensor with this offset and length.
-    fn tensor(&self, offset: u64, len: u64) -> Option<usize> {
-        let from = self.tensors.partition_point(|t| t.offset < offset);
-        let here = self.tensors.iter().enumerate().skip(from).take_while(|(_, t)| t.offset == offset);
-        // Empty tensors may lie at the offset of the one behind them.
-        here.into_iter().find(|(_, t)| t.len == len).map(|(at, _)| at)
-    }
-
-    /// Takes the digest of a tensor from who has read it.
-    fn told(&self, tensor: usize, duplicate: &Duplicate) -> Result<()> {
-        if self.source.identity() != Some(duplicate.version) {
-            return Err(Error::Changed { path: self.path().into() });
-        }
-        if let Some(slot) = self.digests.lock().get_mut(tensor) {
-            *slot = Some(duplicate.digest);
-        }
-        Ok(())
-    }
-
-    fn check(&self) -> Result<()> {
-        match &self.plain {
-            Some(plain) if !plain.unchanged()? => Err(Error::Changed { path: self.path().into() }),
-            _ => Ok(()),
-        }
-    }
-}
-
-/// BLAKE3 of a part of a file.
-pub(super) fn digest_of(source: &dyn ReadAt, mut offset: u64, len: u64) -> Result<[u8; 32]> {
-    let mut hasher = blake3::Hasher::new();
-    let end = offset + len;
-    let mut piece = Vec::new();
-    while offset < end {
-        piece.resize((end - offset).min(STEP as u64) as usize, 0);
-        source.read_exact_at(offset, &mut piece)?;
-        hasher.update(&piece);
-        offset += piece.len() as u64;
-    }
-    Ok(*hasher.finalize().as_bytes())
-}
-
-/// The last components of a path, as containers keep them: enough to know the file again, and the repository that it is in.
-fn hint(path: &Path) -> String {
-    let parts: Vec<_> = path
-        .components()
-        .filter_map(|part| match part {
-            std::path::Component::Normal(part) => Some(part.to_string_lossy()),
-            _ => None,
-        })
-        .collect();
-    // In a cache of the Hub four: models--org--name/snapshots/commit/file.
-    let hub = parts.iter().rposition(|part| part.starts_with("models--")).filter(|at| parts.len() - at <= 8);
-    let from = hub.unwrap_or(parts.len().saturating_sub(2));
-    parts.get(from..).unwrap_or_default().join("/")
-}
+use crate::source::ReadAt;
 
 /// What a file is compressed against.
 #[derive(Debug, Clone, Default)]
@@ -206,7 +72,7 @@ impl Against {
             };
             let Some(source) = against.files.get(file) else { continue };
             let Some(tensor) = source.tensor(duplicate.home_offset, duplicate.len) else { continue };
-            source.told(tensor, duplicate)?;
+            source.set_digest(tensor, duplicate.digest, duplicate.version)?;
             against.same.insert(duplicate.raw_offset, Home::In { file, tensor });
         }
         Ok(against)
@@ -220,7 +86,7 @@ impl Against {
 }
 
 /// What a plan's tensors are compared with, in order of offset, and what came of it.
-pub(super) struct References<'a> {
+pub(super) struct BaseRuns<'a> {
     against: &'a Against,
     original: &'a dyn ReadAt,
     runs: Vec<Run>,
@@ -237,7 +103,7 @@ struct Run {
     used: bool,
 }
 
-impl<'a> References<'a> {
+impl<'a> BaseRuns<'a> {
     /// Finds a counterpart for each tensor of a plan.
     pub(super) fn new(against: &'a Against, original: &'a dyn ReadAt, plan: &Plan) -> Result<Self> {
         let mut runs = Vec::new();

@@ -5,9 +5,10 @@ use std::path::PathBuf;
 
 use rayon::prelude::*;
 
-use super::against::{LEAST, digest_of};
+use super::base_source::LEAST;
 use super::plan::{self, OWN_SPAN};
 use crate::error::Result;
+use crate::format::checksum::blake3_of;
 use crate::source::{FileSource, Identity, ReadAt};
 
 /// A tensor that is the same as another one.
@@ -72,7 +73,9 @@ pub fn duplicates(pool: &rayon::ThreadPool, files: &[PathBuf], depth: Option<usi
         let tensor = seen.get(at)?;
         let source = FileSource::open(files.get(tensor.file)?).ok()?;
         let same = source.identity() == tensor.version;
-        same.then(|| digest_of(&source, tensor.offset, tensor.len).ok()).flatten().map(|digest| (at, digest))
+        same.then(|| blake3_of(tensor.offset, tensor.len, |at, out| source.read_exact_at(at, out)).ok())
+            .flatten()
+            .map(|digest| (at, digest))
     };
     let mut digests: Vec<(usize, [u8; 32])> = pool.install(|| doubtful.par_iter().filter_map(digest).collect());
     digests.sort_by_key(|(at, _)| *at);

@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::against::BaseSource;
+use super::base_source::BaseSource;
 use super::plan;
 use crate::codec::{self, Mode, Scratch};
 use crate::error::Result;
@@ -26,12 +26,12 @@ const ALL_TRIES: usize = 1 << 17;
 const LIKE: usize = 85;
 const SURE: usize = 50;
 
-/// A tensor of a base: the file's number, and its own in it.
-type Place = (usize, usize);
+/// A tensor of a base: index of the file, and index of the tensor in it.
+type BaseTensor = (usize, usize);
 
-/// A tensor's counterpart.
+/// The counterpart of a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Found {
+pub struct Counterpart {
     pub raw_offset: u64,
     /// Bytes from the first of both that are compared.
     pub len: u64,
@@ -42,20 +42,20 @@ pub struct Found {
 }
 
 /// Looks for the counterpart of each of `tensors`, which lie in `original`.
-pub fn find(files: &[Arc<BaseSource>], original: &dyn ReadAt, tensors: &[&TensorInfo]) -> Result<Vec<Found>> {
-    let mut by_name: HashMap<&str, Vec<Place>> = HashMap::new();
-    let mut by_shape: HashMap<(&str, &[u64]), Vec<Place>> = HashMap::new();
+pub fn find(files: &[Arc<BaseSource>], original: &dyn ReadAt, tensors: &[&TensorInfo]) -> Result<Vec<Counterpart>> {
+    let mut by_name: HashMap<&str, Vec<BaseTensor>> = HashMap::new();
+    let mut by_shape: HashMap<(&str, &[u64]), Vec<BaseTensor>> = HashMap::new();
     for (f, file) in files.iter().enumerate() {
         for (t, tensor) in file.tensors.iter().enumerate() {
             by_name.entry(&tensor.name).or_default().push((f, t));
             by_shape.entry((&tensor.dtype, &tensor.shape)).or_default().push((f, t));
         }
     }
-    let of = |(f, t): Place| files.get(f).and_then(|file| file.tensors.get(t));
+    let of = |(f, t): BaseTensor| files.get(f).and_then(|file| file.tensors.get(t));
     let mut found = Vec::new();
-    let mut put = |tensor: &TensorInfo, at: Place, len: u64| {
+    let mut put = |tensor: &TensorInfo, at: BaseTensor, len: u64| {
         let name_len = of(at).map_or(0, |base| base.name.len());
-        found.push(Found { raw_offset: tensor.offset, len, file: at.0, tensor: at.1, name_len });
+        found.push(Counterpart { raw_offset: tensor.offset, len, file: at.0, tensor: at.1, name_len });
     };
     // How many tensors of this type and shape came before: renamed ones often keep their order.
     let mut place: HashMap<(&str, &[u64]), usize> = HashMap::new();
@@ -99,10 +99,10 @@ fn renamed(
     files: &[Arc<BaseSource>],
     original: &dyn ReadAt,
     tensor: &TensorInfo,
-    candidates: &[Place],
+    candidates: &[BaseTensor],
     ordinal: usize,
     tries: &mut usize,
-) -> Result<Option<Place>> {
+) -> Result<Option<BaseTensor>> {
     if candidates.is_empty() {
         return Ok(None);
     }
@@ -114,7 +114,7 @@ fn renamed(
     let mut sample = vec![0; len as usize];
     original.read_exact_at(tensor.offset + at, &mut sample)?;
     let mut other = vec![0; len as usize];
-    let mut best: Option<(usize, Place)> = None;
+    let mut best: Option<(usize, BaseTensor)> = None;
     let first = (ordinal < candidates.len()).then_some(ordinal);
     let order =
         first.into_iter().chain((0..candidates.len()).filter(|&i| Some(i) != first)).take(TRIES.min(1 + *tries));

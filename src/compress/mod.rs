@@ -4,6 +4,7 @@
 //! Every chunk is decoded back and compared before it is written, while its raw bytes are still at hand.
 
 mod against;
+mod base_source;
 mod digest;
 mod doubt;
 mod duplicates;
@@ -16,7 +17,8 @@ mod report;
 mod tree;
 mod written;
 
-pub use against::{Against, BaseSource};
+pub use against::Against;
+pub use base_source::BaseSource;
 pub use doubt::{doubt, doubt_copy, is_weights};
 pub use duplicates::{Duplicate, duplicates};
 pub use estimate::{Estimate, estimate};

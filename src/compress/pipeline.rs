@@ -11,7 +11,8 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
-use super::against::{Against, LEAST, References};
+use super::against::{Against, BaseRuns};
+use super::base_source::LEAST;
 use super::digest::{Digester, Digests};
 use super::plan::{self, Plan};
 use super::report::{Report, Sums, ratio};
@@ -270,7 +271,7 @@ fn encode<W: Write + Seek>(
     let digester = Digester::start(ranges(&plan), window)?;
     let mut feed = Feed::new(source, &plan, &digester);
     let nothing = Against::default();
-    let mut references = References::new(options.against.unwrap_or(&nothing), source, &plan)?;
+    let mut references = BaseRuns::new(options.against.unwrap_or(&nothing), source, &plan)?;
     let mut used: Vec<(u64, u64)> = Vec::new();
     let (mut standalone, mut written) = (0, 0);
     let mut sums = Sums::default();
@@ -506,7 +507,7 @@ pub(super) fn encode_and_prove<T>(
     mode: Mode,
     (numbers, raw_offset): (Numbers, u64),
     raw: &[u8],
-    references: Option<&References<'_>>,
+    references: Option<&BaseRuns<'_>>,
     keep: impl FnOnce(&[u8]) -> T,
 ) -> Result<Encoded<T>> {
     WORKER.with_borrow_mut(|Space { scratch, packed, back, base, other }| {

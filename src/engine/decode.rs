@@ -5,9 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::bases::{self, References};
 use super::buffer::{Buffer, Pool, capacity};
 use super::cost::Cost;
-use super::references::{self, References};
 use super::stats::Counters;
 
 use crate::codec::{self, Codec, PAD, Packed, Scratch};
@@ -55,7 +55,7 @@ pub fn chunk(from: &From<'_>, chunk: &Chunk, own: &mut dyn FnMut(u64, &mut [u8])
     if codec.needs_base() {
         // Before the buffers below are taken: making it may need as many itself.
         let mut bytes = pool.take(chunk.raw_len as usize);
-        references::gather(container, chunk, references, own, &mut bytes)?;
+        bases::gather(container, chunk, references, own, &mut bytes)?;
         base = Some(bytes);
     }
     let base = base.as_deref().unwrap_or_default();

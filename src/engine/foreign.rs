@@ -10,12 +10,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use super::base::Base;
+use super::bases::BaseFile;
 use super::content::Content;
 use super::foreign_state::ForeignState;
 use super::shared::Core;
-use crate::error::Result;
-use crate::source::ReadAt;
+use crate::error::{Error, Result};
+use crate::source::{Identity, ReadAt, Tree};
+
+/// Longest index that is read, bytes.
+const MAX_INDEX: u64 = 64 << 20;
 
 /// A format of another packer.
 pub trait ForeignFormat: Debug + Sync {
@@ -80,7 +83,7 @@ pub trait ForeignFile: Any + Debug + Send + Sync {
         self: Arc<Self>,
         state: Arc<dyn ForeignState>,
         source: Arc<dyn ReadAt>,
-        base: Option<Arc<dyn Base>>,
+        base: Option<Arc<BaseFile>>,
     ) -> Arc<dyn Content>;
 
     /// See [`Engine::verify_foreign`](super::Engine::verify_foreign).
@@ -91,7 +94,7 @@ pub trait ForeignFile: Any + Debug + Send + Sync {
         self: Arc<Self>,
         pool: &rayon::ThreadPool,
         with: (&Arc<Core>, Arc<dyn ForeignState>),
-        from: (Arc<dyn ReadAt>, Option<Arc<dyn Base>>),
+        from: (Arc<dyn ReadAt>, Option<Arc<BaseFile>>),
         stop: &AtomicBool,
         done: &mut dyn FnMut(u64),
     ) -> Result<usize>;
@@ -122,4 +125,27 @@ pub trait ForeignIndex: Debug + Send + Sync {
     /// # Errors
     /// What the index says and the shards do not hold.
     fn weight_index(&self, shards: &[(&str, String, &Arc<dyn ForeignFile>)]) -> Result<Vec<u8>, String>;
+}
+
+/// Reads the file of a directory that says more of its containers, and gives the version that was read.
+///
+/// # Errors
+/// Those of the file, [`Error::TooLarge`], [`Error::Changed`], and what is wrong with its text.
+pub fn read_index(
+    tree: &dyn Tree,
+    path: &Path,
+    format: &dyn ForeignFormat,
+) -> Result<(Identity, Arc<dyn ForeignIndex>)> {
+    let changed = || Error::Changed { path: path.into() };
+    let source = tree.open(path)?;
+    if source.len() > MAX_INDEX {
+        let what = "the length of the shard index";
+        return Err(Error::TooLarge { path: path.into(), what, limit: MAX_INDEX, got: source.len() });
+    }
+    let mut text = vec![0; source.len() as usize];
+    source.read_exact_at(0, &mut text)?;
+    if !source.unchanged()? {
+        return Err(changed());
+    }
+    Ok((source.identity().ok_or_else(changed)?, format.read_index(path, &text)?))
 }

@@ -3,7 +3,7 @@
 //! One [`Engine`] serves all images of a process: it holds the memory cache of decoded chunks and sees to it that a
 //! chunk is decoded once however many readers want it. No lock is held while a chunk is read or decoded.
 
-mod base;
+mod bases;
 pub(crate) mod buffer;
 pub(crate) mod content;
 
@@ -19,7 +19,6 @@ mod image;
 pub(crate) mod memory;
 mod native;
 mod read_side;
-mod references;
 mod scan;
 mod shared;
 mod spent;
@@ -28,16 +27,15 @@ pub(crate) mod sync;
 mod troubles;
 mod workers;
 
-pub use base::{Base, FileBase};
+pub use bases::{BaseFile, Finder, MAX_DEPTH, Places, References};
 pub use buffer::Buffer;
 pub use cost::Cost;
 pub use decode::decode_into;
 pub use finisher::be_nice;
-pub use foreign::{ForeignFile, ForeignFormat, ForeignIndex, Needs};
+pub use foreign::{ForeignFile, ForeignFormat, ForeignIndex, Needs, read_index};
 pub use foreign_state::ForeignState;
 pub use image::{Bytes, Image};
 pub use read_side::{Engine, EngineConfig};
-pub use references::{BaseFile, Finder, MAX_DEPTH, Places, References};
 pub use scan::{Verified, Whole, scan, verify};
 #[doc(hidden)]
 pub use shared::Core;

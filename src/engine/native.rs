@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
+use super::bases::{self, LazyReferences, References};
 use super::buffer::Buffer;
 use super::content::{Content, Part, Place};
 use super::decode;
 use super::memory::Key;
-use super::references::{self, Later, References};
 use super::shared::Core;
 use super::spent::Spent;
 use super::workers::Lane;
@@ -24,7 +24,7 @@ use crate::source::ReadAt;
 pub struct Native {
     container: Arc<Container>,
     source: Arc<dyn ReadAt>,
-    references: Option<Later>,
+    references: Option<LazyReferences>,
     /// What the system may drop of what was read through; `None` if it is to keep all.
     spent: Option<Spent>,
 }
@@ -33,7 +33,7 @@ impl Native {
     pub fn new(
         container: Arc<Container>,
         source: Arc<dyn ReadAt>,
-        references: Option<Later>,
+        references: Option<LazyReferences>,
         drop_packed: bool,
     ) -> Self {
         let spent = drop_packed.then(|| Spent::new(source.len()));
@@ -48,7 +48,7 @@ impl Native {
 
     /// Bytes of the original itself, which a chunk behind them is coded against: from the memory cache, or decoded.
     fn own(&self, core: &Arc<Core>, offset: u64, out: &mut [u8]) -> Result<()> {
-        references::itself(&self.container, offset, out, |chunk, within, out| {
+        bases::itself(&self.container, offset, out, |chunk, within, out| {
             let key = Key { container: self.container.id(), chunk: chunk.id };
             // The index was checked: this chunk does not refer to the file itself.
             let raw = core.chunks.get(key, out.len(), || self.decode(chunk.id, core))?.0.raw;
@@ -136,7 +136,7 @@ impl Content for Native {
         if let Some(spent) = &self.spent {
             spent.reads(&*self.source, packed(&chunk));
         }
-        let later = self.references.as_ref().filter(|_| chunk.codec().is_some_and(Codec::needs_base));
+        let lazy = self.references.as_ref().filter(|_| chunk.codec().is_some_and(Codec::needs_base));
         let decode = |references: Option<&References>| {
             let from = decode::From {
                 container: &self.container,
@@ -147,11 +147,11 @@ impl Content for Native {
             };
             decode::chunk(&from, &chunk, &mut |offset, out| self.own(core, offset, out))
         };
-        let found = later.and_then(|later| later.get());
+        let found = lazy.and_then(|lazy| lazy.get());
         match decode(found.as_deref()) {
             // Once more with another file, if there is one.
-            Err(Error::NoBase { .. }) if found.as_ref().is_some_and(|found| found.are_doubtful()) => {
-                decode(later.and_then(|later| later.get()).as_deref())
+            Err(Error::NoBase { .. }) if found.as_ref().is_some_and(|found| found.are_suspect()) => {
+                decode(lazy.and_then(|lazy| lazy.get()).as_deref())
             }
             result => result,
         }

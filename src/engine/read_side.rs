@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use super::base::Base;
+use super::bases::{BaseFile, LazyReferences, References};
 use super::buffer::{Buffer, Pool};
 use super::finisher::Finisher;
 use super::flight::Chunks;
@@ -13,7 +13,6 @@ use super::foreign::{ForeignFile, ForeignFormat};
 use super::foreign_state::ForeignState;
 use super::image::{self, Image};
 use super::native::Native;
-use super::references::{Later, References};
 use super::shared::{Core, Disk};
 use super::stats::{Counters, Stats};
 use super::sync::{Mutex, lock};
@@ -148,15 +147,15 @@ impl Engine {
         source: Arc<dyn ReadAt>,
         references: Option<Arc<References>>,
     ) -> Image {
-        let later = references.map(|references| Later::new(move || Some(Arc::clone(&references))));
-        self.image_of(container, source, later)
+        let references = references.map(|references| LazyReferences::new(move || Some(Arc::clone(&references))));
+        self.image_of(container, source, references)
     }
 
     pub(super) fn image_of(
         self: &Arc<Self>,
         container: Arc<Container>,
         source: Arc<dyn ReadAt>,
-        references: Option<Later>,
+        references: Option<LazyReferences>,
     ) -> Image {
         let content = Native::new(container, source, references, self.drop_packed);
         Image::new(Arc::clone(&self.core), Arc::new(content))
@@ -169,7 +168,7 @@ impl Engine {
         self: &Arc<Self>,
         file: Arc<dyn ForeignFile>,
         source: Arc<dyn ReadAt>,
-        base: Option<Arc<dyn Base>>,
+        base: Option<Arc<BaseFile>>,
     ) -> Image {
         let state = self.foreign_state(file.format());
         Image::new(Arc::clone(&self.core), file.content(state, source, base))
@@ -185,7 +184,7 @@ impl Engine {
         &self,
         pool: &rayon::ThreadPool,
         file: Arc<dyn ForeignFile>,
-        from: (Arc<dyn ReadAt>, Option<Arc<dyn Base>>),
+        from: (Arc<dyn ReadAt>, Option<Arc<BaseFile>>),
         stop: &AtomicBool,
         done: &mut dyn FnMut(u64),
     ) -> Result<usize> {

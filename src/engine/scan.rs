@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use sha2::{Digest, Sha256};
 
+use super::bases::{self, References};
 use super::buffer::{Buffer, Pool};
 use super::decode;
-use super::references::{self, References};
 use super::stats::Counters;
 use crate::error::{Error, Result};
 use crate::format::checksum::hex;
@@ -81,7 +81,7 @@ pub fn scan(
 
 /// Bytes of the original itself. What is decoded for them refers to nothing of it, which the index was checked for.
 fn own(from: &decode::From<'_>, offset: u64, out: &mut [u8]) -> Result<()> {
-    references::itself(from.container, offset, out, |chunk, within, out| {
+    bases::itself(from.container, offset, out, |chunk, within, out| {
         let mut no = |at, _: &mut [u8]| {
             let text = format!("the chunk at {at} refers to the file itself twice over");
             Err(Error::corrupt(from.container.path(), "index", text))

@@ -20,6 +20,12 @@ pub struct Identity {
 }
 
 impl Identity {
+    /// Whether both are versions of one file, by device and inode number.
+    #[must_use]
+    pub fn is_same_file(&self, other: &Self) -> bool {
+        (self.dev, self.ino) == (other.dev, other.ino)
+    }
+
     /// The identity that `stat` gives.
     #[must_use]
     pub fn of(meta: &std::fs::Metadata) -> Self {

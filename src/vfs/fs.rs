@@ -11,7 +11,6 @@ use parking_lot::Mutex;
 use rustix::io::Errno;
 
 use super::attr::{Attr, FsFigures, Kind};
-use super::base::Bases;
 use super::bounds::Bounds;
 use super::class::{Class, Place};
 use super::handles::{Handles, Open};
@@ -78,7 +77,6 @@ pub struct Vfs {
     tree: Arc<dyn Tree>,
     pub(super) config: VfsConfig,
     engine: Arc<Engine>,
-    bases: Bases,
     finder: Arc<Finder>,
     pub(super) table: Mutex<Table>,
     pub(super) handles: Handles,
@@ -151,7 +149,6 @@ impl Vfs {
         let root = place.path.clone();
         Ok(Self {
             table: Mutex::new(Table::new(Arc::new(Node::root(place)))),
-            bases: Bases::new(config.bases.clone(), config.exclude.clone()),
             finder: Arc::new(Finder::new(Places {
                 named: config.bases.clone(),
                 trees: vec![(Arc::clone(&tree), root)],
@@ -253,7 +250,7 @@ impl Vfs {
             // The system follows links itself.
             Body::Link(_) => return Err(refuse("open", &self.config.source, Errno::LOOP)),
         };
-        let open = opener::open(file, &self.engine, (&self.bases, &self.finder))?;
+        let open = opener::open(file, &self.engine, &self.finder)?;
         let reading = Reading { file: open, path: file.path.clone(), lane: node.lane(), traffic: Arc::default() };
         Ok(self.handles.insert(Open::File(Arc::new(reading))))
     }

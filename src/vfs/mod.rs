@@ -12,7 +12,6 @@
 //! version that they opened.
 
 mod attr;
-mod base;
 mod bounds;
 mod class;
 mod directory;

@@ -2,7 +2,6 @@
 
 use std::sync::{Arc, Weak};
 
-use super::base::Bases;
 use super::open::OpenFile;
 use super::packed::Packed;
 use super::tree::{Contents, File};
@@ -11,16 +10,12 @@ use crate::engine::{Engine, Finder};
 use crate::error::{Error, Result};
 use crate::source::{Identity, ReadAt};
 
-/// Opens the version that `file` stands for; a delta with the first of `bases` that it can have. All who have it open
+/// Opens the version that `file` stands for; `finder` finds the bases that it needs. All open handles
 /// share one descriptor and one image.
 ///
 /// # Errors
 /// [`Error::Changed`] when the path leads to something else by now: the caller should look the name up again.
-pub(super) fn open(
-    file: &File,
-    engine: &Arc<Engine>,
-    (bases, finder): (&Bases, &Arc<Finder>),
-) -> Result<Arc<OpenFile>> {
+pub(super) fn open(file: &File, engine: &Arc<Engine>, finder: &Arc<Finder>) -> Result<Arc<OpenFile>> {
     if !is_current(file) {
         return Err(Error::Changed { path: file.path.clone() });
     }
@@ -34,10 +29,7 @@ pub(super) fn open(
             let source = open_version(file, opened.identity)?;
             OpenFile::Image(match &opened.packed {
                 Packed::Native(container) => finder.image(engine, Arc::clone(container), (&file.tree, source)),
-                Packed::Foreign { shown, .. } => {
-                    let base = bases.find((&file.tree, &**shown), opened.identity, engine, finder);
-                    engine.foreign(Arc::clone(shown), source, base)
-                }
+                Packed::Foreign { shown, .. } => finder.foreign_image(engine, Arc::clone(shown), (&file.tree, source)),
             })
         }
         Contents::Generated(generated) => OpenFile::Text(Arc::clone(generated)),

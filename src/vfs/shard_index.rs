@@ -7,8 +7,7 @@ use std::sync::Arc;
 use log::warn;
 
 use super::version::has_version;
-use crate::engine::{ForeignFormat, ForeignIndex};
-use crate::error::{Error, Result};
+use crate::engine::{ForeignFormat, ForeignIndex, read_index};
 use crate::source::{Identity, Tree};
 
 /// Name of the shard index that is made for a directory which has none.
@@ -28,8 +27,7 @@ impl Index {
     /// caller keeps the result.
     pub(super) fn read(tree: &dyn Tree, dir: &Path, identity: Identity, format: &'static dyn ForeignFormat) -> Self {
         let path = dir.join(format.index_name());
-        let parsed = read(tree, &path).and_then(|(identity, text)| Ok((identity, format.read_index(&path, &text)?)));
-        match parsed {
+        match read_index(tree, &path, format) {
             Ok((identity, index)) => Self { format, identity, parsed: Some(index) },
             Err(error) => {
                 warn!("{error}; shards are shown without what it says");
@@ -84,22 +82,4 @@ impl Generated {
         self.rests_on.iter().all(|(name, identity)| has_version(tree, &dir.join(name), Some(*identity), None))
             && has_version(tree, &dir.join(SHOWN_INDEX), None, None)
     }
-}
-
-/// Longest index that is read, bytes.
-const MAX_LEN: u64 = 64 << 20;
-
-fn read(tree: &dyn Tree, path: &Path) -> Result<(Identity, Vec<u8>)> {
-    let changed = || Error::Changed { path: path.into() };
-    let source = tree.open(path)?;
-    if source.len() > MAX_LEN {
-        let what = "the length of the shard index";
-        return Err(Error::TooLarge { path: path.into(), what, limit: MAX_LEN, got: source.len() });
-    }
-    let mut text = vec![0; source.len() as usize];
-    source.read_exact_at(0, &mut text)?;
-    if !source.unchanged()? {
-        return Err(changed());
-    }
-    Ok((source.identity().ok_or_else(changed)?, text))
 }

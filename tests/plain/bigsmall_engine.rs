@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 
 use bsfs::cache::{Config, Store};
-use bsfs::engine::{Base, Disk, Engine, EngineConfig, FileBase, Image, Keep};
+use bsfs::engine::{BaseFile, Disk, Engine, EngineConfig, Image, Keep};
 use bsfs::foreign::bigsmall::Presented;
 use bsfs::foreign::bigsmall::codec::{Coding, encode};
 use bsfs::foreign::bigsmall::format::{Container, Finished, ShardIndex, header};
@@ -54,7 +54,7 @@ fn tensors(file: &[u8]) -> BTreeMap<String, (String, Vec<u64>, Vec<u8>)> {
 struct Opened {
     presented: Arc<Presented>,
     source: Arc<dyn ReadAt>,
-    base: Option<Arc<dyn Base>>,
+    base: Option<Arc<BaseFile>>,
 }
 
 fn open(path: &Path, base: Option<&Path>) -> Opened {
@@ -64,8 +64,7 @@ fn open(path: &Path, base: Option<&Path>) -> Opened {
     let index = index.map(|json| ShardIndex::parse(path, &json).unwrap());
     let duplicates = index.as_ref().map_or(&[][..], |i| i.duplicates(path.file_name().unwrap().to_str().unwrap()));
     let presented = Presented::new(&container, duplicates.iter().map(|d| (&*d.name, &*d.master))).unwrap();
-    let base =
-        base.map(|path| Arc::new(FileBase::plain(Arc::new(FileSource::open(path).unwrap())).unwrap()) as Arc<dyn Base>);
+    let base = base.map(|path| Arc::new(BaseFile::plain(Arc::new(FileSource::open(path).unwrap())).unwrap()));
     Opened { presented: Arc::new(presented), source, base }
 }
 

@@ -14,7 +14,7 @@ use super::NAME;
 use super::format::{Container, Content as Stored, MAGIC, SHARD_INDEX, ShardIndex};
 use super::streams::{Image, Presented, Shown, Streams, verify};
 use crate::engine::content::Content;
-use crate::engine::{Base, Core, ForeignFile, ForeignFormat, ForeignIndex, ForeignState, Needs};
+use crate::engine::{BaseFile, Core, ForeignFile, ForeignFormat, ForeignIndex, ForeignState, Needs};
 use crate::error::Result;
 use crate::source::ReadAt;
 
@@ -126,7 +126,7 @@ impl ForeignFile for Presented {
         self: Arc<Self>,
         state: Arc<dyn ForeignState>,
         source: Arc<dyn ReadAt>,
-        base: Option<Arc<dyn Base>>,
+        base: Option<Arc<BaseFile>>,
     ) -> Arc<dyn Content> {
         Arc::new(Image(Arc::new(Shown::new(self, streams(state), source, base))))
     }
@@ -135,7 +135,7 @@ impl ForeignFile for Presented {
         self: Arc<Self>,
         pool: &rayon::ThreadPool,
         (core, state): (&Arc<Core>, Arc<dyn ForeignState>),
-        (source, base): (Arc<dyn ReadAt>, Option<Arc<dyn Base>>),
+        (source, base): (Arc<dyn ReadAt>, Option<Arc<BaseFile>>),
         stop: &AtomicBool,
         done: &mut dyn FnMut(u64),
     ) -> Result<usize> {

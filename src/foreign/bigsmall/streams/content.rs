@@ -18,7 +18,7 @@ use crate::engine::buffer::{Buffer, capacity};
 use crate::engine::content::{Content, Part, Place};
 use crate::engine::memory::Key;
 use crate::engine::stats::Counters;
-use crate::engine::{Base, Core, Job, Lane};
+use crate::engine::{BaseFile, Core, Job, Lane};
 use crate::error::{Damage, Error, Result};
 use crate::foreign::bigsmall::format::{Content as From, Entry};
 use crate::format::ChunkId;
@@ -29,7 +29,7 @@ use crate::source::ReadAt;
 pub struct Shown {
     presented: Arc<Presented>,
     source: Arc<dyn ReadAt>,
-    base: Option<Arc<dyn Base>>,
+    base: Option<Arc<BaseFile>>,
     /// By entry.
     streams: Box<[OnceLock<Arc<Stream>>]>,
     saved: OnceLock<Option<Saved>>,
@@ -42,7 +42,7 @@ impl Shown {
         presented: Arc<Presented>,
         shared: Arc<Streams>,
         source: Arc<dyn ReadAt>,
-        base: Option<Arc<dyn Base>>,
+        base: Option<Arc<BaseFile>>,
     ) -> Self {
         let streams = presented.container().entries().iter().map(|_| OnceLock::new()).collect();
         Self { presented, source, base, streams, saved: OnceLock::new(), shared }
@@ -263,13 +263,13 @@ pub fn verify(
 
 /// A tensor of a base.
 struct OfBase {
-    base: Arc<dyn Base>,
+    base: Arc<BaseFile>,
     name: String,
 }
 
 impl Other for OfBase {
     fn read(&self, offset: u64, out: &mut [u8]) -> Result<()> {
-        self.base.read(&self.name, offset, out)
+        self.base.read_by_name(&self.name, offset, out)
     }
 }
 

@@ -1,32 +1,16 @@
-//! What a container of ours refers to: the files that hold it, found when the container is opened, and their bytes.
-//!
-//! [`Finder`] looks for the files; a [`BaseFile`] is one of them. What was found is bound to the image that needs it and never
-//! changes, and a file is only bound when what itself needs was found before: so references have no circle, and a chunk never
-//! waits for itself, whatever the indexes claim.
-
-mod file;
-mod find;
-mod finder;
-mod search;
-
-pub use file::BaseFile;
-pub use finder::{Finder, Places};
+//! The bases of one container: which files hold them, and their bytes.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
 
-use crate::engine::sync::{Mutex, lock};
+use super::base_file::BaseFile;
 use crate::error::{Error, Result};
 use crate::format::checksum::hex;
 use crate::format::{BaseId, Chunk, Container, Piece};
 
-/// A base that was not found is looked for again after this long.
-const LOOK_AGAIN: Duration = Duration::from_secs(2);
-
-/// Most files that may be needed one for another: base of a base of a base.
+/// Longest chain of files that need each other: base of a base of a base.
 pub const MAX_DEPTH: usize = 8;
 
 /// The bases of one container, in the order of its index.
@@ -34,68 +18,41 @@ pub const MAX_DEPTH: usize = 8;
 pub struct References {
     path: PathBuf,
     bound: Vec<Bound>,
-    /// Files that are needed one for another at most.
+    /// Length of the longest chain of files that need each other.
     depth: usize,
-    /// Whether all that is needed was found, here and for the files that it is in.
+    /// Whether every base was found, for this container and for the files that its bases are in.
     whole: bool,
-    /// A file that was taken has another tensor, which showed when it was read: another file may have the right one.
-    doubtful: AtomicBool,
-}
-
-/// Looks for what a container refers to.
-type Resolve = dyn Fn() -> Option<Arc<References>> + Send + Sync;
-
-/// References that are looked for when they are needed, and again a while later if something was missing.
-pub(super) struct Later {
-    resolve: Box<Resolve>,
-    found: Mutex<Option<Found>>,
-}
-
-struct Found {
-    at: Instant,
-    references: Arc<References>,
-    /// They are there because those before were doubtful.
-    again: bool,
-}
-
-impl Later {
-    pub(super) fn new(resolve: impl Fn() -> Option<Arc<References>> + Send + Sync + 'static) -> Self {
-        Self { resolve: Box::new(resolve), found: Mutex::default() }
-    }
-
-    /// What was found. Others who need it wait meanwhile; looking waits for none of them, as it decodes only what refers to
-    /// nothing.
-    pub(super) fn get(&self) -> Option<Arc<References>> {
-        let mut found = lock(&self.found);
-        let mut again = false;
-        if let Some(found) = &*found {
-            // What is doubtful is looked for at once, but not at once again.
-            let doubtful = found.references.are_doubtful();
-            again = doubtful && !found.again;
-            let settled = found.references.whole && !doubtful;
-            if !again && (settled || found.at.elapsed() < LOOK_AGAIN) {
-                return Some(Arc::clone(&found.references));
-            }
-        }
-        let references = (self.resolve)()?;
-        *found = Some(Found { at: Instant::now(), references: Arc::clone(&references), again });
-        Some(references)
-    }
+    /// A read found that a bound file holds another tensor; another file may hold the right one.
+    suspect: AtomicBool,
 }
 
 /// Where a base is.
 #[derive(Debug)]
-enum Bound {
+pub(super) enum Bound {
     /// In the original itself.
     Itself,
-    /// One of these tensors; the first whose digest is right. Files that tell digests come alone.
+    /// The first of these tensors whose digest is right. A file with known digests has no rivals.
     In(Vec<(Arc<BaseFile>, usize)>),
-    /// Nowhere, and why as far as that is known.
+    /// Not found, and the reason if it is known.
     Missing(String),
 }
 
 impl References {
-    /// How many files are needed one for another: 1 if no base needs another file.
+    pub(super) fn new(path: &Path, bound: Vec<Bound>, depth: usize) -> Self {
+        let whole = bound.iter().all(|bound| match bound {
+            Bound::Itself => true,
+            Bound::In(candidates) => candidates.iter().all(|(file, _)| file.is_whole()),
+            Bound::Missing(_) => false,
+        });
+        Self { path: path.into(), bound, depth, whole, suspect: AtomicBool::new(false) }
+    }
+
+    /// Whether every base was found, for this container and for the files that its bases are in.
+    pub(super) fn is_whole(&self) -> bool {
+        self.whole
+    }
+
+    /// Length of the longest chain of files that need each other: 1 if no base needs another file.
     #[must_use]
     pub fn depth(&self) -> usize {
         self.depth
@@ -116,15 +73,15 @@ impl References {
         })
     }
 
-    /// Whether a file turned out to be another one since.
-    pub(super) fn are_doubtful(&self) -> bool {
-        self.doubtful.load(Ordering::Relaxed)
+    /// Whether a read found another tensor in a bound file.
+    pub(in crate::engine) fn are_suspect(&self) -> bool {
+        self.suspect.load(Ordering::Relaxed)
     }
 
-    /// The first base that is not there.
+    /// Checks that every base was found.
     ///
     /// # Errors
-    /// [`Error::NoBase`] for it.
+    /// [`Error::NoBase`] for the first that is missing.
     pub fn complete(&self, container: &Container) -> Result<()> {
         let missing = self.bound.iter().position(|bound| matches!(bound, Bound::Missing(_)));
         missing.map_or(Ok(()), |base| Err(self.missing(container, base)))
@@ -149,21 +106,21 @@ impl References {
                 return file.read(*tensor, offset, out);
             }
         }
-        self.doubtful.store(true, Ordering::Relaxed);
+        self.suspect.store(true, Ordering::Relaxed);
         let names: Vec<_> = candidates.iter().map(|(file, _)| file.path().display().to_string()).collect();
         let why = format!("{} has another tensor of this name", names.join(", "));
         Err(no_base(&self.path, container, base, why))
     }
 
-    /// Whether a file that was read changed since, and which: then damage is not the container's.
-    pub(super) fn changed(&self) -> Option<PathBuf> {
+    /// The first bound file that changed since it was opened: then damage is not the container's.
+    pub(in crate::engine) fn changed(&self) -> Option<PathBuf> {
         let mut seen = HashSet::new();
         let mut files = self.bound_files().filter(|file| seen.insert(Arc::as_ptr(file)));
         files.find(|file| !file.unchanged()).map(|file| file.path().to_path_buf())
     }
 }
 
-/// The error for a base that is not there.
+/// The error for a missing base.
 fn no_base(path: &Path, container: &Container, base: usize, why: String) -> Error {
     let of = container.bases().refs.get(base);
     let want = match of {
@@ -178,11 +135,12 @@ fn no_base(path: &Path, container: &Container, base: usize, why: String) -> Erro
     Error::NoBase { path: path.into(), want, hint, why }
 }
 
-/// Fills `out` with bytes of the original itself from `offset`. `read` fills a part that lies in a chunk, from a place within it.
+/// Fills `out` with bytes of the original itself from `offset`. `read` fills a part that lies in one
+/// chunk, from an offset within it.
 ///
 /// # Errors
 /// [`Error::Corrupt`] when there are no such bytes; those of `read`.
-pub(super) fn itself(
+pub(in crate::engine) fn itself(
     container: &Container,
     mut offset: u64,
     mut out: &mut [u8],
@@ -214,12 +172,12 @@ pub(super) fn itself(
     Ok(())
 }
 
-/// Fills `out` with what a chunk is coded against: the bytes of bases, and zeros where there is none. `own` fills with bytes
-/// of the original itself from an offset.
+/// Fills `out` with what a chunk is coded against: bytes of its bases, and zeros where it has none.
+/// `own` reads bytes of the original itself from an offset.
 ///
 /// # Errors
-/// [`Error::NoBase`] for a base that is not there, and those of reading it.
-pub(super) fn gather(
+/// [`Error::NoBase`] for a missing base, and those of reading one.
+pub(in crate::engine) fn gather(
     container: &Container,
     chunk: &Chunk,
     references: Option<&References>,

@@ -1,43 +1,44 @@
-//! Looks for the files that hold what a container refers to.
-//!
-//! What the container says of where a base was is a stranger's text: its last components are names to look for, in places
-//! that the user named or that the container itself lies in. Whether a file is the right one only the digest says.
+//! Searches for the files that hold what a container of ours refers to.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
 
 use log::{debug, info, warn};
 
-use super::finder::{Finder, MAX_KNOWN, Spot};
-use super::{BaseFile, Bound, MAX_DEPTH, References};
+use super::base_file::BaseFile;
+use super::file_names::{file_names, is_file_name};
+use super::finder::{Finder, Opened, Spot};
+use super::references::{Bound, MAX_DEPTH, References};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::format::{BaseId, Container, SNIFF_LEN, Sniff, sniff};
+use crate::format::{BaseId, Container};
 use crate::source::{Identity, ReadAt, Stat, Tree};
 
-/// What a base's name may end in, beside the name that is hinted at.
-const ENDINGS: [&str; 3] = ["", ".bs", ".safetensors"];
-/// Files and directories that a search through a tree looks at, at most, and how deep.
+/// Most files and directories that the walk of one search looks at, and its depth.
 const MAX_VISITED: usize = 100_000;
 const MAX_TREE_DEPTH: usize = 16;
-/// A directory of a server counts as so many: each is at least one request.
+/// A remote directory counts as so many files: listing it is at least one request.
 const REMOTE_DIRECTORY: usize = 1000;
-/// Hints of one container that are followed, and the last components of each: what our writer keeps, and a bound for a stranger's.
+/// Most hints of one container that are followed, and most last components of each. Our writer stays
+/// below both; other writers are bounded by them.
 const MAX_HINTS: usize = 1000;
 const MAX_PARTS: usize = 8;
-/// Files of a tensor's name and length that are kept for one base whose digest is not known yet.
+/// Most candidates for one base whose digest is not known yet.
 const MAX_CANDIDATES: usize = 4;
 
-/// Files that lack something or (`None`) need too many others, and how many containers were on the way to each: without these,
-/// files that refer to each other many times over would be searched for once for each way.
-pub(super) type Lacking = RefCell<HashMap<Identity, (usize, Option<Arc<BaseFile>>)>>;
+/// Files that miss a base or (`None`) need too long a chain, each with the length of the chain that led
+/// to it. Without these a search would repeat for each chain through files that refer to each other.
+pub(super) type Unresolved = RefCell<HashMap<Identity, (usize, Option<Arc<BaseFile>>)>>;
 
-/// The containers on the way from the one that is opened to the one whose bases are looked for, by digest.
-pub(super) type Way<'a> = &'a [([u8; 32], PathBuf)];
+/// The containers from the one that is opened to the one whose bases are searched, by digest.
+pub(super) type Chain<'a> = &'a [([u8; 32], PathBuf)];
+
+/// The chain that leads to a container, what was not resolved before, and how many bytes of a file
+/// without digests are compared before it is bound.
+pub(super) type Limits<'a> = (Chain<'a>, &'a Unresolved, u64);
 
 /// What `container` refers to; `None` when it needs no other file.
 pub(super) fn resolve(
@@ -45,23 +46,23 @@ pub(super) fn resolve(
     engine: &Arc<Engine>,
     container: &Container,
     (tree, version): (&Arc<dyn Tree>, Identity),
-    (way, lacking, look): (Way<'_>, &Lacking, u64),
+    limits: Limits<'_>,
 ) -> Option<Arc<References>> {
     let bases = container.bases();
     if !bases.needs_others() {
         return None;
     }
-    let references = Search::run(finder, engine, container, (tree, version), (way, lacking, look));
+    let references = Search::run(finder, engine, container, (tree, version), limits);
     for file in references.files() {
         let text = format!("{}: refers to {}", container.path().display(), file.display());
-        if finder.known().said.insert(text.clone()) {
+        if finder.known().logged.insert(text.clone()) {
             info!("{text}");
         }
     }
     Some(Arc::new(references))
 }
 
-/// A base that is wanted.
+/// A base that is not found yet.
 struct Want<'a> {
     at: usize,
     digest: [u8; 32],
@@ -73,43 +74,43 @@ struct Want<'a> {
 pub(super) struct Search<'a> {
     finder: &'a Finder,
     engine: &'a Arc<Engine>,
-    /// What the container is a file of, where it is and which version.
+    /// The tree, path and version of the container.
     home: &'a Arc<dyn Tree>,
     path: &'a Path,
     version: Identity,
-    lacking: &'a Lacking,
-    /// Bytes of a file without digests that are compared before it is taken.
-    look: u64,
-    way: Vec<([u8; 32], PathBuf)>,
+    unresolved: &'a Unresolved,
+    /// Bytes of a file without digests that are compared before it is bound.
+    checked_bytes: u64,
+    chain: Vec<([u8; 32], PathBuf)>,
     bound: Vec<Bound>,
     /// How many of them are missing.
     missing: usize,
     /// Versions that were looked at.
     seen: HashSet<Identity>,
-    /// Why a file that has what is wanted could not be taken; the first.
+    /// The first reason why a file with a wanted tensor was not bound.
     why: String,
     depth: usize,
 }
 
 impl<'a> Search<'a> {
-    /// Looks for all that `container`, a file of `tree` in this version, refers to.
+    /// Searches for all bases of `container`, a file of `tree` in this version.
     pub(super) fn run(
         finder: &'a Finder,
         engine: &'a Arc<Engine>,
         container: &'a Container,
         (tree, version): (&'a Arc<dyn Tree>, Identity),
-        (way, lacking, look): (Way<'_>, &'a Lacking, u64),
+        (chain, unresolved, checked_bytes): Limits<'a>,
     ) -> References {
-        let way = [way, &[(*container.digest(), container.path().to_path_buf())]].concat();
+        let chain = [chain, &[(*container.digest(), container.path().to_path_buf())]].concat();
         let mut search = Self {
             finder,
             engine,
             home: tree,
             path: container.path(),
             version,
-            lacking,
-            look,
-            way,
+            unresolved,
+            checked_bytes,
+            chain,
             bound: container
                 .bases()
                 .refs
@@ -132,12 +133,7 @@ impl<'a> Search<'a> {
                 reason.clone_from(&why);
             }
         }
-        let whole = bound.iter().all(|bound| match bound {
-            Bound::Itself => true,
-            Bound::In(candidates) => candidates.iter().all(|(file, _)| file.is_whole()),
-            Bound::Missing(_) => false,
-        });
-        References { path: container.path().into(), bound, depth, whole, doubtful: AtomicBool::new(false) }
+        References::new(container.path(), bound, depth)
     }
 
     /// Looks everywhere, likely places first, until all is found.
@@ -158,7 +154,7 @@ impl<'a> Search<'a> {
                 self.below((local, named), hint, container);
             }
         }
-        // What lies beside a container came with it: links there are not followed to somewhere else.
+        // Files beside a container came with it: links among them are not followed.
         for hint in &hints {
             for name in names(hint) {
                 if let Some(beside) = &beside {
@@ -176,15 +172,15 @@ impl<'a> Search<'a> {
                 self.hub(hub, hint, container);
             }
         }
-        // What other searches found: those of many files, whose common base got another name, would each look at all of them. First
-        // what needs no other file itself.
+        // Bases of earlier searches, those without bases of their own first: otherwise each of many files
+        // whose common base was renamed would walk the whole tree.
         let mut recent = self.finder.known().recent.clone();
         recent.retain(|(_, known, _)| self.missing > 0 && has_any(known, &self.wants(container)));
         recent.sort_by_key(|(_, known, _)| known.bases().needs_others());
         for (_, known, tree) in &recent {
             self.file((tree, known.path()), false, container);
         }
-        // Then whatever there is.
+        // Then every file.
         let mut left = MAX_VISITED;
         if let Some(beside) = &beside {
             self.tree((home, beside), false, 0, &mut left, container);
@@ -197,7 +193,7 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// What is still wanted.
+    /// The bases that are not found yet.
     fn wants<'c>(&self, container: &'c Container) -> Vec<Want<'c>> {
         let refs = container.bases().refs.iter().enumerate();
         refs.filter_map(|(at, of)| {
@@ -210,7 +206,7 @@ impl<'a> Search<'a> {
 
     /// Files at the end of `hint` below a directory.
     fn below(&mut self, (tree, dir): Spot<'_>, hint: &str, container: &Container) {
-        let parts: Vec<&str> = hint.split('/').filter(|part| usable(part)).collect();
+        let parts: Vec<&str> = hint.split('/').filter(|part| is_file_name(part)).collect();
         for from in (parts.len().saturating_sub(MAX_PARTS)..parts.len()).rev() {
             let Some((last, dirs)) = parts.get(from..).and_then(<[_]>::split_last) else { continue };
             let dir = dirs.iter().fold(dir.to_path_buf(), |dir, part| dir.join(part));
@@ -222,7 +218,7 @@ impl<'a> Search<'a> {
 
     /// Snapshots of the repository that `hint` names, in a cache of the Hub.
     fn hub(&mut self, hub: &Path, hint: &str, container: &Container) {
-        let parts: Vec<&str> = hint.split('/').filter(|part| usable(part)).collect();
+        let parts: Vec<&str> = hint.split('/').filter(|part| is_file_name(part)).collect();
         let (Some(repo), Some(last)) = (parts.iter().find(|part| part.starts_with("models--")), parts.last()) else {
             return;
         };
@@ -269,25 +265,17 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// Takes what is wanted from a file, if it is there and has some of it.
+    /// Binds the tensors of a file that are wanted, if the file exists and has any.
     fn file(&mut self, (tree, path): Spot<'_>, links: bool, container: &Container) {
         if self.missing == 0 || !self.finder.is_reachable(&**tree, path) {
             return;
         }
-        let version = match if links { tree.stat(path) } else { tree.stat_link(path) } {
-            Ok(Stat::File(version, access)) => {
-                if !self.finder.is_open_to_readers((self.home, self.path), (tree, path), access) {
-                    let text = format!("{} may not be read by all who may read what refers to it", path.display());
-                    return self.note(text);
-                }
-                version
-            }
-            Err(error) if !tree.is_local() && error.kind() != std::io::ErrorKind::NotFound => {
-                return self.note(format!("{}: {error}", path.display()));
-            }
-            _ => return,
+        let version = match self.finder.version((self.home, self.path), (tree, path), links) {
+            Ok(Some(version)) => version,
+            Ok(None) => return,
+            Err(error) => return self.note(error.to_string()),
         };
-        if same_file(version, self.version) || !self.seen.insert(version) {
+        if version.is_same_file(&self.version) || !self.seen.insert(version) {
             return;
         }
         let wants = self.wants(container);
@@ -302,7 +290,7 @@ impl<'a> Search<'a> {
                     self.note(error.to_string());
                 }
                 let text = format!("{error}; not taken as a base of {}", self.path.display());
-                if self.finder.known().said.insert(text.clone()) {
+                if self.finder.known().logged.insert(text.clone()) {
                     if matches!(error, Error::Invalid { .. } | Error::NotAContainer { .. }) {
                         debug!("{text}");
                     } else {
@@ -317,10 +305,10 @@ impl<'a> Search<'a> {
         let mut found: Vec<_> =
             wants.iter().filter_map(|want| Some((want, file.find(&want.digest, want.len, want.name)?))).collect();
         if !file.tells_digests() {
-            // Not all is read now, which may take long; what is not read is checked before it is used. Once a tensor is another
-            // one, the file may be another one, or have only some of what is wanted: then all is read.
+            // Reading all now may take long; a tensor that is not read now is checked before its first use.
+            // After one mismatch the file may be another one, so all of it is read.
             found.sort_by_key(|(want, _)| want.len);
-            let (mut budget, mut another, mut right) = (self.look, false, Vec::new());
+            let (mut budget, mut another, mut right) = (self.checked_bytes, false, Vec::new());
             for (want, tensor) in found {
                 if budget > 0 || another || file.knows(tensor) {
                     budget = budget.saturating_sub(want.len);
@@ -355,50 +343,35 @@ impl<'a> Search<'a> {
     fn open(&mut self, (tree, path): Spot<'_>, version: Identity, wants: &[Want<'_>]) -> Result<Option<Arc<BaseFile>>> {
         let known = self.finder.known().files.get(&version).and_then(Weak::upgrade);
         if let Some(file) = known {
-            if file.depth() + self.way.len() > MAX_DEPTH {
+            if file.depth() + self.chain.len() > MAX_DEPTH {
                 return Err(self.too_deep(path));
             }
             return Ok(Some(file));
         }
-        // It was looked at with as many files to spare.
-        let lacking = self.lacking.borrow().get(&version).filter(|(way, _)| *way <= self.way.len()).cloned();
-        if let Some((_, file)) = lacking {
+        // An earlier search reached it by a chain that was no longer.
+        let unresolved =
+            self.unresolved.borrow().get(&version).filter(|(chain, _)| *chain <= self.chain.len()).cloned();
+        if let Some((_, file)) = unresolved {
             return file.map(Some).ok_or_else(|| self.too_deep(path));
         }
-        let source = tree.open(path)?;
-        // Another file may have taken its place since it was looked at.
-        if source.identity() != Some(version) {
-            return Err(Error::Changed { path: path.into() });
-        }
-        let mut first = [0; SNIFF_LEN];
-        let len = source.read_at(0, &mut first)?;
-        let file = match sniff(first.get(..len).unwrap_or_default()) {
-            Sniff::Native => {
-                let container = self.finder.container(&*source, version)?;
-                if !has_any(&container, wants) {
-                    return Ok(None);
-                }
+        let (source, opened) = self.finder.open(self.engine.formats(), (tree, path), version)?;
+        let file = match opened {
+            Opened::Native(container) if !has_any(&container, wants) => return Ok(None),
+            Opened::Native(container) => {
                 let made = self.native(container, tree, (source, version));
                 if made.is_err() {
-                    self.lacking.borrow_mut().insert(version, (self.way.len(), None));
+                    self.unresolved.borrow_mut().insert(version, (self.chain.len(), None));
                 }
                 made?
             }
-            Sniff::Foreign(_) => {
-                let formats = self.engine.formats();
-                let Some(format) = formats.iter().find(|format| format.is_tried(&first)) else { return Ok(None) };
-                let shown = format.open(&*source)?;
-                if shown.needs().is_some() {
-                    return Ok(None);
-                }
-                BaseFile::shown(self.engine.foreign(shown, Arc::clone(&source), None), source)?
-            }
-            Sniff::Other => BaseFile::plain(source)?,
+            Opened::Foreign(shown) if shown.needs().is_some() => return Ok(None),
+            Opened::Foreign(shown) => BaseFile::image(self.engine.foreign(shown, Arc::clone(&source), None), source)?,
+            Opened::Plain => BaseFile::plain(source)?,
         };
         let file = Arc::new(file);
-        // What lacks something may lack nothing when it is reached another way.
+        // A file that misses a base may find it when a shorter chain leads to it.
         if !file.is_whole() {
-            self.lacking.borrow_mut().insert(version, (self.way.len(), Some(Arc::clone(&file))));
+            self.unresolved.borrow_mut().insert(version, (self.chain.len(), Some(Arc::clone(&file))));
             return Ok(Some(file));
         }
         let mut known = self.finder.known();
@@ -413,27 +386,21 @@ impl<'a> Search<'a> {
         tree: &Arc<dyn Tree>,
         (source, version): (Arc<dyn ReadAt>, Identity),
     ) -> Result<BaseFile> {
-        if self.way.len() > MAX_DEPTH {
+        if self.chain.len() > MAX_DEPTH {
             return Err(self.too_deep(container.path()));
         }
-        if let Some((_, back)) = self.way.iter().find(|(digest, _)| digest == container.digest()) {
+        if let Some((_, back)) = self.chain.iter().find(|(digest, _)| digest == container.digest()) {
             let text = format!("{} refers back to {}", container.path().display(), back.display());
             return Err(self.refuse(text));
         }
         let references =
-            resolve(self.finder, self.engine, &container, (tree, version), (&self.way, self.lacking, u64::MAX));
+            resolve(self.finder, self.engine, &container, (tree, version), (&self.chain, self.unresolved, u64::MAX));
         let depth = references.as_ref().map_or(0, |references| references.depth());
-        let whole = references.as_ref().is_none_or(|references| references.whole);
-        if depth + self.way.len() > MAX_DEPTH {
+        let whole = references.as_ref().is_none_or(|references| references.is_whole());
+        if depth + self.chain.len() > MAX_DEPTH {
             return Err(self.too_deep(container.path()));
         }
-        let mut known = self.finder.known();
-        known.recent.retain(|(known, ..)| *known != version);
-        if known.recent.len() >= MAX_KNOWN {
-            known.recent.remove(0);
-        }
-        known.recent.push((version, Arc::clone(&container), Arc::clone(tree)));
-        drop(known);
+        self.finder.keep(version, &container, tree);
         let image = self.engine.image_with(Arc::clone(&container), Arc::clone(&source), references);
         Ok(BaseFile::native(&container, image, source, (depth, whole)))
     }
@@ -443,7 +410,7 @@ impl<'a> Search<'a> {
         self.refuse(text)
     }
 
-    /// Why a file that has what is wanted is not taken.
+    /// The error, and note, for a file with a wanted tensor that is not bound.
     fn refuse(&mut self, text: String) -> Error {
         self.note(text.clone());
         Error::invalid(text)
@@ -462,29 +429,10 @@ fn has_any(container: &Container, wants: &[Want<'_>]) -> bool {
     container.tensors().iter().any(|tensor| wanted.contains(&(tensor.digest, tensor.raw_len)))
 }
 
-fn same_file(a: Identity, b: Identity) -> bool {
-    (a.dev, a.ino) == (b.dev, b.ino)
-}
-
-/// Whether a component of a hint can be a name.
-fn usable(part: &str) -> bool {
-    !matches!(part, "" | "." | "..") && part.len() <= 255 && !part.contains(['\0', '\\'])
-}
-
-/// The names that a file at the end of a hint may have by now: it may have been packed or unpacked.
+/// Names that the last component of a hint may have by now.
 fn names(hint: &str) -> Vec<String> {
-    let Some(last) = hint.rsplit('/').next().filter(|last| usable(last)) else { return Vec::new() };
-    let mut names = vec![last.to_owned()];
-    let stems = [Some(last), last.strip_suffix(".bs"), last.strip_suffix(".bsr")];
-    for stem in stems.into_iter().flatten().filter(|stem| usable(stem)) {
-        for ending in ENDINGS {
-            let name = format!("{stem}{ending}");
-            if usable(&name) && !names.contains(&name) {
-                names.push(name);
-            }
-        }
-    }
-    names
+    let last = hint.rsplit('/').next().filter(|last| is_file_name(last));
+    last.map(|last| file_names(last, &[".bs", ".bsr"], &["", ".bs", ".safetensors"])).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -492,7 +440,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_a_strangers_hint_only_plain_names_are_used() {
+    fn a_hint_yields_plain_names_only() {
         for hint in ["", "..", "a/..", "a/", "x\0y", "a\\b", "/"] {
             assert_eq!(names(hint), Vec::<String>::new(), "{hint:?}");
         }

@@ -1,4 +1,4 @@
-//! One file that others refer to.
+//! One file that others refer to: the reader of bases.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -9,13 +9,12 @@ use crate::engine::sync::{Mutex, lock};
 use crate::engine::{Cost, Image};
 use crate::error::{Error, Result};
 use crate::format::Container;
+use crate::format::checksum::blake3_of;
 use crate::source::ReadAt;
 use crate::tensor::Header;
 
-/// Bytes that are hashed at once.
-const STEP: usize = 1 << 20;
-
-/// A file with tensors: a plain one, or one that a container holds.
+/// A base: the tensors of a plain safetensors file, or of one in a container. Reads come from many
+/// threads at once.
 #[derive(Debug)]
 pub struct BaseFile {
     path: PathBuf,
@@ -23,11 +22,11 @@ pub struct BaseFile {
     tensors: Vec<Tensor>,
     by_name: HashMap<String, usize>,
     by_digest: HashMap<([u8; 32], u64), usize>,
-    /// Files that it needs itself, one for another.
+    /// Length of the longest chain of files that it needs itself.
     depth: usize,
-    /// Whether all that it needs was found.
+    /// Whether every base of its own was found.
     whole: bool,
-    /// Whether a container told the digests of its tensors.
+    /// Whether its container states the digests of its tensors.
     tells_digests: bool,
 }
 
@@ -50,7 +49,7 @@ impl fmt::Debug for Bytes {
 struct Tensor {
     offset: u64,
     len: u64,
-    /// BLAKE3 of its bytes: what the container says, or what was found by reading it. Reading is done once.
+    /// BLAKE3 of its bytes: stated by the container, or computed once by reading the tensor.
     digest: Mutex<Option<[u8; 32]>>,
 }
 
@@ -64,16 +63,18 @@ impl BaseFile {
         Self::from_header(path, Bytes::Plain(source), len)
     }
 
-    /// A safetensors file in a container that does not tell BLAKE3 of its tensors.
+    /// The safetensors file in a container read from `source`; digests that the container states are
+    /// not used.
     ///
     /// # Errors
-    /// The same.
-    pub fn shown(image: Image, source: Arc<dyn ReadAt>) -> Result<Self> {
+    /// Those of reading it; [`Error::Invalid`] when it is no safetensors file.
+    pub fn image(image: Image, source: Arc<dyn ReadAt>) -> Result<Self> {
         let (path, len) = (source.path().to_path_buf(), image.len());
         Self::from_header(path, Bytes::Image(image, source), len)
     }
 
-    /// A container of ours; `depth` files are needed for it, one for another, and were all found if it is `whole`.
+    /// A container of ours. `depth` is the longest chain of files that it needs; `whole` says whether
+    /// all of them were found.
     #[must_use]
     pub(super) fn native(
         container: &Container,
@@ -87,7 +88,7 @@ impl BaseFile {
     }
 
     fn from_header(path: PathBuf, bytes: Bytes, len: u64) -> Result<Self> {
-        let no = || Error::invalid(format!("{}: not a safetensors file, and so no base", path.display()));
+        let no = || Error::invalid(format!("{}: not a safetensors file, and so no base for a delta", path.display()));
         let mut first = [0; 8];
         if len < 8 {
             return Err(no());
@@ -119,13 +120,13 @@ impl BaseFile {
         Self { path, bytes, tensors, by_name, by_digest, depth: 0, whole: true, tells_digests: false }
     }
 
-    /// The file.
+    /// The file that errors name.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Files that it needs itself, one for another.
+    /// Length of the longest chain of files that it needs itself.
     pub(super) fn depth(&self) -> usize {
         self.depth
     }
@@ -138,7 +139,8 @@ impl BaseFile {
         self.tells_digests
     }
 
-    /// The tensor with this digest and length; of a file that tells no digests, the one of this name, if it is as long.
+    /// The tensor with this digest and length. Without stated digests: the tensor of this name, if it
+    /// has this length.
     pub(super) fn find(&self, digest: &[u8; 32], len: u64, name: &str) -> Option<usize> {
         if self.tells_digests {
             return self.by_digest.get(&(*digest, len)).copied();
@@ -147,24 +149,16 @@ impl BaseFile {
         self.tensors.get(at).filter(|tensor| tensor.len == len).map(|_| at)
     }
 
-    /// Whether a tensor has this digest; reads all of it if nobody knows.
+    /// Whether a tensor has this digest. Reads all of the tensor if its digest is not known.
     pub(super) fn has(&self, tensor: usize, digest: &[u8; 32]) -> Result<bool> {
         let Some(tensor) = self.tensors.get(tensor) else { return Ok(false) };
-        // Others who want to know wait. Nobody has to wait for them: only a file without references is hashed.
+        // Concurrent callers wait. No deadlock: only files without references are hashed.
         let mut known = lock(&tensor.digest);
         if let Some(known) = *known {
             return Ok(known == *digest);
         }
-        let mut hasher = blake3::Hasher::new();
-        let mut piece = Vec::new();
-        let mut at = 0;
-        while at < tensor.len {
-            piece.resize((tensor.len - at).min(STEP as u64) as usize, 0);
-            self.bytes.read(&self.path, tensor.offset + at, &mut piece)?;
-            hasher.update(&piece);
-            at += piece.len() as u64;
-        }
-        let found = *hasher.finalize().as_bytes();
+        let read = |offset, out: &mut [u8]| self.bytes.read(&self.path, offset, out);
+        let found = blake3_of(tensor.offset, tensor.len, read)?;
         *known = Some(found);
         Ok(found == *digest)
     }
@@ -184,7 +178,22 @@ impl BaseFile {
         self.bytes.read(&self.path, tensor.offset + offset, out)
     }
 
-    /// Whether it is what it was when it was opened.
+    /// Length of the tensor of this name, bytes.
+    #[must_use]
+    pub fn tensor_len(&self, name: &str) -> Option<u64> {
+        Some(self.tensors.get(*self.by_name.get(name)?)?.len)
+    }
+
+    /// Fills `out` with bytes of the tensor of this name from `offset`.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when the tensor has no such bytes; those of the file.
+    pub fn read_by_name(&self, name: &str, offset: u64, out: &mut [u8]) -> Result<()> {
+        // No tensor has a number as high as this.
+        self.read(self.by_name.get(name).copied().unwrap_or(usize::MAX), offset, out)
+    }
+
+    /// Whether the file is unchanged since it was opened.
     pub(super) fn unchanged(&self) -> bool {
         match &self.bytes {
             Bytes::Plain(source) => source.unchanged().unwrap_or(false),
