@@ -3,6 +3,7 @@
 use core::arch::x86_64::*;
 
 use super::inputs::{Classes, Low, Segment, States, Words};
+use super::loads::loads;
 use super::scalar::{self, vectorised};
 use super::slots::{Alias, CLASS_BITS, RANKS};
 use super::small::{SMALL_BITS, SMALL_RANKS, SmallStates, SmallTable};
@@ -10,47 +11,11 @@ use super::types::{BLOCK, SMALL_GROUP};
 
 vectorised!("avx2,bmi2,popcnt");
 
-#[inline]
-#[target_feature(enable = "avx2")]
-fn load(from: &[u32; 8]) -> __m256i {
-    // SAFETY: 32 readable bytes, no alignment needed; the processor has AVX2 (`target_feature`).
-    unsafe { _mm256_loadu_si256(from.as_ptr().cast()) }
-}
-
-#[inline]
-#[target_feature(enable = "avx2")]
-fn store(to: &mut [u32; 8], v: __m256i) {
-    // SAFETY: 32 writable bytes, no alignment needed; the processor has AVX2 (`target_feature`).
-    unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), v) }
-}
-
-#[inline]
-#[target_feature(enable = "avx2")]
-fn load_small(from: &[u16; 16]) -> __m256i {
-    // SAFETY: 32 readable bytes, no alignment needed; the processor has AVX2 (`target_feature`).
-    unsafe { _mm256_loadu_si256(from.as_ptr().cast()) }
-}
-
-#[inline]
-#[target_feature(enable = "avx2")]
-fn store_small(to: &mut [u16; 16], v: __m256i) {
-    // SAFETY: 32 writable bytes, no alignment needed; the processor has AVX2 (`target_feature`).
-    unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), v) }
-}
-
-#[inline]
-#[target_feature(enable = "avx2")]
-fn load_bytes(from: &[u8; 32]) -> __m256i {
-    // SAFETY: 32 readable bytes, no alignment needed; the processor has AVX2 (`target_feature`).
-    unsafe { _mm256_loadu_si256(from.as_ptr().cast()) }
-}
-
-#[inline]
-#[target_feature(enable = "avx2")]
-fn store_bytes(to: &mut [u8; 32], v: __m256i) {
-    // SAFETY: 32 writable bytes, no alignment needed; the processor has AVX2 (`target_feature`).
-    unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), v) }
-}
+loads!("avx2", __m256i, _mm256_loadu_si256, _mm256_storeu_si256;
+    load, store: [u32; 8];
+    load_small, store_small: [u16; 16];
+    load_bytes, store_bytes: [u8; 32];
+);
 
 /// For each set of lanes that take up a word, which of the next eight words each lane takes.
 static SPREAD: [[u8; 8]; 256] = spread();

@@ -4,6 +4,7 @@ use core::arch::x86_64::*;
 
 use super::encode::{EncodeTable, SymbolTables, WordsBack};
 use super::inputs::{Classes, Low, Segment, States, Words};
+use super::loads::loads;
 use super::scalar::{self, vectorised};
 use super::slots::{AliasLanes, CLASS_BITS, RANKS};
 use super::small::{SMALL_BITS, SMALL_RANKS, SmallStates, SmallTable};
@@ -14,47 +15,11 @@ const SLOTS: usize = 1 << CLASS_BITS;
 
 vectorised!("avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vbmi2,bmi2,popcnt");
 
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn load_u32(from: &[u32; 16]) -> __m512i {
-    // SAFETY: 64 readable bytes, no alignment needed; the processor has AVX-512 (`target_feature`).
-    unsafe { _mm512_loadu_si512(from.as_ptr().cast()) }
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn store_u32(to: &mut [u32; 16], v: __m512i) {
-    // SAFETY: 64 writable bytes, no alignment needed; the processor has AVX-512 (`target_feature`).
-    unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), v) }
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn load_words(from: &[u16; 32]) -> __m512i {
-    // SAFETY: 64 readable bytes, no alignment needed; the processor has AVX-512 (`target_feature`).
-    unsafe { _mm512_loadu_si512(from.as_ptr().cast()) }
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn store_words(to: &mut [u16; 32], v: __m512i) {
-    // SAFETY: 64 writable bytes, no alignment needed; the processor has AVX-512 (`target_feature`).
-    unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), v) }
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn load_bytes(from: &[u8; 64]) -> __m512i {
-    // SAFETY: 64 readable bytes, no alignment needed; the processor has AVX-512 (`target_feature`).
-    unsafe { _mm512_loadu_si512(from.as_ptr().cast()) }
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn store_bytes(to: &mut [u8; 64], v: __m512i) {
-    // SAFETY: 64 writable bytes, no alignment needed; the processor has AVX-512 (`target_feature`).
-    unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), v) }
-}
+loads!("avx512f", __m512i, _mm512_loadu_si512, _mm512_storeu_si512;
+    load_u32, store_u32: [u32; 16];
+    load_words, store_words: [u16; 32];
+    load_bytes, store_bytes: [u8; 64];
+);
 
 /// Takes up a word in each state that is low; `at` moves over the words taken.
 ///

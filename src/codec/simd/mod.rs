@@ -16,6 +16,8 @@ mod dispatch;
 mod encode;
 mod inputs;
 mod kernel;
+#[cfg(target_arch = "x86_64")]
+mod loads;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod scalar;
