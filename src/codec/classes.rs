@@ -9,7 +9,7 @@
 use super::Packed;
 use super::bits::{BitReader, BitWriter};
 use super::cluster::{self, CLASSES, Counts, class_bits};
-use super::halves::{self, LowHalves, Mode, group_len};
+use super::halves::{self, LowHalves, LowWriter, group_len};
 use super::memory::vec_bytes;
 use super::simd::{
     BLOCK, CLASS_BITS, Chosen, Classes, ESCAPED, EncodeTable, GROUP, Heads, LOW, Low, RANKS, Ranked, SMALL_GROUP,
@@ -30,8 +30,7 @@ const SAMPLE: usize = 4;
 #[derive(Default)]
 pub struct Scratch {
     heads: Vec<u16>,
-    low: Vec<[u8; 2]>,
-    modes: Vec<Mode>,
+    low: LowWriter,
     ranks: Vec<[u8; BLOCK]>,
     residual: Vec<u8>,
     ranked: Vec<Ranked>,
@@ -44,8 +43,7 @@ impl Scratch {
     /// Bytes of memory that it holds.
     pub fn memory(&self) -> usize {
         vec_bytes(&self.heads)
-            + vec_bytes(&self.low)
-            + vec_bytes(&self.modes)
+            + self.low.memory()
             + vec_bytes(&self.ranks)
             + vec_bytes(&self.residual)
             + vec_bytes(&self.ranked)
@@ -73,10 +71,16 @@ pub fn encode(
     let base = scratch.rank(kernel, grain, body, n);
     scratch.sample(n);
     let classing = cluster::classes(&mut scratch.sampled, n.div_ceil(TILE));
-    let low: usize = scratch.modes.iter().zip(tiles(n)).map(|(mode, n)| mode.len(n)).sum();
     // States hold about half of their 32 bits of what was coded.
     let states = 2 * BLOCK;
-    if head.len() + tail.len() + scratch.residual.len() + low + states + (classing.bits / 8) as usize >= limit {
+    if head.len()
+        + tail.len()
+        + scratch.residual.len()
+        + scratch.low.packed_len()
+        + states
+        + (classing.bits / 8) as usize
+        >= limit
+    {
         return false;
     }
     scratch.classes.clear();
@@ -103,7 +107,7 @@ pub fn encode(
     scratch.classes.iter().for_each(|&c| ids.put(c.into(), class_bits(freqs.len())));
     out.extend_from_slice(&ids.finish());
     out.extend_from_slice(&scratch.residual);
-    halves::write_all(&scratch.modes, scratch.low.get(..n).unwrap_or_default(), out);
+    scratch.low.write(out);
     put_words(escapes.iter(), out);
     put_states(&states, out);
     put_words(words.iter(), out);
@@ -148,7 +152,7 @@ impl Scratch {
         self.ranks.resize(count * TILE / BLOCK, [0; BLOCK]);
         self.ranked.clear();
         self.residual.clear();
-        self.modes.clear();
+        self.low.clear();
         let ranks = self.ranks.as_chunks_mut::<{ TILE / BLOCK }>().0;
         if grain.log2_width == 0 {
             for (ranks, body) in ranks.iter_mut().zip(body.chunks(TILE)) {
@@ -160,13 +164,7 @@ impl Scratch {
         // What lies behind the last number counts as 0.
         self.heads.resize(count * TILE, 0);
         self.heads.get_mut(n..).unwrap_or_default().fill(0);
-        if grain.log2_width == 1 {
-            kernel.split16(body.as_chunks().0, &mut self.heads);
-        } else {
-            self.low.resize(n, [0; 2]);
-            kernel.split32(body.as_chunks().0, &mut self.heads, &mut self.low);
-            self.modes.extend(self.low.chunks(TILE).map(Mode::best));
-        }
+        self.low.split(kernel, grain, body, &mut self.heads);
         let heads = self.heads.as_chunks::<TILE>().0;
         let base = window(heads, 2 * step(count));
         for ((heads, ranks), n) in heads.iter().zip(ranks).zip(tiles(n)) {
@@ -190,18 +188,18 @@ impl Scratch {
     /// Makes ranks that their class cannot code escapes; gives the heads of all escapes in order.
     fn escape(&mut self, freqs: &[[u16; RANKS]], n: usize) -> Vec<u16> {
         let mut escapes = Vec::new();
-        let live: Vec<u32> = freqs
+        let codable: Vec<u32> = freqs
             .iter()
             .map(|f| f.iter().enumerate().fold(0, |mask, (rank, &f)| mask | u32::from(rank > 0 && f > 0) << rank))
             .collect();
         let tile = self.ranks.as_chunks_mut::<{ TILE / BLOCK }>().0.iter_mut().zip(self.heads.as_chunks::<TILE>().0);
         for (((ranks, heads), (ranked, &class)), n) in tile.zip(self.ranked.iter().zip(&self.classes)).zip(tiles(n)) {
-            let live = live.get(usize::from(class)).copied().unwrap_or(0);
-            if ranked.mask & !live == 0 {
+            let codable = codable.get(usize::from(class)).copied().unwrap_or(0);
+            if ranked.mask & !codable == 0 {
                 continue;
             }
             for (rank, &head) in ranks.as_flattened_mut().iter_mut().zip(heads).take(n) {
-                if live >> *rank & 1 == 0 {
+                if codable >> *rank & 1 == 0 {
                     *rank = 0;
                     escapes.push(head);
                 }
@@ -335,10 +333,7 @@ pub fn decode(kernel: Chosen, packed: Packed<'_>, out: &mut [u8]) -> Result<(), 
     let low = if grain.log2_width == 2 { LowHalves::read(&mut fields, n)? } else { LowHalves::default() };
     let escapes = fields.bytes(escapes.saturating_mul(2))?;
     let (states, rest) = States::read(fields.rest())?;
-    if rest.len() != words_len {
-        return Err(Damage::new("length of the coded words", words_len as u64, rest.len() as u64));
-    }
-    let words = packed.last(words_len).ok_or(Damage::new("padding behind a chunk", 1, 0))?;
+    let words = packed.coded(rest, words_len)?;
     let mut decoder = Decoder {
         kernel,
         classes: Classes::new(kernel, freqs),

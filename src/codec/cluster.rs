@@ -65,8 +65,8 @@ pub fn classes(sampled: &mut [(u32, Counts)], tiles: usize) -> Classing {
     let scale = |bits: u64| (bits * tiles as u64 / sampled.len().max(1) as u64) >> 16;
     let cost = |a: usize, b: usize| {
         let counts = range(a, b);
-        let live = counts.iter().filter(|&&c| c > 0).count() as u64;
-        scale(entropy(&counts)) + BITS_PER_TABLE + BITS_PER_RANK * live
+        let distinct = counts.iter().filter(|&&c| c > 0).count() as u64;
+        scale(entropy(&counts)) + BITS_PER_TABLE + BITS_PER_RANK * distinct
     };
     // best[k][b]: the first b bins in k + 1 classes, and where the last of them begins.
     let mut best = [[(u64::MAX, 0_usize); BINS + 1]; CLASSES];

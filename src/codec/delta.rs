@@ -3,13 +3,13 @@
 //! What training changes has about one size everywhere, so in units of a number's last place the difference depends on the
 //! exponent, which the base tells. Written out in [`crate::format::native`], section "delta".
 
-use super::bits::{BitReader, BitWriter};
+use super::Packed;
 use super::difference::subtract;
-use super::entropy::{entropy, log2};
+use super::entropy::entropy;
 use super::memory::vec_bytes;
 use super::simd::{BLOCK, Chosen, Columns, LOW, Op, SYMBOLS, Segment, States, SymbolTables, WordsBack};
+use super::tables::{self, TableSet};
 use super::wire::{Fields, put_states, put_words};
-use super::{Packed, tables};
 use crate::error::Damage;
 
 /// Groups of contexts, at most.
@@ -98,13 +98,9 @@ pub fn encode(
     if coded as usize + scratch.extra.len() + 4 * BLOCK >= limit {
         return false;
     }
-    let mut live = [false; SYMBOLS];
-    for table in &counts {
-        live.iter_mut().zip(table).for_each(|(live, &c)| *live |= c > 0);
-    }
     let bits = if n >= 1 << 15 { 12 } else { 11 };
-    let freqs: Vec<[u16; SYMBOLS]> = counts.iter().map(|table| tables::frequencies(table, &live, bits)).collect();
-    let states = scratch.code(kernel, bits, &freqs);
+    let tables = TableSet::new(&counts, bits);
+    let states = scratch.code(kernel, bits, &tables.freqs);
 
     let tail = n << plan.log2_width;
     out.clear();
@@ -114,12 +110,9 @@ pub fn encode(
     out.extend_from_slice(&bounds);
     out.extend_from_slice(&(2 * scratch.words.words().len() as u32).to_le_bytes());
     out.extend_from_slice(&(scratch.extra.len() as u32).to_le_bytes());
-    let mut writer = BitWriter::default();
-    live.iter().for_each(|&live| writer.put(live.into(), 1));
-    freqs.iter().for_each(|f| tables::write(f, &live, &mut writer));
-    let written = writer.finish();
-    out.extend_from_slice(&(written.len() as u32).to_le_bytes());
-    out.extend_from_slice(&written);
+    let tables = tables.to_bytes();
+    out.extend_from_slice(&(tables.len() as u32).to_le_bytes());
+    out.extend_from_slice(&tables);
     out.extend_from_slice(scratch.moved.get(tail..).unwrap_or_default());
     out.extend_from_slice(&scratch.extra);
     put_states(&states, out);
@@ -228,11 +221,7 @@ const SYMBOL_BITS: u32 = SYMBOLS.ilog2();
 /// Where groups begin, but for the first, of bins that are given by their first context and counts.
 fn best_groups(bins: &[(u8, [u32; SYMBOLS])]) -> Vec<u8> {
     let n = bins.len();
-    let mut live = [false; SYMBOLS];
-    for (_, counts) in bins {
-        live.iter_mut().zip(counts).for_each(|(live, &c)| *live |= c > 0);
-    }
-    let all = live.iter().filter(|live| **live).count() as u64;
+    let all = tables::present(bins.iter().map(|(_, counts)| counts)).iter().filter(|present| **present).count() as u64;
     // Bits of a table for bins a to b.
     let mut single = vec![vec![0_u64; n + 1]; n];
     for (a, single) in single.iter_mut().enumerate() {
@@ -240,14 +229,8 @@ fn best_groups(bins: &[(u8, [u32; SYMBOLS])]) -> Vec<u8> {
         for (b, cost) in single.iter_mut().enumerate().skip(a + 1) {
             let Some((_, counts)) = bins.get(b - 1) else { continue };
             sum.iter_mut().zip(counts).for_each(|(sum, c)| *sum += c);
-            let (mut own, mut total, mut each) = (0, 0_u32, 0_u64);
-            for &c in sum.iter().filter(|c| **c > 0) {
-                own += 1;
-                total += c;
-                each += u64::from(c) * log2(c);
-            }
-            let symbols = (u64::from(total) * log2(total)).saturating_sub(each) >> 16;
-            *cost = symbols + BITS_PER_SYMBOL * own + BITS_PER_ABSENT * (all - own);
+            let own = sum.iter().filter(|&&c| c > 0).count() as u64;
+            *cost = (entropy(&sum) >> 16) + BITS_PER_SYMBOL * own + BITS_PER_ABSENT * (all - own);
         }
     }
     let of = |a: usize, b: usize| single.get(a).and_then(|s| s.get(b)).copied().unwrap_or(u64::MAX);
@@ -309,17 +292,13 @@ pub fn decode(
         last = bound;
     }
     let (words_len, extra_len, tables_len) = (fields.len32()?, fields.len32()?, fields.len32()?);
-    let mut reader = BitReader::new(fields.bytes(tables_len)?);
-    tables::read_all(&mut reader, bounds.len() + 1, bits, &mut scratch.tables)?;
+    tables::read_all(fields.bytes(tables_len)?, bounds.len() + 1, bits, &mut scratch.tables)?;
     let n = out.len() >> log2_width;
     let (body, tail) = out.split_at_mut(n << log2_width);
     tail.copy_from_slice(fields.bytes(tail.len())?);
     let extra = fields.bytes(extra_len)?;
     let (mut states, rest) = States::read(fields.rest())?;
-    if rest.len() != words_len {
-        return Err(Damage::new("length of the coded words", words_len as u64, rest.len() as u64));
-    }
-    let mut words = packed.last(words_len).ok_or(Damage::new("padding behind a chunk", 1, 0))?;
+    let mut words = packed.coded(rest, words_len)?;
 
     let mut extra = Extra(extra);
     let width = 1 << log2_width;

@@ -6,7 +6,7 @@
 
 use super::Packed;
 use super::entropy::log2;
-use super::halves::{self, LowHalves, Mode};
+use super::halves::{LowHalves, LowWriter};
 use super::memory::vec_bytes;
 use super::simd::{BLOCK, Chosen, SMALL_BITS, SMALL_LOW, SMALL_RANKS, SmallStates, SmallTable, TILE};
 use super::wire::{Fields, Grain};
@@ -25,15 +25,14 @@ const NONE: u8 = u8::MAX;
 #[derive(Default)]
 pub struct Scratch {
     heads: Vec<u16>,
-    low: Vec<[u8; 2]>,
-    modes: Vec<Mode>,
+    low: LowWriter,
     bytes: Vec<u8>,
 }
 
 impl Scratch {
     /// Bytes of memory that it holds.
     pub fn memory(&self) -> usize {
-        vec_bytes(&self.heads) + vec_bytes(&self.low) + vec_bytes(&self.modes) + vec_bytes(&self.bytes)
+        vec_bytes(&self.heads) + self.low.memory() + vec_bytes(&self.bytes)
     }
 }
 
@@ -52,17 +51,9 @@ pub fn encode(
         return false;
     }
     scratch.heads.resize(n, 0);
-    scratch.modes.clear();
-    if grain.log2_width == 1 {
-        kernel.split16(body.as_chunks().0, &mut scratch.heads);
-    } else {
-        scratch.low.resize(n, [0; 2]);
-        kernel.split32(body.as_chunks().0, &mut scratch.heads, &mut scratch.low);
-        scratch.modes.extend(scratch.low.chunks(TILE).map(Mode::best));
-    }
+    scratch.low.split(kernel, grain, body, &mut scratch.heads);
     let (ranks, bits) = choose(&count(&scratch.heads));
-    let low: usize = scratch.modes.iter().zip(scratch.low.chunks(TILE)).map(|(m, low)| m.len(low.len())).sum();
-    if head.len() + tail.len() + n + low + (bits / 8) as usize >= limit {
+    if head.len() + tail.len() + n + scratch.low.packed_len() + (bits / 8) as usize >= limit {
         return false;
     }
     let Some(table) = SmallTable::new(&ranks) else { return false };
@@ -78,7 +69,7 @@ pub fn encode(
     out.extend_from_slice(head);
     out.extend_from_slice(tail);
     out.extend(scratch.heads.iter().map(|h| (h & 0x7f) as u8 | (h >> 8 & 0x80) as u8));
-    halves::write_all(&scratch.modes, scratch.low.get(..n).unwrap_or_default(), out);
+    scratch.low.write(out);
     out.extend_from_slice(&exceptions);
     out.extend(states.0.iter().flat_map(|x| x.to_le_bytes()));
     out.extend(scratch.bytes.iter().rev());
@@ -234,10 +225,7 @@ pub fn decode(kernel: Chosen, packed: Packed<'_>, out: &mut [u8]) -> Result<(), 
     let mut low = if grain.log2_width == 2 { LowHalves::read(&mut fields, n)? } else { LowHalves::default() };
     let exceptions = fields.bytes(exceptions_len)?;
     let (mut states, rest) = SmallStates::read(fields.rest())?;
-    if rest.len() != words_len {
-        return Err(Damage::new("length of the coded bytes", words_len as u64, rest.len() as u64));
-    }
-    let mut words = packed.last(words_len).ok_or(Damage::new("padding behind a chunk", 1, 0))?;
+    let mut words = packed.coded(rest, words_len)?;
     let mut run = |residual: &[u8], out: &mut [[u8; 2]]| {
         let short = Damage::new("coded bytes enough for a block", 1, 0);
         let (blocks, last) = residual.as_chunks();

@@ -11,7 +11,7 @@ use super::grouping::{Grouping, Row, choose, cost};
 use super::halves::group_len;
 use super::memory::vec_bytes;
 use super::simd::{BLOCK, Chosen, Columns, LOW, SYMBOLS, Segment, States, SymbolTables, TILE, WordsBack};
-use super::tables;
+use super::tables::{self, TableSet};
 use super::wire::{Fields, Grain, put_states, put_words};
 use crate::error::Damage;
 
@@ -83,13 +83,9 @@ pub fn encode(
     if fixed + ((cost(&counts, 1) + grouping.id_bits()) / 8) as usize >= limit {
         return false;
     }
-    let mut live = [false; SYMBOLS];
-    for table in &counts {
-        live.iter_mut().zip(table).for_each(|(live, &c)| *live |= c > 0);
-    }
     let bits = if grouping.shape.1 > 4 && plan.bits == 11 { 10 } else { plan.bits };
-    let freqs: Vec<[u16; SYMBOLS]> = counts.iter().map(|table| tables::frequencies(table, &live, bits)).collect();
-    let states = scratch.code(kernel, bits, &grouping, &freqs);
+    let tables = TableSet::new(&counts, bits);
+    let states = scratch.code(kernel, bits, &grouping, &tables.freqs);
 
     out.clear();
     out.push(plan.grain.to_byte());
@@ -99,12 +95,9 @@ pub fn encode(
     out.extend_from_slice(&base.to_le_bytes());
     out.extend_from_slice(&(2 * scratch.words.words().len() as u32).to_le_bytes());
     out.extend_from_slice(&(scratch.escapes.len() as u32).to_le_bytes());
-    let mut bits = BitWriter::default();
-    live.iter().for_each(|&live| bits.put(live.into(), 1));
-    freqs.iter().for_each(|f| tables::write(f, &live, &mut bits));
-    let bits = bits.finish();
-    out.extend_from_slice(&(bits.len() as u32).to_le_bytes());
-    out.extend_from_slice(&bits);
+    let tables = tables.to_bytes();
+    out.extend_from_slice(&(tables.len() as u32).to_le_bytes());
+    out.extend_from_slice(&tables);
     out.extend_from_slice(head);
     out.extend_from_slice(tail);
     for (ids, groups) in [(&grouping.columns, grouping.shape.1), (&grouping.rows, grouping.shape.0)] {
@@ -256,8 +249,7 @@ pub fn decode(kernel: Chosen, packed: Packed<'_>, out: &mut [u8], scratch: &mut 
     let base = fields.u16()?;
     let (words_len, escapes_len) = (fields.len32()?, fields.len32()?);
     let tables_len = fields.len32()?;
-    let mut reader = BitReader::new(fields.bytes(tables_len)?);
-    tables::read_all(&mut reader, of_rows * of_columns, bits, &mut scratch.tables)?;
+    tables::read_all(fields.bytes(tables_len)?, of_rows * of_columns, bits, &mut scratch.tables)?;
     let (head, body, tail) = grain.split_mut(out);
     head.copy_from_slice(fields.bytes(head.len())?);
     tail.copy_from_slice(fields.bytes(tail.len())?);
@@ -278,10 +270,7 @@ pub fn decode(kernel: Chosen, packed: Packed<'_>, out: &mut [u8], scratch: &mut 
         return Err(Damage::new("bytes of escapes, even", escapes_len as u64 + 1, escapes_len as u64));
     }
     let (mut states, rest) = States::read(fields.rest())?;
-    if rest.len() != words_len {
-        return Err(Damage::new("length of the coded words", words_len as u64, rest.len() as u64));
-    }
-    let mut words = packed.last(words_len).ok_or(Damage::new("padding behind a chunk", 1, 0))?;
+    let mut words = packed.coded(rest, words_len)?;
     let offsets: Vec<u32> = columns.iter().map(|&c| u32::from(c) << bits).collect();
     let columns = Columns::new(&offsets);
 

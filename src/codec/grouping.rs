@@ -1,7 +1,7 @@
 //! Which rows and columns of symbols share a table: the grouping of the smallest estimate.
 
 use super::cluster::class_bits;
-use super::entropy::{entropy, log2};
+use super::entropy::entropy;
 use super::groups;
 use super::simd::{BLOCK, Chosen, FEATURES, Histogram, SYMBOLS};
 
@@ -103,11 +103,8 @@ pub fn cost(counts: &Counts, step: usize) -> u64 {
     counts
         .iter()
         .map(|table| {
-            let total: u32 = table.iter().sum();
-            let live = table.iter().filter(|&&c| c > 0).count() as u64;
-            let each: u64 = table.iter().filter(|&&c| c > 0).map(|&c| u64::from(c) * log2(c)).sum();
-            let coded = (u64::from(total) * log2(total)).saturating_sub(each) >> 16;
-            coded * step as u64 + BITS_PER_TABLE + BITS_PER_SYMBOL * live
+            let distinct = table.iter().filter(|&&c| c > 0).count() as u64;
+            (entropy(table) >> 16) * step as u64 + BITS_PER_TABLE + BITS_PER_SYMBOL * distinct
         })
         .sum()
 }
