@@ -1,16 +1,16 @@
-//! The low halves of four-byte floats, tile by tile: seldom worth a coder, but often partly zero, where a float was made
-//! from a shorter one.
+//! The low halves of four-byte floats, tile by tile: seldom worth a coder, but often partly zero,
+//! where a float was made from a shorter one.
 
 use super::bits::BitWriter;
 use super::memory::vec_bytes;
-use super::simd::{BLOCK, Chosen, SMALL_GROUP, TILE, small_residual_row};
-use super::wire::{Fields, Grain};
+use super::simd::{AvailableKernel, BLOCK, SMALL_GROUP, TILE, small_residual_row};
+use super::wire::{Fields, Stride};
 use crate::error::Damage;
 
 /// Modes in a byte.
 const MODES: usize = 4;
 
-/// What is stored of each low half of a tile.
+/// How many bits of each low half of a tile are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 enum LowMode {
@@ -18,9 +18,9 @@ enum LowMode {
     Whole = 0,
     /// The upper byte; the lower is zero.
     UpperByte = 1,
-    /// The top three bits, the others are zero: it was an F16.
+    /// The top three bits; the others are zero, as in floats converted from F16.
     ThreeBits = 2,
-    /// Nothing, it is zero: it was a BF16.
+    /// None: all bits are zero, as in floats converted from BF16.
     Nothing = 3,
 }
 
@@ -56,8 +56,8 @@ impl LowMode {
     }
 }
 
-/// Bytes of a group of a few bits a number, of which a whole tile takes `whole`: a tile that is not whole has a byte for
-/// each number if that is shorter.
+/// Bytes of a group of a few bits a number, of which a whole tile takes `whole`: a tile that is not
+/// whole has a byte for each number if that is shorter.
 pub const fn group_len(n: usize, whole: usize) -> usize {
     if n < whole { n } else { whole }
 }
@@ -104,7 +104,8 @@ fn write(mode: LowMode, low: &[[u8; 2]], out: &mut Vec<u8>) {
     }
 }
 
-/// The low halves of as many numbers as `out` has, at most a tile, from `bytes`, whose length is the mode's.
+/// The low halves of as many numbers as `out` has, at most a tile, from `bytes`, whose length is
+/// the mode's.
 fn read(mode: LowMode, bytes: &[u8], out: &mut [[u8; 2]]) {
     match mode {
         LowMode::Whole => out.as_flattened_mut().copy_from_slice(bytes),
@@ -139,13 +140,14 @@ impl LowWriter {
         self.modes.clear();
     }
 
-    /// Splits the numbers of two or four bytes in `body` into high halves, for `heads`, and low halves.
-    pub fn split(&mut self, kernel: Chosen, grain: Grain, body: &[u8], heads: &mut [u16]) {
+    /// Splits the numbers of two or four bytes in `body` into high halves, for `heads`, and low
+    /// halves.
+    pub fn split(&mut self, kernel: AvailableKernel, stride: Stride, body: &[u8], heads: &mut [u16]) {
         self.clear();
-        if grain.log2_width == 1 {
+        if stride.log2_width == 1 {
             kernel.split16(body.as_chunks().0, heads);
         } else {
-            self.low.resize(body.len() / grain.width(), [0; 2]);
+            self.low.resize(body.len() / stride.width(), [0; 2]);
             kernel.split32(body.as_chunks().0, heads, &mut self.low);
             self.modes.extend(self.low.chunks(TILE).map(LowMode::best));
         }
@@ -164,7 +166,7 @@ impl LowWriter {
         self.modes.iter().zip(self.low.chunks(TILE)).for_each(|(&mode, low)| write(mode, low, out));
     }
 
-    /// Bytes of memory that it holds.
+    /// Bytes of memory held.
     pub fn memory(&self) -> usize {
         vec_bytes(&self.low) + vec_bytes(&self.modes)
     }
@@ -192,7 +194,7 @@ impl<'a> LowHalves<'a> {
     }
 
     /// Joins the next tile's low halves with the high ones.
-    pub fn join(&mut self, kernel: Chosen, high: &[[u8; 2]], out: &mut [[u8; 4]]) {
+    pub fn join(&mut self, kernel: AvailableKernel, high: &[[u8; 2]], out: &mut [[u8; 4]]) {
         let mode = self.mode(self.at);
         self.at += 1;
         let (bytes, rest) = self.bytes.split_at_checked(mode.len(high.len())).unwrap_or((&[], &[]));

@@ -1,4 +1,4 @@
-//! Frequencies of the symbols of a table: how they are chosen, written and read.
+//! Frequency tables: normalising counts, writing and reading.
 
 #![expect(clippy::indexing_slicing, reason = "indices are symbols, ranks and slots, bounded by the arrays they index")]
 
@@ -15,8 +15,9 @@ fn storable(f: u32) -> u32 {
     f >> drop << drop
 }
 
-/// Frequencies near `counts`, with the sum 2^`bits`, as [`write`] stores them; 0 only where the count is 0.
-/// Integer arithmetic alone, so that every machine finds the same. All counts 0 give the whole to symbol 0.
+/// Frequencies near `counts`, with the sum 2^`bits`, as [`write`] stores them; 0 only where the
+/// count is 0. Integer arithmetic alone, so that every machine finds the same. All counts 0 give
+/// the whole to symbol 0.
 pub fn normalise(counts: &[u32], bits: u32, freqs: &mut [u16]) {
     let slots = 1_u64 << bits;
     let total: u64 = counts.iter().map(|&c| u64::from(c)).sum();
@@ -30,7 +31,8 @@ pub fn normalise(counts: &[u32], bits: u32, freqs: &mut [u16]) {
     for (f, &c) in freqs.iter_mut().zip(counts) {
         if c > 0 {
             let exact = u64::from(c) * slots;
-            // Rounded to the nearest storable value; what that adds up to is taken from the largest.
+            // Rounded to the nearest storable value; what that adds up to is taken from the
+            // largest.
             let mut share = (exact / total) as u32;
             let drop = (32 - share.leading_zeros()).saturating_sub(SIGNIFICANT);
             let half = if drop == 0 { u64::from(exact % total * 2 >= total) as u32 } else { 1 << (drop - 1) };
@@ -41,7 +43,8 @@ pub fn normalise(counts: &[u32], bits: u32, freqs: &mut [u16]) {
     }
     sum -= u64::from(freqs[implied]);
     while sum >= slots {
-        // Too many symbols were lifted to one slot: the largest of the others gives up its next step.
+        // Too many symbols were lifted to one slot: the largest of the others gives up its next
+        // step.
         let Some(most) = (0..freqs.len()).filter(|&i| i != implied && freqs[i] > 1).max_by_key(|&i| freqs[i]) else {
             break;
         };
@@ -59,7 +62,8 @@ fn largest(counts: &[u32]) -> Option<usize> {
 
 /// Writes frequencies that [`normalise`] has made; `present` says which symbols may occur.
 pub fn write(freqs: &[u16], present: &[bool], out: &mut BitWriter) {
-    // One frequency is not stored but is what the others leave: the only one that need not be storable.
+    // One frequency is not stored but is what the others leave: the only one that need not be
+    // storable.
     let implied = (0..freqs.len())
         .find(|&i| storable(u32::from(freqs[i])) != u32::from(freqs[i]))
         .or_else(|| (0..freqs.len()).rev().filter(|&i| present[i]).max_by_key(|&i| freqs[i]))
@@ -94,7 +98,8 @@ pub fn write(freqs: &[u16], present: &[bool], out: &mut BitWriter) {
 /// Reads frequencies and checks that they sum to 2^`bits`.
 ///
 /// # Errors
-/// [`Damage`] when the bits end, a length is above 12, the implied symbol may not occur, or the sum is wrong.
+/// [`Damage`] when the bits end, a length is above 12, the implied symbol may not occur, or the sum
+/// is wrong.
 pub fn read(bits: u32, present: &[bool], input: &mut BitReader<'_>, freqs: &mut [u16]) -> Result<(), Damage> {
     let implied = input.take(index_bits(freqs.len()))? as usize;
     if !present.get(implied).copied().unwrap_or(false) {
@@ -152,7 +157,8 @@ pub fn present<'a>(counts: impl IntoIterator<Item = &'a [u32; SYMBOLS]>) -> [boo
 /// Several tables of 2^`bits` slots each, over the symbols that occur in any of them.
 #[derive(Debug)]
 pub struct TableSet {
-    /// Frequencies, as [`normalise`] finds them. A table without counts gives all slots to one symbol.
+    /// Frequencies, as [`normalise`] finds them. A table without counts gives all slots to one
+    /// symbol.
     pub freqs: Vec<[u16; SYMBOLS]>,
     present: [bool; SYMBOLS],
 }
@@ -173,7 +179,8 @@ impl TableSet {
         Self { freqs: freqs.collect(), present }
     }
 
-    /// The tables as they are stored: a bit for each symbol, set when it occurs, then each table by [`write`].
+    /// The tables as they are stored: a bit for each symbol, set when it occurs, then each table by
+    /// [`write`].
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bits = BitWriter::default();
         self.present.iter().for_each(|&present| bits.put(present.into(), 1));
@@ -182,7 +189,8 @@ impl TableSet {
     }
 }
 
-/// Expands the `count` tables of 2^`bits` slots in `bytes`, as [`TableSet::to_bytes`] gives them, into `tables`.
+/// Expands the `count` tables of 2^`bits` slots in `bytes`, as [`TableSet::to_bytes`] gives them,
+/// into `tables`.
 ///
 /// # Errors
 /// Those of [`read`].

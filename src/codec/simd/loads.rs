@@ -8,8 +8,8 @@ macro_rules! loads {
             #[target_feature(enable = $features)]
             fn $load(from: &$array) -> $vector {
                 const { assert!(size_of::<$array>() == size_of::<$vector>()) };
-                // SAFETY: a vector's bytes are readable, which the assertion says, and need no alignment; the processor has
-                // the instruction (`target_feature`).
+                // SAFETY: a vector's bytes are readable, which the assertion says, and need no
+                // alignment; the processor has the instruction (`target_feature`).
                 unsafe { $loads(from.as_ptr().cast()) }
             }
 
