@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::difference::{add, subtract};
-use super::simd::{Chosen, Op};
+use super::simd::{AvailableKernel, Op};
 use super::tests::{KINDS, kernels, random_bytes, weights_of};
 use super::*;
 use crate::error::Damage;
@@ -96,13 +96,15 @@ fn unpack_with(
     fill: u8,
     scratch: &mut Scratch,
 ) -> Result<Vec<u8>, Damage> {
-    // No byte more than promised, spare capacity included: AddressSanitizer sees the first one that is read beyond.
+    // No byte more than promised, spare capacity included: AddressSanitizer sees the first one that
+    // is read beyond.
     let buf = [packed, &[fill; PAD]].concat();
     let mut out = vec![!fill; raw_len];
     decode_against(codec, Packed::new(&buf, packed.len()).unwrap(), base, &mut out, scratch).map(|()| out)
 }
 
-/// Encodes on every kernel, checks the promises of [`encode_against`], and gives what they all wrote.
+/// Encodes on every kernel, checks the promises of [`encode_against`], and gives what they all
+/// wrote.
 fn check(
     numbers: Numbers,
     (raw, base): (&[u8], &[u8]),
@@ -233,7 +235,7 @@ fn specified(op: Op, x: u64, y: u64, bits: u32) -> u64 {
 }
 
 /// Checks all `xs` against one `y`.
-fn check_differences(bits: u32, y: u64, xs: &[u64], kernel: Chosen) {
+fn check_differences(bits: u32, y: u64, xs: &[u64], kernel: AvailableKernel) {
     let width = bits as usize / 8;
     let bytes = |n: u64| n.to_le_bytes()[..width].to_vec();
     let raw: Vec<u8> = xs.iter().flat_map(|&x| bytes(x)).collect();
@@ -292,7 +294,7 @@ type Sample = (Codec, Vec<u8>, Vec<u8>, Vec<u8>);
 
 /// Small chunks of every codec with a base, in every form: (codec, packed, base, raw).
 fn samples() -> Vec<Sample> {
-    let kernel = Chosen::best();
+    let kernel = AvailableKernel::detect();
     let mut cases = vec![(Codec::Base, vec![0], random_bytes(300, 1), random_bytes(300, 1))];
     // As large as the base's exponent is odd or even, so that there are groups.
     let base: Vec<u8> = weights_of(Numbers::Bf16 { row: 0 }, 6001, 3)[..12_001].to_vec();
@@ -301,7 +303,7 @@ fn samples() -> Vec<Sample> {
         let by = u64::from(noise[i]) % if y >> 7 & 1 == 1 { 3 } else { 100 };
         y.wrapping_add(by) ^ if i == 70 { 0x7fff } else { 0 }
     });
-    let plan = delta::Plan { op: Op::Mirrored, log2_width: 1, shift: 7 };
+    let plan = delta::DeltaParams { op: Op::Mirrored, log2_width: 1, shift: 7 };
     let mut packed = Vec::new();
     assert!(delta::encode(kernel, plan, (&raw, &base), usize::MAX, &mut packed, &mut Default::default()));
     cases.push((Codec::Delta, packed, base, raw));
@@ -316,7 +318,7 @@ fn samples() -> Vec<Sample> {
                 "odd" => Op::Xor,
                 _ => continue,
             };
-            let plan = delta::Plan { op, log2_width, shift };
+            let plan = delta::DeltaParams { op, log2_width, shift };
             let mut packed = Vec::new();
             let whole = delta::encode(kernel, plan, (&raw, &base), usize::MAX, &mut packed, &mut Default::default());
             assert!(whole, "{name}");
@@ -333,7 +335,7 @@ fn samples() -> Vec<Sample> {
                 "shifted" => (Op::Wrapping, false),
                 _ => continue,
             };
-            let plan = difference::Plan { op, log2_width, sparse };
+            let plan = difference::DifferenceParams { op, log2_width, sparse };
             let (mut packed, mut space) = (Vec::new(), difference::Scratch::default());
             let (mut planes, mut zstd) = (plane::Scratch::default(), zstd::Scratch::default());
             let space = (&mut space, &mut planes, &mut zstd);

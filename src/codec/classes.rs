@@ -1,22 +1,22 @@
-//! Floats whose exponents and top bits of mantissa are entropy coded with a few tables, of which each tile of 512 numbers
-//! chooses one: BF16, the high half of F32, and floats of eight bits.
+//! Floats whose exponents and top bits of mantissa are entropy coded with a few tables, of which
+//! each tile of 512 numbers chooses one: BF16, the high half of F32, and floats of eight bits.
 //!
-//! A BF16 number is its rank (exponent and top bit of the mantissa) and seven bits that are stored as they are. Why so
-//! and not more: coding further bits of the mantissa gains a tenth of a percent and costs a third of the speed; one table
-//! for a chunk costs half a percent; more classes or smaller tiles cost what they gain. Written out in
-//! [`crate::format::native`], section "classes".
+//! A BF16 number is its rank (exponent and top bit of the mantissa) and seven bits that are stored
+//! as they are. Why so and not more: coding further bits of the mantissa gains a tenth of a percent
+//! and costs a third of the speed; one table for a chunk costs half a percent; more classes or
+//! smaller tiles cost what they gain. Written out in [`crate::format::native`], section "classes".
 
 use super::Packed;
 use super::bits::{BitReader, BitWriter};
-use super::cluster::{self, CLASSES, Counts, class_bits};
-use super::halves::{self, LowHalves, Mode, group_len};
+use super::cluster::{self, CLASSES, RankCounts, class_bits};
+use super::halves::{self, LowHalves, LowWriter, group_len};
 use super::memory::vec_bytes;
 use super::simd::{
-    BLOCK, CLASS_BITS, Chosen, Classes, ESCAPED, EncodeTable, GROUP, Heads, LOW, Low, RANKS, Ranked, SMALL_GROUP,
-    States, TILE, WINDOW, Words, WordsBack,
+    AvailableKernel, BLOCK, CLASS_BITS, ClassTables, ESCAPED, EncodeTable, GROUP, Heads, LOW, RANKS, Ranked,
+    ReverseWords, SMALL_GROUP, States, TILE, TileLow, WINDOW, Words,
 };
 use super::tables;
-use super::wire::{Fields, Grain, put_states, put_words};
+use super::wire::{Fields, Stride, put_states, put_words};
 use crate::error::Damage;
 
 /// Widths of numbers that this codec has: 1, 2 and 4 bytes.
@@ -26,26 +26,24 @@ const LAST_BASE: u16 = 512 - WINDOW;
 /// Every fourth tile is counted before tables are made, and for the window every eighth.
 const SAMPLE: usize = 4;
 
-/// Memory that is used again.
+/// Buffers reused from chunk to chunk.
 #[derive(Default)]
 pub struct Scratch {
     heads: Vec<u16>,
-    low: Vec<[u8; 2]>,
-    modes: Vec<Mode>,
+    low: LowWriter,
     ranks: Vec<[u8; BLOCK]>,
     residual: Vec<u8>,
     ranked: Vec<Ranked>,
     classes: Vec<u8>,
-    sampled: Vec<(u32, Counts)>,
-    words: WordsBack,
+    sampled: Vec<(u32, RankCounts)>,
+    words: ReverseWords,
 }
 
 impl Scratch {
-    /// Bytes of memory that it holds.
+    /// Bytes of memory held.
     pub fn memory(&self) -> usize {
         vec_bytes(&self.heads)
-            + vec_bytes(&self.low)
-            + vec_bytes(&self.modes)
+            + self.low.memory()
             + vec_bytes(&self.ranks)
             + vec_bytes(&self.residual)
             + vec_bytes(&self.ranked)
@@ -55,39 +53,45 @@ impl Scratch {
     }
 }
 
-/// The packed bytes of `raw` in `out` (replaced); `false` when they would not be fewer than `limit`, which is mostly known
-/// before anything is coded.
+/// The packed bytes of `raw` in `out` (replaced); `false` when they would not be fewer than
+/// `limit`, which is mostly known before anything is coded.
 pub fn encode(
-    kernel: Chosen,
-    grain: Grain,
+    kernel: AvailableKernel,
+    stride: Stride,
     raw: &[u8],
     limit: usize,
     out: &mut Vec<u8>,
     scratch: &mut Scratch,
 ) -> bool {
-    let (head, body, tail) = grain.split(raw);
-    let n = body.len() / grain.width();
+    let (head, body, tail) = stride.split(raw);
+    let n = body.len() / stride.width();
     if n == 0 {
         return false;
     }
-    let base = scratch.rank(kernel, grain, body, n);
+    let base = scratch.rank(kernel, stride, body, n);
     scratch.sample(n);
     let classing = cluster::classes(&mut scratch.sampled, n.div_ceil(TILE));
-    let low: usize = scratch.modes.iter().zip(tiles(n)).map(|(mode, n)| mode.len(n)).sum();
     // States hold about half of their 32 bits of what was coded.
     let states = 2 * BLOCK;
-    if head.len() + tail.len() + scratch.residual.len() + low + states + (classing.bits / 8) as usize >= limit {
+    if head.len()
+        + tail.len()
+        + scratch.residual.len()
+        + scratch.low.packed_len()
+        + states
+        + (classing.bits / 8) as usize
+        >= limit
+    {
         return false;
     }
     scratch.classes.clear();
     scratch.classes.extend(scratch.ranked.iter().map(|r| classing.class_of(r.sum)));
-    let freqs: Vec<[u16; RANKS]> = classing.counts.iter().map(|counts| frequencies(grain, *counts)).collect();
-    let escapes = if grain.log2_width == 0 { Vec::new() } else { scratch.escape(&freqs, n) };
+    let freqs: Vec<[u16; RANKS]> = classing.counts.iter().map(|counts| frequencies(stride, *counts)).collect();
+    let escapes = if stride.log2_width == 0 { Vec::new() } else { scratch.escape(&freqs, n) };
     let states = scratch.code(kernel, &freqs, n);
     let words = scratch.words.words();
 
     out.clear();
-    out.push(grain.to_byte());
+    out.push(stride.to_byte());
     out.push((freqs.len() - 1) as u8);
     out.extend_from_slice(&base.to_le_bytes());
     out.extend_from_slice(&(2 * words.len() as u32).to_le_bytes());
@@ -103,7 +107,7 @@ pub fn encode(
     scratch.classes.iter().for_each(|&c| ids.put(c.into(), class_bits(freqs.len())));
     out.extend_from_slice(&ids.finish());
     out.extend_from_slice(&scratch.residual);
-    halves::write_all(&scratch.modes, scratch.low.get(..n).unwrap_or_default(), out);
+    scratch.low.write(out);
     put_words(escapes.iter(), out);
     put_states(&states, out);
     put_words(words.iter(), out);
@@ -119,14 +123,14 @@ fn tiles(n: usize) -> impl Iterator<Item = usize> {
 const OFTEN: u32 = 2;
 
 /// Bytes of the residuals of a whole tile.
-const fn group(grain: Grain) -> usize {
-    if grain.log2_width == 0 { SMALL_GROUP } else { GROUP }
+const fn group(stride: Stride) -> usize {
+    if stride.log2_width == 0 { SMALL_GROUP } else { GROUP }
 }
 
 /// A class's frequencies: an escape is always possible, and without escapes every rank is.
-fn frequencies(grain: Grain, mut counts: Counts) -> [u16; RANKS] {
-    // A slot costs less than the escapes of a rank that only the tiles that were not counted have: it stands beside one that
-    // occurs more than once.
+fn frequencies(stride: Stride, mut counts: RankCounts) -> [u16; RANKS] {
+    // A rank that only uncounted tiles contain is likely beside one that occurs more than once. A
+    // slot for it costs less than its escapes.
     let seen = counts;
     let often = |rank: usize| rank >= 2 && seen.get(rank).is_some_and(|&c| c >= OFTEN);
     for (rank, c) in counts.iter_mut().enumerate().skip(2) {
@@ -134,7 +138,7 @@ fn frequencies(grain: Grain, mut counts: Counts) -> [u16; RANKS] {
             *c = 1;
         }
     }
-    let required = if grain.log2_width == 0 { RANKS } else { 1 };
+    let required = if stride.log2_width == 0 { RANKS } else { 1 };
     counts.iter_mut().take(required).for_each(|c| *c += 1);
     let mut freqs = [0; RANKS];
     tables::normalise(&counts, CLASS_BITS, &mut freqs);
@@ -142,15 +146,16 @@ fn frequencies(grain: Grain, mut counts: Counts) -> [u16; RANKS] {
 }
 
 impl Scratch {
-    /// Ranks and residuals of all numbers, and what is left of wider ones. Gives the symbol of rank 2.
-    fn rank(&mut self, kernel: Chosen, grain: Grain, body: &[u8], n: usize) -> u16 {
+    /// Ranks and residuals of all numbers, and what is left of wider ones. Gives the symbol of rank
+    /// 2.
+    fn rank(&mut self, kernel: AvailableKernel, stride: Stride, body: &[u8], n: usize) -> u16 {
         let count = n.div_ceil(TILE);
         self.ranks.resize(count * TILE / BLOCK, [0; BLOCK]);
         self.ranked.clear();
         self.residual.clear();
-        self.modes.clear();
+        self.low.clear();
         let ranks = self.ranks.as_chunks_mut::<{ TILE / BLOCK }>().0;
-        if grain.log2_width == 0 {
+        if stride.log2_width == 0 {
             for (ranks, body) in ranks.iter_mut().zip(body.chunks(TILE)) {
                 let ranked = rank_small(kernel, body, ranks, &mut self.residual);
                 self.ranked.push(ranked);
@@ -160,13 +165,7 @@ impl Scratch {
         // What lies behind the last number counts as 0.
         self.heads.resize(count * TILE, 0);
         self.heads.get_mut(n..).unwrap_or_default().fill(0);
-        if grain.log2_width == 1 {
-            kernel.split16(body.as_chunks().0, &mut self.heads);
-        } else {
-            self.low.resize(n, [0; 2]);
-            kernel.split32(body.as_chunks().0, &mut self.heads, &mut self.low);
-            self.modes.extend(self.low.chunks(TILE).map(Mode::best));
-        }
+        self.low.split(kernel, stride, body, &mut self.heads);
         let heads = self.heads.as_chunks::<TILE>().0;
         let base = window(heads, 2 * step(count));
         for ((heads, ranks), n) in heads.iter().zip(ranks).zip(tiles(n)) {
@@ -190,18 +189,18 @@ impl Scratch {
     /// Makes ranks that their class cannot code escapes; gives the heads of all escapes in order.
     fn escape(&mut self, freqs: &[[u16; RANKS]], n: usize) -> Vec<u16> {
         let mut escapes = Vec::new();
-        let live: Vec<u32> = freqs
+        let codable: Vec<u32> = freqs
             .iter()
             .map(|f| f.iter().enumerate().fold(0, |mask, (rank, &f)| mask | u32::from(rank > 0 && f > 0) << rank))
             .collect();
         let tile = self.ranks.as_chunks_mut::<{ TILE / BLOCK }>().0.iter_mut().zip(self.heads.as_chunks::<TILE>().0);
         for (((ranks, heads), (ranked, &class)), n) in tile.zip(self.ranked.iter().zip(&self.classes)).zip(tiles(n)) {
-            let live = live.get(usize::from(class)).copied().unwrap_or(0);
-            if ranked.mask & !live == 0 {
+            let codable = codable.get(usize::from(class)).copied().unwrap_or(0);
+            if ranked.mask & !codable == 0 {
                 continue;
             }
             for (rank, &head) in ranks.as_flattened_mut().iter_mut().zip(heads).take(n) {
-                if live >> *rank & 1 == 0 {
+                if codable >> *rank & 1 == 0 {
                     *rank = 0;
                     escapes.push(head);
                 }
@@ -211,7 +210,7 @@ impl Scratch {
     }
 
     /// Codes all ranks.
-    fn code(&mut self, kernel: Chosen, freqs: &[[u16; RANKS]], n: usize) -> States {
+    fn code(&mut self, kernel: AvailableKernel, freqs: &[[u16; RANKS]], n: usize) -> States {
         let tables: Vec<EncodeTable> = freqs.iter().map(EncodeTable::new).collect();
         // The last block is filled up with what costs least.
         let last = self.classes.last().and_then(|&c| freqs.get(usize::from(c)));
@@ -257,7 +256,7 @@ fn window(heads: &[[u16; TILE]], step: usize) -> u16 {
     best.1 as u16
 }
 
-fn count(ranks: &[u8]) -> Counts {
+fn count(ranks: &[u8]) -> RankCounts {
     let mut counts = [[0_u32; RANKS]; 4];
     let (fours, rest) = ranks.as_chunks::<4>();
     let mut add = |table: usize, rank: u8| {
@@ -281,7 +280,7 @@ fn count(ranks: &[u8]) -> Counts {
 }
 
 /// Ranks of at most a tile of floats of eight bits; appends the residuals.
-fn rank_small(kernel: Chosen, body: &[u8], ranks: &mut [[u8; BLOCK]; 8], residual: &mut Vec<u8>) -> Ranked {
+fn rank_small(kernel: AvailableKernel, body: &[u8], ranks: &mut [[u8; BLOCK]; 8], residual: &mut Vec<u8>) -> Ranked {
     let mut space = [0; TILE];
     let tile = body.try_into().unwrap_or_else(|_| {
         space.iter_mut().zip(body).for_each(|(to, from)| *to = *from);
@@ -304,9 +303,9 @@ pub fn class_count(packed: &[u8]) -> Option<u16> {
 }
 
 /// Decodes a chunk to exactly `out`.
-pub fn decode(kernel: Chosen, packed: Packed<'_>, out: &mut [u8]) -> Result<(), Damage> {
+pub fn decode(kernel: AvailableKernel, packed: Packed<'_>, out: &mut [u8]) -> Result<(), Damage> {
     let mut fields = Fields::new(packed.bytes());
-    let grain = Grain::from_byte(fields.u8()?, WIDTHS)?;
+    let stride = Stride::from_byte(fields.u8()?, WIDTHS)?;
     let count = usize::from(fields.u8()?) + 1;
     if count > CLASSES {
         return Err(Damage::new("classes of a chunk, at most", CLASSES as u64, count as u64));
@@ -326,22 +325,19 @@ pub fn decode(kernel: Chosen, packed: Packed<'_>, out: &mut [u8]) -> Result<(), 
             return Err(Damage::new("slots of a class's rank 0, at least", 1, 0));
         }
     }
-    let (head, body, tail) = grain.split_mut(out);
+    let (head, body, tail) = stride.split_mut(out);
     head.copy_from_slice(fields.bytes(head.len())?);
     tail.copy_from_slice(fields.bytes(tail.len())?);
-    let n = body.len() / grain.width();
+    let n = body.len() / stride.width();
     let ids = fields.bytes((n.div_ceil(TILE) * class_bits(count) as usize).div_ceil(8))?;
-    let residual = fields.bytes(n / TILE * group(grain) + group_len(n % TILE, group(grain)))?;
-    let low = if grain.log2_width == 2 { LowHalves::read(&mut fields, n)? } else { LowHalves::default() };
+    let residual = fields.bytes(n / TILE * group(stride) + group_len(n % TILE, group(stride)))?;
+    let low = if stride.log2_width == 2 { LowHalves::read(&mut fields, n)? } else { LowHalves::default() };
     let escapes = fields.bytes(escapes.saturating_mul(2))?;
     let (states, rest) = States::read(fields.rest())?;
-    if rest.len() != words_len {
-        return Err(Damage::new("length of the coded words", words_len as u64, rest.len() as u64));
-    }
-    let words = packed.last(words_len).ok_or(Damage::new("padding behind a chunk", 1, 0))?;
+    let words = packed.coded(rest, words_len)?;
     let mut decoder = Decoder {
         kernel,
-        classes: Classes::new(kernel, freqs),
+        classes: ClassTables::new(kernel, freqs),
         heads: heads(base),
         marker: marker(base) << 6,
         states,
@@ -349,7 +345,7 @@ pub fn decode(kernel: Chosen, packed: Packed<'_>, out: &mut [u8]) -> Result<(), 
         escapes: escapes.as_chunks().0.iter(),
     };
     let mut tiles = Tiles { ids, bits: class_bits(count), residual, at: 0 };
-    match grain.log2_width {
+    match stride.log2_width {
         0 => {
             for out in body.chunks_mut(TILE) {
                 decoder.tile8(tiles.next(out.len(), SMALL_GROUP), out)?;
@@ -419,8 +415,8 @@ fn field(bytes: &[u8], index: usize, bits: u32) -> usize {
 }
 
 struct Decoder<'a> {
-    kernel: Chosen,
-    classes: Classes,
+    kernel: AvailableKernel,
+    classes: ClassTables,
     heads: Heads,
     /// The head of an escape, without its residual.
     marker: u16,
@@ -434,7 +430,7 @@ impl Decoder<'_> {
     fn tile16(&mut self, (class, residual): (usize, &[u8]), out: &mut [[u8; 2]]) -> Result<(), Damage> {
         let short = Damage::new("coded words and classes enough for a tile", 1, 0);
         let escaped = if let (Ok(residual), true) = (residual.try_into(), out.len() == TILE) {
-            let low = Low { heads: &self.heads, residual };
+            let low = TileLow { heads: &self.heads, residual };
             let out = out.as_flattened_mut().as_chunks_mut().0;
             self.kernel.tile16(&self.classes, class, &mut self.states, &mut self.words, low, out)
         } else {
@@ -442,7 +438,7 @@ impl Decoder<'_> {
             group.get_mut(..residual.len()).unwrap_or_default().copy_from_slice(residual);
             let mut space = [[0; 2 * BLOCK]; TILE / BLOCK];
             let rows = space.get_mut(..out.len().div_ceil(BLOCK)).unwrap_or_default();
-            let low = Low { heads: &self.heads, residual: &group };
+            let low = TileLow { heads: &self.heads, residual: &group };
             let escaped = self.kernel.tile16(&self.classes, class, &mut self.states, &mut self.words, low, rows);
             for (out, number) in out.iter_mut().zip(space.as_flattened().as_chunks().0) {
                 *out = *number;
@@ -452,7 +448,7 @@ impl Decoder<'_> {
         if escaped.ok_or(short)? { self.replace(out) } else { Ok(()) }
     }
 
-    /// Puts the numbers that were stored whole into their places.
+    /// Replaces markers by the numbers that were stored whole.
     #[cold]
     fn replace(&mut self, out: &mut [[u8; 2]]) -> Result<(), Damage> {
         // Few blocks have one.

@@ -1,4 +1,4 @@
-//! Which tiles of a chunk share a table: by how large their numbers are on the whole.
+//! Chooses which tiles of a chunk share a table, by the sum of their ranks.
 
 #![expect(clippy::indexing_slicing, reason = "indices are bins and ranks, bounded by the arrays they index")]
 
@@ -14,7 +14,7 @@ const BITS_PER_RANK: u64 = 6;
 const BITS_PER_TABLE: u64 = 24;
 
 /// How often each rank occurs.
-pub type Counts = [u32; RANKS];
+pub type RankCounts = [u32; RANKS];
 
 /// Classes as contiguous ranges of the tiles' sums.
 #[derive(Debug, Default)]
@@ -22,7 +22,7 @@ pub struct Classing {
     /// The largest sum of each class, ascending; the last is `u32::MAX`.
     pub bounds: Vec<u32>,
     /// Counts of the sampled tiles of each class.
-    pub counts: Vec<Counts>,
+    pub counts: Vec<RankCounts>,
     /// Expected bits of all tiles' ranks, tables and classes included.
     pub bits: u64,
 }
@@ -39,8 +39,9 @@ pub const fn class_bits(classes: usize) -> u32 {
     if classes <= 1 { 0 } else { (classes - 1).ilog2() + 1 }
 }
 
-/// The best classes for tiles of which some were counted: `sampled` has their sums and counts. `tiles` are all.
-pub fn classes(sampled: &mut [(u32, Counts)], tiles: usize) -> Classing {
+/// The best classes for tiles of which some were counted: `sampled` has their sums and counts.
+/// `tiles` are all.
+pub fn classes(sampled: &mut [(u32, RankCounts)], tiles: usize) -> Classing {
     sampled.sort_by_key(|(sum, _)| *sum);
     let bins = BINS.min(sampled.len()).max(1);
     // Counts of all bins before, so that a range of bins is a difference.
@@ -60,13 +61,13 @@ pub fn classes(sampled: &mut [(u32, Counts)], tiles: usize) -> Classing {
         }
         from = to;
     }
-    let range = |a: usize, b: usize| -> Counts { std::array::from_fn(|r| before[b][r] - before[a][r]) };
+    let range = |a: usize, b: usize| -> RankCounts { std::array::from_fn(|r| before[b][r] - before[a][r]) };
     // What was counted stands for all.
     let scale = |bits: u64| (bits * tiles as u64 / sampled.len().max(1) as u64) >> 16;
     let cost = |a: usize, b: usize| {
         let counts = range(a, b);
-        let live = counts.iter().filter(|&&c| c > 0).count() as u64;
-        scale(entropy(&counts)) + BITS_PER_TABLE + BITS_PER_RANK * live
+        let distinct = counts.iter().filter(|&&c| c > 0).count() as u64;
+        scale(entropy(&counts)) + BITS_PER_TABLE + BITS_PER_RANK * distinct
     };
     // best[k][b]: the first b bins in k + 1 classes, and where the last of them begins.
     let mut best = [[(u64::MAX, 0_usize); BINS + 1]; CLASSES];

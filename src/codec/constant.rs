@@ -2,7 +2,8 @@
 
 use crate::error::Damage;
 
-/// The shortest unit that `raw` repeats, if there is one of 1, 2, 4 or 8 bytes. `None` for no bytes.
+/// The shortest unit that `raw` repeats, if there is one of 1, 2, 4 or 8 bytes. `None` for no
+/// bytes.
 pub fn unit(raw: &[u8]) -> Option<&[u8]> {
     [1, 2, 4, 8].into_iter().find_map(|len| {
         // A sequence has period `len` exactly when it equals itself shifted by `len`.

@@ -1,11 +1,11 @@
-//! The codec of each number, for decoding: the top of this module.
+//! Decoding by codec: the top layer of this module.
 
 use super::{Codec, Packed, Scratch, classes, constant, delta, difference, exponents, grid, plane, zstd};
 use crate::error::Damage;
 
 impl Codec {
-    /// The number of tables among which the numbers of a chunk choose, from its first bytes (4 are enough); `None` for a
-    /// codec without such a choice.
+    /// The number of tables among which the numbers of a chunk choose, from its first bytes (4 are
+    /// enough); `None` for a codec without such a choice.
     #[must_use]
     pub fn classes(self, first: &[u8]) -> Option<u16> {
         match self {
@@ -19,7 +19,8 @@ impl Codec {
 /// Decodes one chunk into `out`, whose length is the chunk's raw length.
 ///
 /// # Errors
-/// [`Damage`] naming the rule of the bitstream that is broken. `out` then holds anything.
+/// [`Damage`] naming the rule of the bitstream that is broken. The content of `out` is then
+/// unspecified.
 pub fn decode(codec: Codec, packed: Packed<'_>, out: &mut [u8], scratch: &mut Scratch) -> Result<(), Damage> {
     let bytes = packed.bytes();
     match codec {
@@ -40,7 +41,8 @@ pub fn decode(codec: Codec, packed: Packed<'_>, out: &mut [u8], scratch: &mut Sc
     }
 }
 
-/// The same for a chunk that may need the base's bytes: `base` are those that its own refer to, as many.
+/// Decodes one chunk that may need the bytes of its base: `base` is the same range of the base, as
+/// long as `out`.
 ///
 /// # Errors
 /// Those of [`decode`].

@@ -1,15 +1,17 @@
-//! Differences of short numbers from those of a base, entropy coded with a table for each group of the base's exponents.
+//! Differences of short numbers from those of a base, entropy coded with a table for each group of
+//! the base's exponents.
 //!
-//! What training changes has about one size everywhere, so in units of a number's last place the difference depends on the
-//! exponent, which the base tells. Written out in [`crate::format::native`], section "delta".
+//! What training changes has about one size everywhere, so in units of a number's last place the
+//! difference depends on the exponent, which the base tells. Written out in
+//! [`crate::format::native`], section "delta".
 
-use super::bits::{BitReader, BitWriter};
+use super::Packed;
 use super::difference::subtract;
-use super::entropy::{entropy, log2};
+use super::entropy::entropy;
 use super::memory::vec_bytes;
-use super::simd::{BLOCK, Chosen, Columns, LOW, Op, SYMBOLS, Segment, States, SymbolTables, WordsBack};
+use super::simd::{AvailableKernel, BLOCK, Columns, LOW, Op, ReverseWords, SYMBOLS, Segment, States, SymbolTables};
+use super::tables::{self, TableSet};
 use super::wire::{Fields, put_states, put_words};
-use super::{Packed, tables};
 use crate::error::Damage;
 
 /// Groups of contexts, at most.
@@ -18,45 +20,46 @@ pub const GROUPS: usize = 16;
 const CONTEXTS: usize = 256;
 /// Bins of contexts, of which groups are made.
 const BINS: usize = 32;
-/// Numbers that share a call: their offsets stay in the first-level cache.
+/// Numbers that per_bin a call: their offsets stay in the first-level cache.
 const SEGMENT: usize = 16 * BLOCK;
 /// Differences of two bytes below this one are their own symbol.
 const PLAIN: u16 = 224;
 /// The symbol of a difference that is stored whole.
 const WHOLE: u8 = 255;
-/// Bits that a table is taken to cost for each symbol that it has, and for each that only others have.
+/// Bits that a table is taken to cost for each symbol that it has, and for each that only others
+/// have.
 const BITS_PER_SYMBOL: u64 = 5;
 const BITS_PER_ABSENT: u64 = 1;
 
 /// How a chunk is to be coded.
 #[derive(Debug, Clone, Copy)]
-pub struct Plan {
+pub struct DeltaParams {
     /// How differences are made.
     pub op: Op,
     /// log2 of the bytes of a number: 0 or 1.
     pub log2_width: u8,
-    /// Bits of the base, counted from the lowest, that are not part of the context; 7 for one byte and 15 for two make all
-    /// contexts equal.
+    /// Bits of the base, counted from the lowest, that are not part of the context; 7 for one byte
+    /// and 15 for two make all contexts equal.
     pub shift: u8,
 }
 
-/// Memory that is used again.
+/// Buffers reused from chunk to chunk.
 #[derive(Default)]
 pub struct Scratch {
-    moved: Vec<u8>,
+    deltas: Vec<u8>,
     symbols: Vec<u8>,
     groups: Vec<u8>,
     extra: Vec<u8>,
     tables: Vec<u32>,
     columns: Columns,
-    words: WordsBack,
+    words: ReverseWords,
     counts: Vec<[u32; SYMBOLS]>,
 }
 
 impl Scratch {
-    /// Bytes of memory that it holds.
+    /// Bytes of memory held.
     pub fn memory(&self) -> usize {
-        self.moved.capacity()
+        self.deltas.capacity()
             + self.symbols.capacity()
             + self.groups.capacity()
             + self.extra.capacity()
@@ -76,51 +79,44 @@ const fn symbol(z: u16) -> (u8, u8) {
     if bucket < (WHOLE as u16 - PLAIN) { ((PLAIN + bucket) as u8, 1) } else { (WHOLE, 2) }
 }
 
-/// The packed differences in `out` (replaced); `false` when they would not be fewer than `limit`. `raw` and `base` are equally
-/// long.
+/// The packed differences in `out` (replaced); `false` when they would not be fewer than `limit`.
+/// `raw` and `base` are equally long.
 pub fn encode(
-    kernel: Chosen,
-    plan: Plan,
+    kernel: AvailableKernel,
+    params: DeltaParams,
     (raw, base): (&[u8], &[u8]),
     limit: usize,
     out: &mut Vec<u8>,
     scratch: &mut Scratch,
 ) -> bool {
-    let wide = plan.log2_width == 1;
-    let n = raw.len() >> plan.log2_width;
+    let wide = params.log2_width == 1;
+    let n = raw.len() >> params.log2_width;
     if n == 0 {
         return false;
     }
-    scratch.split(kernel, plan, (raw, base));
-    let bounds = scratch.bounds(plan, base);
-    let counts = scratch.count(kernel, plan, &bounds, base);
+    scratch.split(kernel, params, (raw, base));
+    let bounds = scratch.bounds(params, base);
+    let counts = scratch.count(kernel, params, &bounds, base);
     let coded: u64 = counts.iter().map(|counts| entropy(counts)).sum::<u64>() >> 19;
     if coded as usize + scratch.extra.len() + 4 * BLOCK >= limit {
         return false;
     }
-    let mut live = [false; SYMBOLS];
-    for table in &counts {
-        live.iter_mut().zip(table).for_each(|(live, &c)| *live |= c > 0);
-    }
     let bits = if n >= 1 << 15 { 12 } else { 11 };
-    let freqs: Vec<[u16; SYMBOLS]> = counts.iter().map(|table| tables::frequencies(table, &live, bits)).collect();
-    let states = scratch.code(kernel, bits, &freqs);
+    let tables = TableSet::new(&counts, bits);
+    let states = scratch.code(kernel, bits, &tables.freqs);
 
-    let tail = n << plan.log2_width;
+    let tail = n << params.log2_width;
     out.clear();
-    out.push(u8::from(wide) | (plan.op as u8) << 1 | ((bits - 10) as u8) << 3);
-    out.push(plan.shift);
+    out.push(u8::from(wide) | (params.op as u8) << 1 | ((bits - 10) as u8) << 3);
+    out.push(params.shift);
     out.push(bounds.len() as u8);
     out.extend_from_slice(&bounds);
     out.extend_from_slice(&(2 * scratch.words.words().len() as u32).to_le_bytes());
     out.extend_from_slice(&(scratch.extra.len() as u32).to_le_bytes());
-    let mut writer = BitWriter::default();
-    live.iter().for_each(|&live| writer.put(live.into(), 1));
-    freqs.iter().for_each(|f| tables::write(f, &live, &mut writer));
-    let written = writer.finish();
-    out.extend_from_slice(&(written.len() as u32).to_le_bytes());
-    out.extend_from_slice(&written);
-    out.extend_from_slice(scratch.moved.get(tail..).unwrap_or_default());
+    let tables = tables.to_bytes();
+    out.extend_from_slice(&(tables.len() as u32).to_le_bytes());
+    out.extend_from_slice(&tables);
+    out.extend_from_slice(scratch.deltas.get(tail..).unwrap_or_default());
     out.extend_from_slice(&scratch.extra);
     put_states(&states, out);
     put_words(scratch.words.words().iter(), out);
@@ -129,15 +125,15 @@ pub fn encode(
 
 impl Scratch {
     /// Symbols and the bytes that follow them, of all whole numbers.
-    fn split(&mut self, kernel: Chosen, plan: Plan, both: (&[u8], &[u8])) {
-        subtract(kernel, plan.op, plan.log2_width, both, &mut self.moved);
+    fn split(&mut self, kernel: AvailableKernel, params: DeltaParams, both: (&[u8], &[u8])) {
+        subtract(kernel, params.op, params.log2_width, both, &mut self.deltas);
         self.symbols.clear();
         self.extra.clear();
-        if plan.log2_width == 0 {
-            self.symbols.extend_from_slice(&self.moved);
+        if params.log2_width == 0 {
+            self.symbols.extend_from_slice(&self.deltas);
             return;
         }
-        let numbers = self.moved.as_chunks::<2>().0;
+        let numbers = self.deltas.as_chunks::<2>().0;
         self.symbols.extend(numbers.iter().map(|z| symbol(u16::from_le_bytes(*z)).0));
         for (z, _) in numbers.iter().zip(&self.symbols).filter(|(_, s)| u16::from(**s) >= PLAIN) {
             let z = u16::from_le_bytes(*z);
@@ -148,18 +144,19 @@ impl Scratch {
         }
     }
 
-    /// The contexts at which groups begin, but for the first: what costs least, as far as sums over bins of contexts can say.
-    fn bounds(&mut self, plan: Plan, base: &[u8]) -> Vec<u8> {
-        let wide = plan.log2_width == 1;
+    /// The contexts at which groups begin, but for the first: what costs least, as far as sums over
+    /// bins of contexts can say.
+    fn bounds(&mut self, params: DeltaParams, base: &[u8]) -> Vec<u8> {
+        let wide = params.log2_width == 1;
         let n = self.symbols.len();
         self.counts.clear();
         self.counts.resize(CONTEXTS, [0; SYMBOLS]);
         let context = |i: usize| -> usize {
             if wide {
                 let y = base.as_chunks::<2>().0.get(i).map_or(0, |y| u16::from_le_bytes(*y));
-                usize::from((y & 0x7fff) >> plan.shift)
+                usize::from((y & 0x7fff) >> params.shift)
             } else {
-                usize::from((base.get(i).copied().unwrap_or(0) & 0x7f) >> plan.shift)
+                usize::from((base.get(i).copied().unwrap_or(0) & 0x7f) >> params.shift)
             }
         };
         for (i, &s) in self.symbols.iter().enumerate() {
@@ -168,7 +165,7 @@ impl Scratch {
             }
         }
         // Bins of neighbouring contexts, each with its share of the numbers.
-        let share = (n / BINS).max(1) as u32;
+        let per_bin = (n / BINS).max(1) as u32;
         let mut bins: Vec<(u8, [u32; SYMBOLS])> = Vec::new();
         let mut filled = u32::MAX;
         for (context, counts) in (0..=255).zip(&self.counts) {
@@ -177,7 +174,7 @@ impl Scratch {
                 continue;
             }
             // A context that is large itself has a bin of its own.
-            match bins.last_mut().filter(|_| filled < share && sum < share) {
+            match bins.last_mut().filter(|_| filled < per_bin && sum < per_bin) {
                 Some((_, bin)) => {
                     bin.iter_mut().zip(counts).for_each(|(bin, c)| *bin += c);
                     filled += sum;
@@ -191,11 +188,18 @@ impl Scratch {
         best_groups(&bins)
     }
 
-    /// How often each symbol occurs in each group. The groups of all numbers are kept, and what fills up the last block.
-    fn count(&mut self, kernel: Chosen, plan: Plan, bounds: &[u8], base: &[u8]) -> Vec<[u32; SYMBOLS]> {
+    /// How often each symbol occurs in each group. The groups of all numbers are kept, and what
+    /// fills up the last block.
+    fn count(
+        &mut self,
+        kernel: AvailableKernel,
+        params: DeltaParams,
+        bounds: &[u8],
+        base: &[u8],
+    ) -> Vec<[u32; SYMBOLS]> {
         self.groups.clear();
         self.groups.resize(self.symbols.len(), 0);
-        kernel.groups(plan.log2_width == 1, plan.shift, bounds, base, &mut self.groups);
+        kernel.groups(params.log2_width == 1, params.shift, bounds, base, &mut self.groups);
         let mut counts = vec![[0_u32; SYMBOLS]; bounds.len() + 1];
         for (&g, &s) in self.groups.iter().zip(&self.symbols) {
             if let Some(c) = counts.get_mut(usize::from(g)).and_then(|table| table.get_mut(usize::from(s))) {
@@ -206,7 +210,7 @@ impl Scratch {
     }
 
     /// Codes all symbols, the last first. What fills up the last block is added to them.
-    fn code(&mut self, kernel: Chosen, bits: u32, freqs: &[[u16; SYMBOLS]]) -> States {
+    fn code(&mut self, kernel: AvailableKernel, bits: u32, freqs: &[[u16; SYMBOLS]]) -> States {
         let tables = SymbolTables::new(freqs, bits);
         let whole = self.symbols.len().next_multiple_of(BLOCK);
         self.symbols.resize(whole, tables.cheapest(0));
@@ -228,11 +232,7 @@ const SYMBOL_BITS: u32 = SYMBOLS.ilog2();
 /// Where groups begin, but for the first, of bins that are given by their first context and counts.
 fn best_groups(bins: &[(u8, [u32; SYMBOLS])]) -> Vec<u8> {
     let n = bins.len();
-    let mut live = [false; SYMBOLS];
-    for (_, counts) in bins {
-        live.iter_mut().zip(counts).for_each(|(live, &c)| *live |= c > 0);
-    }
-    let all = live.iter().filter(|live| **live).count() as u64;
+    let all = tables::present(bins.iter().map(|(_, counts)| counts)).iter().filter(|present| **present).count() as u64;
     // Bits of a table for bins a to b.
     let mut single = vec![vec![0_u64; n + 1]; n];
     for (a, single) in single.iter_mut().enumerate() {
@@ -240,14 +240,8 @@ fn best_groups(bins: &[(u8, [u32; SYMBOLS])]) -> Vec<u8> {
         for (b, cost) in single.iter_mut().enumerate().skip(a + 1) {
             let Some((_, counts)) = bins.get(b - 1) else { continue };
             sum.iter_mut().zip(counts).for_each(|(sum, c)| *sum += c);
-            let (mut own, mut total, mut each) = (0, 0_u32, 0_u64);
-            for &c in sum.iter().filter(|c| **c > 0) {
-                own += 1;
-                total += c;
-                each += u64::from(c) * log2(c);
-            }
-            let symbols = (u64::from(total) * log2(total)).saturating_sub(each) >> 16;
-            *cost = symbols + BITS_PER_SYMBOL * own + BITS_PER_ABSENT * (all - own);
+            let own = sum.iter().filter(|&&c| c > 0).count() as u64;
+            *cost = (entropy(&sum) >> 16) + BITS_PER_SYMBOL * own + BITS_PER_ABSENT * (all - own);
         }
     }
     let of = |a: usize, b: usize| single.get(a).and_then(|s| s.get(b)).copied().unwrap_or(u64::MAX);
@@ -280,7 +274,7 @@ fn best_groups(bins: &[(u8, [u32; SYMBOLS])]) -> Vec<u8> {
 
 /// Decodes a chunk to exactly `out`, which is as long as `base`.
 pub fn decode(
-    kernel: Chosen,
+    kernel: AvailableKernel,
     packed: Packed<'_>,
     base: &[u8],
     out: &mut [u8],
@@ -309,17 +303,13 @@ pub fn decode(
         last = bound;
     }
     let (words_len, extra_len, tables_len) = (fields.len32()?, fields.len32()?, fields.len32()?);
-    let mut reader = BitReader::new(fields.bytes(tables_len)?);
-    tables::read_all(&mut reader, bounds.len() + 1, bits, &mut scratch.tables)?;
+    tables::read_all(fields.bytes(tables_len)?, bounds.len() + 1, bits, &mut scratch.tables)?;
     let n = out.len() >> log2_width;
     let (body, tail) = out.split_at_mut(n << log2_width);
     tail.copy_from_slice(fields.bytes(tail.len())?);
     let extra = fields.bytes(extra_len)?;
     let (mut states, rest) = States::read(fields.rest())?;
-    if rest.len() != words_len {
-        return Err(Damage::new("length of the coded words", words_len as u64, rest.len() as u64));
-    }
-    let mut words = packed.last(words_len).ok_or(Damage::new("padding behind a chunk", 1, 0))?;
+    let mut words = packed.coded(rest, words_len)?;
 
     let mut extra = Extra(extra);
     let width = 1 << log2_width;
@@ -361,7 +351,7 @@ struct Extra<'a>(&'a [u8]);
 
 impl Extra<'_> {
     /// The differences of as many symbols as `out` has.
-    fn join(&mut self, kernel: Chosen, symbols: &[u8], out: &mut [[u8; 2]]) -> Result<(), Damage> {
+    fn join(&mut self, kernel: AvailableKernel, symbols: &[u8], out: &mut [[u8; 2]]) -> Result<(), Damage> {
         kernel.widen(symbols, out);
         // Symbols fill whole blocks; those behind the last number are dropped.
         for (i, eight) in symbols.as_chunks::<8>().0.iter().enumerate() {

@@ -2,7 +2,8 @@
 
 use std::sync::OnceLock;
 
-/// log2(x) in 1/65536, rounded down; x at least 1. Integers only, for the same choice on every machine.
+/// log2(x) in 1/65536, rounded down; x at least 1. Integers only, for the same choice on every
+/// machine.
 pub fn log2_q16(x: u32) -> u32 {
     let whole = x.max(1).ilog2();
     // The mantissa in [2^31, 2^32), squared once for each bit of the fraction.

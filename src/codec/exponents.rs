@@ -1,15 +1,17 @@
-//! The fastest coder: only the exponents of BF16 numbers, or of the high halves of F32, in one small table.
+//! The fastest coder: only the exponents of BF16 numbers, or of the high halves of F32, in one
+//! small table.
 //!
-//! At most sixteen exponents share 128 slots, so that a table fits a few vector registers, and states have sixteen bits,
-//! so that a register holds 32 of them. An exponent without slots is coded as the commonest and put right afterwards.
-//! Written out in [`crate::format::native`], section "exponents".
+//! At most sixteen exponents share 128 slots, so that a table fits a few vector registers, and
+//! states have sixteen bits, so that a register holds 32 of them. An exponent without slots is
+//! coded as the commonest and put right afterwards. Written out in [`crate::format::native`],
+//! section "exponents".
 
 use super::Packed;
 use super::entropy::log2;
-use super::halves::{self, LowHalves, Mode};
+use super::halves::{LowHalves, LowWriter};
 use super::memory::vec_bytes;
-use super::simd::{BLOCK, Chosen, SMALL_BITS, SMALL_LOW, SMALL_RANKS, SmallStates, SmallTable, TILE};
-use super::wire::{Fields, Grain};
+use super::simd::{AvailableKernel, BLOCK, SMALL_BITS, SMALL_LOW, SMALL_RANKS, SmallStates, SmallTable, TILE};
+use super::wire::{Fields, Stride};
 use crate::error::Damage;
 
 /// Widths of numbers that this codec has: 2 and 4 bytes.
@@ -21,48 +23,40 @@ const SAMPLE: usize = 4;
 /// In a table of ranks: none.
 const NONE: u8 = u8::MAX;
 
-/// Memory that is used again.
+/// Buffers reused from chunk to chunk.
 #[derive(Default)]
 pub struct Scratch {
     heads: Vec<u16>,
-    low: Vec<[u8; 2]>,
-    modes: Vec<Mode>,
+    low: LowWriter,
     bytes: Vec<u8>,
 }
 
 impl Scratch {
-    /// Bytes of memory that it holds.
+    /// Bytes of memory held.
     pub fn memory(&self) -> usize {
-        vec_bytes(&self.heads) + vec_bytes(&self.low) + vec_bytes(&self.modes) + vec_bytes(&self.bytes)
+        vec_bytes(&self.heads) + self.low.memory() + vec_bytes(&self.bytes)
     }
 }
 
-/// The packed bytes of `raw` in `out` (replaced); `false` when they would not be fewer than `limit`.
+/// The packed bytes of `raw` in `out` (replaced); `false` when they would not be fewer than
+/// `limit`.
 pub fn encode(
-    kernel: Chosen,
-    grain: Grain,
+    kernel: AvailableKernel,
+    stride: Stride,
     raw: &[u8],
     limit: usize,
     out: &mut Vec<u8>,
     scratch: &mut Scratch,
 ) -> bool {
-    let (head, body, tail) = grain.split(raw);
-    let n = body.len() / grain.width();
+    let (head, body, tail) = stride.split(raw);
+    let n = body.len() / stride.width();
     if n == 0 {
         return false;
     }
     scratch.heads.resize(n, 0);
-    scratch.modes.clear();
-    if grain.log2_width == 1 {
-        kernel.split16(body.as_chunks().0, &mut scratch.heads);
-    } else {
-        scratch.low.resize(n, [0; 2]);
-        kernel.split32(body.as_chunks().0, &mut scratch.heads, &mut scratch.low);
-        scratch.modes.extend(scratch.low.chunks(TILE).map(Mode::best));
-    }
+    scratch.low.split(kernel, stride, body, &mut scratch.heads);
     let (ranks, bits) = choose(&count(&scratch.heads));
-    let low: usize = scratch.modes.iter().zip(scratch.low.chunks(TILE)).map(|(m, low)| m.len(low.len())).sum();
-    if head.len() + tail.len() + n + low + (bits / 8) as usize >= limit {
+    if head.len() + tail.len() + n + scratch.low.packed_len() + (bits / 8) as usize >= limit {
         return false;
     }
     let Some(table) = SmallTable::new(&ranks) else { return false };
@@ -70,7 +64,7 @@ pub fn encode(
     let states = code(&scratch.heads, &rank_of, &table, &mut scratch.bytes);
 
     out.clear();
-    out.push(grain.to_byte());
+    out.push(stride.to_byte());
     out.push((ranks.len() - 1) as u8);
     ranks.iter().for_each(|&(exponent, freq)| out.extend_from_slice(&[exponent, freq]));
     out.extend_from_slice(&(scratch.bytes.len() as u32).to_le_bytes());
@@ -78,7 +72,7 @@ pub fn encode(
     out.extend_from_slice(head);
     out.extend_from_slice(tail);
     out.extend(scratch.heads.iter().map(|h| (h & 0x7f) as u8 | (h >> 8 & 0x80) as u8));
-    halves::write_all(&scratch.modes, scratch.low.get(..n).unwrap_or_default(), out);
+    scratch.low.write(out);
     out.extend_from_slice(&exceptions);
     out.extend(states.0.iter().flat_map(|x| x.to_le_bytes()));
     out.extend(scratch.bytes.iter().rev());
@@ -111,7 +105,7 @@ fn choose(counts: &[u32; 256]) -> (Vec<(u8, u8)>, u64) {
     for used in 1..=order.len().min(SMALL_RANKS) {
         let mut ranks = order.get(..used).unwrap_or_default().to_vec();
         ranks.sort_by_key(|&(_, exponent)| exponent);
-        let freqs = share(&ranks);
+        let freqs = scale_to_slots(&ranks);
         let coded: u64 = ranks.iter().map(|&(c, _)| u64::from(c)).sum();
         let bits: u64 =
             ranks.iter().zip(&freqs).map(|(&(c, _), &f)| u64::from(c) * (u64::from(SMALL_BITS << 16) - log2(f))).sum();
@@ -124,7 +118,7 @@ fn choose(counts: &[u32; 256]) -> (Vec<(u8, u8)>, u64) {
 }
 
 /// 128 slots for symbols that occur so often, at least one for each of at most sixteen.
-fn share(counts: &[(u32, u8)]) -> Vec<u32> {
+fn scale_to_slots(counts: &[(u32, u8)]) -> Vec<u32> {
     let total: u64 = counts.iter().map(|&(c, _)| u64::from(c)).sum();
     let slots = 1_u64 << SMALL_BITS;
     let mut freqs: Vec<u32> = counts
@@ -150,8 +144,8 @@ fn share(counts: &[(u32, u8)]) -> Vec<u32> {
     }
 }
 
-/// The rank that each exponent is coded with, and the exponents that have none: for each the numbers since the last one
-/// (255: so many, and no exponent yet) and itself.
+/// The rank that each exponent is coded with, and the exponents that have none: for each the
+/// numbers since the last one (255: so many, and no exponent yet) and itself.
 fn exceptions(heads: &[u16], ranks: &[(u8, u8)]) -> ([u8; 256], Vec<u8>) {
     let mut rank_of = [NONE; 256];
     for (rank, &(exponent, _)) in (0..).zip(ranks) {
@@ -185,9 +179,11 @@ fn exceptions(heads: &[u16], ranks: &[(u8, u8)]) -> ([u8; 256], Vec<u8>) {
     (rank_of, exceptions)
 }
 
-/// Codes the exponents from the last to the first; `bytes` gets what states give off, the last to be decoded first.
+/// Codes the exponents from the last to the first; `bytes` gets what states give off, the last to
+/// be decoded first.
 fn code(heads: &[u16], rank_of: &[u8; 256], table: &SmallTable, bytes: &mut Vec<u8>) -> SmallStates {
-    // Per exponent: frequency, first slot, and 2^24 / frequency rounded up, which gives exact quotients of 16 bits.
+    // Per exponent: frequency, first slot, and 2^24 / frequency rounded up, which gives exact
+    // quotients of 16 bits.
     let row = |rank: &u8| {
         let (freq, start) = table.slots(usize::from(*rank)).unwrap_or((1, 0));
         (u32::from(freq), u32::from(start), (1_u64 << 24).div_ceil(u64::from(freq.max(1))))
@@ -203,7 +199,7 @@ fn code(heads: &[u16], rank_of: &[u8; 256], table: &SmallTable, bytes: &mut Vec<
             let exponent = |head: &u16| rows.get(usize::from(head >> 7 & 0xff)).copied();
             let (freq, start, reciprocal) = run.get(t).and_then(exponent).unwrap_or(filler);
             let mut x = u32::from(*state);
-            // The byte is written in any case and counts only if it is used: no branch.
+            // The byte is always written and counts only if it is emitted: no branch.
             if let Some(byte) = bytes.get_mut(used) {
                 *byte = x as u8;
             }
@@ -219,25 +215,22 @@ fn code(heads: &[u16], rank_of: &[u8; 256], table: &SmallTable, bytes: &mut Vec<
 }
 
 /// Decodes a chunk to exactly `out`.
-pub fn decode(kernel: Chosen, packed: Packed<'_>, out: &mut [u8]) -> Result<(), Damage> {
+pub fn decode(kernel: AvailableKernel, packed: Packed<'_>, out: &mut [u8]) -> Result<(), Damage> {
     let mut fields = Fields::new(packed.bytes());
-    let grain = Grain::from_byte(fields.u8()?, WIDTHS)?;
+    let stride = Stride::from_byte(fields.u8()?, WIDTHS)?;
     let used = usize::from(fields.u8()?) + 1;
     let ranks: Vec<(u8, u8)> = fields.bytes(2 * used)?.as_chunks().0.iter().map(|&[e, f]| (e, f)).collect();
     let table = SmallTable::new(&ranks).ok_or(Damage::new("slots of at most 16 exponents in all", 128, used as u64))?;
     let (words_len, exceptions_len) = (fields.len32()?, fields.len32()?);
-    let (head, body, tail) = grain.split_mut(out);
+    let (head, body, tail) = stride.split_mut(out);
     head.copy_from_slice(fields.bytes(head.len())?);
     tail.copy_from_slice(fields.bytes(tail.len())?);
-    let n = body.len() / grain.width();
+    let n = body.len() / stride.width();
     let residual = fields.bytes(n)?;
-    let mut low = if grain.log2_width == 2 { LowHalves::read(&mut fields, n)? } else { LowHalves::default() };
+    let mut low = if stride.log2_width == 2 { LowHalves::read(&mut fields, n)? } else { LowHalves::default() };
     let exceptions = fields.bytes(exceptions_len)?;
     let (mut states, rest) = SmallStates::read(fields.rest())?;
-    if rest.len() != words_len {
-        return Err(Damage::new("length of the coded bytes", words_len as u64, rest.len() as u64));
-    }
-    let mut words = packed.last(words_len).ok_or(Damage::new("padding behind a chunk", 1, 0))?;
+    let mut words = packed.coded(rest, words_len)?;
     let mut run = |residual: &[u8], out: &mut [[u8; 2]]| {
         let short = Damage::new("coded bytes enough for a block", 1, 0);
         let (blocks, last) = residual.as_chunks();
@@ -255,7 +248,7 @@ pub fn decode(kernel: Chosen, packed: Packed<'_>, out: &mut [u8]) -> Result<(), 
         }
         Ok(())
     };
-    if grain.log2_width == 1 {
+    if stride.log2_width == 1 {
         run(residual, body.as_chunks_mut().0)?;
     } else {
         let mut high = [[0; 2]; TILE];
@@ -267,12 +260,12 @@ pub fn decode(kernel: Chosen, packed: Packed<'_>, out: &mut [u8]) -> Result<(), 
     }
     words.finish()?;
     states.finish()?;
-    replace(exceptions, grain, body)
+    replace(exceptions, stride, body)
 }
 
 /// Puts exponents without a rank into their places.
-fn replace(exceptions: &[u8], grain: Grain, body: &mut [u8]) -> Result<(), Damage> {
-    let width = grain.width();
+fn replace(exceptions: &[u8], stride: Stride, body: &mut [u8]) -> Result<(), Damage> {
+    let width = stride.width();
     let numbers = (body.len() / width) as u64;
     let mut at = 0;
     let mut bytes = exceptions.iter();

@@ -1,8 +1,9 @@
-//! Numbers whose top bits are entropy coded with a table for each pair of row group and column group: F16 (the top byte:
-//! sign, exponent, two bits of mantissa) and, where size counts most, BF16 (exponent and two bits of mantissa).
+//! Numbers whose top bits are entropy coded with a table for each pair of row group and column
+//! group: F16 (the top byte: sign, exponent, two bits of mantissa) and, where size counts most,
+//! BF16 (exponent and two bits of mantissa).
 //!
-//! Rows of weights differ in scale, and columns of some in sign. Where numbers have no rows, runs of 512 take their
-//! place. Written out in [`crate::format::native`], section "grid".
+//! Rows of weights differ in scale, and columns of some in sign. Where numbers have no rows, runs
+//! of 512 take their place. Written out in [`crate::format::native`], section "grid".
 
 use super::Packed;
 use super::bits::{BitReader, BitWriter};
@@ -10,9 +11,9 @@ use super::cluster::class_bits;
 use super::grouping::{Grouping, Row, choose, cost};
 use super::halves::group_len;
 use super::memory::vec_bytes;
-use super::simd::{BLOCK, Chosen, Columns, LOW, SYMBOLS, Segment, States, SymbolTables, TILE, WordsBack};
-use super::tables;
-use super::wire::{Fields, Grain, put_states, put_words};
+use super::simd::{AvailableKernel, BLOCK, Columns, LOW, ReverseWords, SYMBOLS, Segment, States, SymbolTables, TILE};
+use super::tables::{self, TableSet};
+use super::wire::{Fields, Stride, put_states, put_words};
 use crate::error::Damage;
 
 /// Widths of numbers that this codec has: 1 and 2 bytes.
@@ -31,80 +32,75 @@ const WINDOW: u16 = 255;
 pub enum Layout {
     /// The top byte. What is below it is stored as it is.
     TopByte = 0,
-    /// Exponent and two bits of mantissa of a BF16 word, in a window of 255; other words are stored whole.
+    /// Exponent and two bits of mantissa of a BF16 word, in a window of 255; other words are stored
+    /// whole.
     Bf16 = 1,
 }
 
 /// How a chunk is to be coded.
 #[derive(Debug, Clone, Copy)]
-pub struct Plan<'a> {
+pub struct GridParams<'a> {
     /// Width and phase of the numbers.
-    pub grain: Grain,
+    pub stride: Stride,
     /// Which bits are coded.
     pub layout: Layout,
     /// Numbers in a row; 0 or no multiple of 64 for none.
     pub row: usize,
-    /// log2 of a table's slots: 11 or 12; 10 instead of 11 where there are more than four groups of columns, so that the tables of a
-    /// row fit the first-level cache.
+    /// log2 of a table's slots: 11 or 12; 10 instead of 11 where there are more than four groups of
+    /// columns, so that the tables of a row fit the first-level cache.
     pub bits: u32,
     /// Numbers of groups of rows and of columns to choose from.
     pub shapes: &'a [(usize, usize)],
 }
 
-/// Memory that is used again.
+/// Buffers reused from chunk to chunk.
 #[derive(Default)]
 pub struct Scratch {
     symbols: Vec<u8>,
     residual: Vec<u8>,
     escapes: Vec<u8>,
-    words: WordsBack,
+    words: ReverseWords,
     tables: Vec<u32>,
     rows: Vec<Row>,
 }
 
-/// The packed bytes of `raw` in `out` (replaced); `false` when they would not be fewer than `limit`.
+/// The packed bytes of `raw` in `out` (replaced); `false` when they would not be fewer than
+/// `limit`.
 pub fn encode(
-    kernel: Chosen,
-    plan: &Plan<'_>,
+    kernel: AvailableKernel,
+    params: &GridParams<'_>,
     raw: &[u8],
     limit: usize,
     out: &mut Vec<u8>,
     scratch: &mut Scratch,
 ) -> bool {
-    let (head, body, tail) = plan.grain.split(raw);
-    let n = body.len() / plan.grain.width();
+    let (head, body, tail) = params.stride.split(raw);
+    let n = body.len() / params.stride.width();
     if n == 0 {
         return false;
     }
-    let base = scratch.split(kernel, plan, body);
-    let grouping = choose(kernel, &scratch.symbols, plan.row, plan.shapes, &mut scratch.rows);
+    let base = scratch.split(kernel, params, body);
+    let grouping = choose(kernel, &scratch.symbols, params.row, params.shapes, &mut scratch.rows);
     let counts = grouping.count(&scratch.symbols, &scratch.rows, 1);
     let fixed = head.len() + tail.len() + scratch.residual.len() + scratch.escapes.len() + 2 * BLOCK;
     if fixed + ((cost(&counts, 1) + grouping.id_bits()) / 8) as usize >= limit {
         return false;
     }
-    let mut live = [false; SYMBOLS];
-    for table in &counts {
-        live.iter_mut().zip(table).for_each(|(live, &c)| *live |= c > 0);
-    }
-    let bits = if grouping.shape.1 > 4 && plan.bits == 11 { 10 } else { plan.bits };
-    let freqs: Vec<[u16; SYMBOLS]> = counts.iter().map(|table| tables::frequencies(table, &live, bits)).collect();
-    let states = scratch.code(kernel, bits, &grouping, &freqs);
+    let bits = if grouping.shape.1 > 4 && params.bits == 11 { 10 } else { params.bits };
+    let tables = TableSet::new(&counts, bits);
+    let states = scratch.code(kernel, bits, &grouping, &tables.freqs);
 
     out.clear();
-    out.push(plan.grain.to_byte());
-    out.push(plan.layout as u8 | ((bits - 10) as u8) << 1);
+    out.push(params.stride.to_byte());
+    out.push(params.layout as u8 | ((bits - 10) as u8) << 1);
     out.extend_from_slice(&[(grouping.shape.0 - 1) as u8, (grouping.shape.1 - 1) as u8]);
     out.extend_from_slice(&((grouping.columns.len() / BLOCK) as u16).to_le_bytes());
     out.extend_from_slice(&base.to_le_bytes());
     out.extend_from_slice(&(2 * scratch.words.words().len() as u32).to_le_bytes());
     out.extend_from_slice(&(scratch.escapes.len() as u32).to_le_bytes());
-    let mut bits = BitWriter::default();
-    live.iter().for_each(|&live| bits.put(live.into(), 1));
-    freqs.iter().for_each(|f| tables::write(f, &live, &mut bits));
-    let bits = bits.finish();
-    out.extend_from_slice(&(bits.len() as u32).to_le_bytes());
-    out.extend_from_slice(&bits);
+    let tables = tables.to_bytes();
+    out.extend_from_slice(&(tables.len() as u32).to_le_bytes());
+    out.extend_from_slice(&tables);
     out.extend_from_slice(head);
     out.extend_from_slice(tail);
     for (ids, groups) in [(&grouping.columns, grouping.shape.1), (&grouping.rows, grouping.shape.0)] {
@@ -120,7 +116,7 @@ pub fn encode(
 }
 
 impl Scratch {
-    /// Bytes of memory that it holds.
+    /// Bytes of memory held.
     pub fn memory(&self) -> usize {
         self.symbols.capacity()
             + self.residual.capacity()
@@ -131,11 +127,11 @@ impl Scratch {
     }
 
     /// Symbols and what is stored as it is. Gives the first symbol of a window.
-    fn split(&mut self, kernel: Chosen, plan: &Plan<'_>, body: &[u8]) -> u16 {
+    fn split(&mut self, kernel: AvailableKernel, params: &GridParams<'_>, body: &[u8]) -> u16 {
         self.symbols.clear();
         self.residual.clear();
         self.escapes.clear();
-        match (plan.layout, plan.grain.log2_width) {
+        match (params.layout, params.stride.log2_width) {
             (Layout::TopByte, 0) => self.symbols.extend_from_slice(body),
             (Layout::TopByte, _) => {
                 let numbers = body.as_chunks().0;
@@ -167,7 +163,7 @@ impl Scratch {
     }
 
     /// Codes all symbols, the last first. What fills up the last block is added to them.
-    fn code(&mut self, kernel: Chosen, bits: u32, grouping: &Grouping, freqs: &[[u16; SYMBOLS]]) -> States {
+    fn code(&mut self, kernel: AvailableKernel, bits: u32, grouping: &Grouping, freqs: &[[u16; SYMBOLS]]) -> States {
         let tables = SymbolTables::new(freqs, bits);
         let (width, of_columns) = (grouping.columns.len(), grouping.shape.1);
         let last = usize::from(grouping.rows.last().copied().unwrap_or(0)) * of_columns;
@@ -207,8 +203,8 @@ fn window(symbols: impl Iterator<Item = u16>) -> u16 {
     best.1 as u16
 }
 
-/// Six bits of each of at most a tile's numbers: rows 0 to 5 in the low six bits of 64 bytes each, rows 6 and 7 in the
-/// high two bits of three rows each.
+/// Six bits of each of at most a tile's numbers: rows 0 to 5 in the low six bits of 64 bytes each,
+/// rows 6 and 7 in the high two bits of three rows each.
 fn group_six(bits: impl Iterator<Item = u8>) -> [u8; SIX] {
     let mut group = [[0; BLOCK]; 6];
     for (i, six) in bits.enumerate() {
@@ -237,12 +233,17 @@ pub fn class_count(packed: &[u8]) -> Option<u16> {
 }
 
 /// Decodes a chunk to exactly `out`.
-pub fn decode(kernel: Chosen, packed: Packed<'_>, out: &mut [u8], scratch: &mut Scratch) -> Result<(), Damage> {
+pub fn decode(
+    kernel: AvailableKernel,
+    packed: Packed<'_>,
+    out: &mut [u8],
+    scratch: &mut Scratch,
+) -> Result<(), Damage> {
     let mut fields = Fields::new(packed.bytes());
-    let grain = Grain::from_byte(fields.u8()?, WIDTHS)?;
+    let stride = Stride::from_byte(fields.u8()?, WIDTHS)?;
     let how = fields.u8()?;
     let (layout, bits) = (how & 1, 10 + u32::from(how >> 1));
-    if bits > 12 || layout == Layout::Bf16 as u8 && grain.log2_width != 1 {
+    if bits > 12 || layout == Layout::Bf16 as u8 && stride.log2_width != 1 {
         return Err(Damage::new("layout and slots of a grid, below", 6, how.into()));
     }
     let (of_rows, of_columns) = (usize::from(fields.u8()?) + 1, usize::from(fields.u8()?) + 1);
@@ -256,18 +257,18 @@ pub fn decode(kernel: Chosen, packed: Packed<'_>, out: &mut [u8], scratch: &mut 
     let base = fields.u16()?;
     let (words_len, escapes_len) = (fields.len32()?, fields.len32()?);
     let tables_len = fields.len32()?;
-    let mut reader = BitReader::new(fields.bytes(tables_len)?);
-    tables::read_all(&mut reader, of_rows * of_columns, bits, &mut scratch.tables)?;
-    let (head, body, tail) = grain.split_mut(out);
+    tables::read_all(fields.bytes(tables_len)?, of_rows * of_columns, bits, &mut scratch.tables)?;
+    let (head, body, tail) = stride.split_mut(out);
     head.copy_from_slice(fields.bytes(head.len())?);
     tail.copy_from_slice(fields.bytes(tail.len())?);
-    let n = body.len() / grain.width();
-    // One group of columns is no choice: nothing is stored for it, and nothing may be made of a width that nobody checked.
+    let n = body.len() / stride.width();
+    // One group of columns is no choice: nothing is stored for it, and the width, which is
+    // unchecked, sizes no allocation.
     let known = if of_columns == 1 { 0 } else { width };
     let columns = ids(fields.bytes((known * class_bits(of_columns) as usize).div_ceil(8))?, known, of_columns)?;
     let count = n.div_ceil(width);
     let rows = ids(fields.bytes((count * class_bits(of_rows) as usize).div_ceil(8))?, count, of_rows)?;
-    let residual_len = match (layout, grain.log2_width) {
+    let residual_len = match (layout, stride.log2_width) {
         (0, 0) => 0,
         (0, _) => n,
         _ => n / TILE * SIX + group_len(n % TILE, SIX),
@@ -278,14 +279,11 @@ pub fn decode(kernel: Chosen, packed: Packed<'_>, out: &mut [u8], scratch: &mut 
         return Err(Damage::new("bytes of escapes, even", escapes_len as u64 + 1, escapes_len as u64));
     }
     let (mut states, rest) = States::read(fields.rest())?;
-    if rest.len() != words_len {
-        return Err(Damage::new("length of the coded words", words_len as u64, rest.len() as u64));
-    }
-    let mut words = packed.last(words_len).ok_or(Damage::new("padding behind a chunk", 1, 0))?;
+    let mut words = packed.coded(rest, words_len)?;
     let offsets: Vec<u32> = columns.iter().map(|&c| u32::from(c) << bits).collect();
     let columns = Columns::new(&offsets);
 
-    let whole = layout == 0 && grain.log2_width == 0;
+    let whole = layout == 0 && stride.log2_width == 0;
     scratch.symbols.resize(n.next_multiple_of(BLOCK), 0);
     let mut at = 0;
     for &row in &rows {
@@ -297,7 +295,7 @@ pub fn decode(kernel: Chosen, packed: Packed<'_>, out: &mut [u8], scratch: &mut 
         if !segment.is_some_and(|s| kernel.symbols(&s, &mut states, &mut words, blocks)) {
             return Err(Damage::new("coded words enough for a row", 1, 0));
         }
-        if grain.log2_width == 1 && layout == 0 {
+        if stride.log2_width == 1 && layout == 0 {
             // While the symbols are at hand.
             let end = n.min(to);
             if let (Some(high), Some(low)) = (scratch.symbols.get(at..end), residual.get(at..end)) {
@@ -333,7 +331,8 @@ fn ids(bytes: &[u8], count: usize, groups: usize) -> Result<Vec<u8>, Damage> {
         .collect()
 }
 
-/// Joins symbols and residuals of BF16 words, and puts those that were stored whole into their places.
+/// Joins symbols and residuals of BF16 words, and puts those that were stored whole into their
+/// places.
 fn join_bf16(symbols: &[u8], residual: &[u8], base: u16, escapes: &[u8], out: &mut [[u8; 2]]) -> Result<(), Damage> {
     let mut escapes = escapes.as_chunks::<2>().0.iter();
     let mut groups = residual.chunks(SIX);

@@ -1,9 +1,9 @@
-//! Which rows and columns of symbols share a table: the grouping of the smallest estimate.
+//! Chooses which rows and columns of symbols share a table, by the smallest estimated size.
 
 use super::cluster::class_bits;
-use super::entropy::{entropy, log2};
+use super::entropy::entropy;
 use super::groups;
-use super::simd::{BLOCK, Chosen, FEATURES, Histogram, SYMBOLS};
+use super::simd::{AvailableKernel, BLOCK, FEATURES, Histogram, SYMBOLS};
 
 /// Numbers in a row where there are no rows.
 pub const RUN: usize = 512;
@@ -14,8 +14,8 @@ const BITS_PER_TABLE: u64 = 32;
 /// How often each symbol occurs in a row.
 pub type Row = [u16; SYMBOLS];
 
-/// Widths of rows that are counted one by one: shorter ones would take longer to add up than to count again, and counts of
-/// longer ones need more than sixteen bits.
+/// Widths of rows that are counted one by one: shorter ones would take longer to add up than to
+/// count again, and counts of longer ones need more than sixteen bits.
 const COUNTED: std::ops::Range<usize> = 256..1 << 16;
 
 /// Rows and columns in groups.
@@ -29,11 +29,12 @@ pub struct Grouping {
 }
 
 /// How often each symbol occurs in each pair of groups.
-pub type Counts = Vec<[u32; SYMBOLS]>;
+pub type PairCounts = Vec<[u32; SYMBOLS]>;
 
 impl Grouping {
-    /// Counts the symbols of every `step`-th row; `counted` are those of each, if they are known.
-    pub fn count(&self, symbols: &[u8], counted: &[Row], step: usize) -> Counts {
+    /// Counts the symbols of every `step`-th row; `counted` are those of each, if they are
+    /// known.
+    pub fn count(&self, symbols: &[u8], counted: &[Row], step: usize) -> PairCounts {
         let width = self.columns.len();
         match self.shape.1 {
             1 if counted.is_empty() => return self.count_rows(symbols, width, step),
@@ -54,7 +55,7 @@ impl Grouping {
     }
 
     /// The same without groups of columns.
-    fn count_rows(&self, symbols: &[u8], width: usize, step: usize) -> Counts {
+    fn count_rows(&self, symbols: &[u8], width: usize, step: usize) -> PairCounts {
         // Two tables a group: runs of one symbol would otherwise wait for their own stores.
         let mut halves = vec![[[0_u32; SYMBOLS]; 2]; self.shape.0];
         for (row, &group) in symbols.chunks(width).zip(&self.rows).step_by(step) {
@@ -80,7 +81,7 @@ impl Grouping {
     }
 
     /// The same from the counts of each row.
-    fn add_rows(&self, counted: &[Row], step: usize) -> Counts {
+    fn add_rows(&self, counted: &[Row], step: usize) -> PairCounts {
         let mut counts = vec![[0_u32; SYMBOLS]; self.shape.0];
         for (row, &group) in counted.iter().zip(&self.rows).step_by(step) {
             if let Some(sums) = counts.get_mut(usize::from(group)) {
@@ -99,22 +100,19 @@ impl Grouping {
 }
 
 /// Expected bits of symbols so counted, tables included; what was counted is a `step`-th of all.
-pub fn cost(counts: &Counts, step: usize) -> u64 {
+pub fn cost(counts: &PairCounts, step: usize) -> u64 {
     counts
         .iter()
         .map(|table| {
-            let total: u32 = table.iter().sum();
-            let live = table.iter().filter(|&&c| c > 0).count() as u64;
-            let each: u64 = table.iter().filter(|&&c| c > 0).map(|&c| u64::from(c) * log2(c)).sum();
-            let coded = (u64::from(total) * log2(total)).saturating_sub(each) >> 16;
-            coded * step as u64 + BITS_PER_TABLE + BITS_PER_SYMBOL * live
+            let distinct = table.iter().filter(|&&c| c > 0).count() as u64;
+            (entropy(table) >> 16) * step as u64 + BITS_PER_TABLE + BITS_PER_SYMBOL * distinct
         })
         .sum()
 }
 
-/// Whether a number's column says something of its feature: at least 1/16 bit. Otherwise columns would cost time, and
-/// tables of fewer numbers each.
-fn tell(columns: &[Histogram]) -> bool {
+/// Whether columns carry at least 1/16 bit of information on a number's feature. Below that, groups
+/// of columns cost time and thin out the tables for no gain.
+fn columns_matter(columns: &[Histogram]) -> bool {
     let mut all = [0_u32; FEATURES];
     let (mut apart, mut features) = (0, 0_u64);
     for column in columns {
@@ -124,7 +122,8 @@ fn tell(columns: &[Histogram]) -> bool {
         features += column.iter().filter(|&&n| n > 0).count().saturating_sub(1) as u64;
     }
     let numbers: u64 = all.iter().map(|&n| u64::from(n)).sum();
-    // Few numbers look less even than they are: by half a nat for each feature beyond the first (Miller and Madow).
+    // Few numbers look less even than they are: by half a nat for each feature beyond the first
+    // (Miller and Madow).
     apart += features * (ONE_BIT * 72 / 100);
     entropy(&all) > apart + numbers * ONE_BIT / 16
 }
@@ -165,10 +164,11 @@ fn features(row: &Row) -> Histogram {
     features
 }
 
-/// The grouping of the smallest estimate among `shapes` (groups of rows and of columns), made from a sample of rows of `row`
-/// numbers, or of runs when that is 0 or no multiple of 64. `counted` gets the counts of each row where that helps.
+/// The grouping of the smallest estimate among `shapes` (groups of rows and of columns), made from
+/// a sample of rows of `row` numbers, or of runs when that is 0 or no multiple of 64. `counted`
+/// gets the counts of each row where that helps.
 pub fn choose(
-    kernel: Chosen,
+    kernel: AvailableKernel,
     symbols: &[u8],
     row: usize,
     shapes: &[(usize, usize)],
@@ -197,7 +197,7 @@ pub fn choose(
             }
         }
     }
-    let columns_tell = tell(&columns);
+    let use_columns = columns_matter(&columns);
     let mut best: Option<(u64, Grouping)> = None;
     let mut kept: Vec<(bool, usize, Vec<u8>)> = Vec::new();
     let mut group = |of_rows: bool, groups: usize| -> Vec<u8> {
@@ -213,7 +213,7 @@ pub fn choose(
         ids
     };
     for &(of_rows, of_columns) in shapes {
-        if of_columns > 1 && !columns_tell || of_rows > count {
+        if of_columns > 1 && !use_columns || of_rows > count {
             continue;
         }
         let shape = (of_rows, of_columns);

@@ -1,15 +1,16 @@
-//! Rows and columns of a matrix put into groups of similar distribution.
+//! Assigns the rows or columns of a matrix to groups of similar distribution.
 
 #![expect(clippy::indexing_slicing, reason = "indices are features and groups, bounded by the arrays they index")]
 
 use super::entropy::log2;
-use super::simd::{Chosen, FEATURES, Histogram};
+use super::simd::{AvailableKernel, FEATURES, Histogram};
 
 /// Rounds of assigning members to groups and counting groups again.
 const ROUNDS: usize = 2;
 
-/// The group of each member, at most `groups`; the sums over a group's members are far from those over others.
-pub fn assign(kernel: Chosen, members: &[Histogram], groups: usize) -> Vec<u8> {
+/// The group of each member, at most `groups`; the sums over a group's members are far from those
+/// over others.
+pub fn assign(kernel: AvailableKernel, members: &[Histogram], groups: usize) -> Vec<u8> {
     let groups = groups.min(members.len()).max(1);
     let mut of: Vec<u8> = vec![0; members.len()];
     if groups == 1 {
@@ -23,7 +24,8 @@ pub fn assign(kernel: Chosen, members: &[Histogram], groups: usize) -> Vec<u8> {
     of
 }
 
-/// Groups by the mean of the lower five bits of features (the exponent), halved by the sixth (the sign) if that leans at all.
+/// Groups by the mean of the lower five bits of features (the exponent), halved by the sixth (the
+/// sign) if that leans at all.
 fn start(members: &[Histogram], groups: usize, of: &mut [u8]) {
     let mean = |h: &Histogram| {
         let total: u64 = h.iter().map(|&n| u64::from(n)).sum();
@@ -44,7 +46,8 @@ fn start(members: &[Histogram], groups: usize, of: &mut [u8]) {
         }
         part
     };
-    // A spread of an eighth in the share of negatives is more than chance makes of a few hundred numbers.
+    // A spread of an eighth in the share of negatives is more than chance makes of a few hundred
+    // numbers.
     let mut shares: Vec<u64> = members.iter().map(negative).collect();
     shares.sort_unstable();
     let leans = shares[shares.len() * 7 / 8] - shares[shares.len() / 8] > 8192;

@@ -1,29 +1,30 @@
-//! The low halves of four-byte floats, tile by tile: seldom worth a coder, but often partly zero, where a float was made
-//! from a shorter one.
+//! The low halves of four-byte floats, tile by tile: seldom worth a coder, but often partly zero,
+//! where a float was made from a shorter one.
 
 use super::bits::BitWriter;
-use super::simd::{BLOCK, Chosen, SMALL_GROUP, TILE, small_residual_row};
-use super::wire::Fields;
+use super::memory::vec_bytes;
+use super::simd::{AvailableKernel, BLOCK, SMALL_GROUP, TILE, small_residual_row};
+use super::wire::{Fields, Stride};
 use crate::error::Damage;
 
 /// Modes in a byte.
 const MODES: usize = 4;
 
-/// What is stored of each low half of a tile.
+/// How many bits of each low half of a tile are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Mode {
+enum LowMode {
     /// All of it.
     Whole = 0,
     /// The upper byte; the lower is zero.
     UpperByte = 1,
-    /// The top three bits, the others are zero: it was an F16.
+    /// The top three bits; the others are zero, as in floats converted from F16.
     ThreeBits = 2,
-    /// Nothing, it is zero: it was a BF16.
+    /// None: all bits are zero, as in floats converted from BF16.
     Nothing = 3,
 }
 
-impl Mode {
+impl LowMode {
     /// The mode with this number.
     pub const fn of(number: u8) -> Self {
         match number & 3 {
@@ -55,8 +56,8 @@ impl Mode {
     }
 }
 
-/// Bytes of a group of a few bits a number, of which a whole tile takes `whole`: a tile that is not whole has a byte for
-/// each number if that is shorter.
+/// Bytes of a group of a few bits a number, of which a whole tile takes `whole`: a tile that is not
+/// whole has a byte for each number if that is shorter.
 pub const fn group_len(n: usize, whole: usize) -> usize {
     if n < whole { n } else { whole }
 }
@@ -91,28 +92,29 @@ pub fn read_group_three(bytes: &[u8]) -> [u8; SMALL_GROUP] {
 }
 
 /// Appends what `mode` stores of `low`.
-pub fn write(mode: Mode, low: &[[u8; 2]], out: &mut Vec<u8>) {
+fn write(mode: LowMode, low: &[[u8; 2]], out: &mut Vec<u8>) {
     match mode {
-        Mode::Whole => out.extend_from_slice(low.as_flattened()),
-        Mode::UpperByte => out.extend(low.iter().map(|x| x[1])),
-        Mode::ThreeBits => {
+        LowMode::Whole => out.extend_from_slice(low.as_flattened()),
+        LowMode::UpperByte => out.extend(low.iter().map(|x| x[1])),
+        LowMode::ThreeBits => {
             let bits = low.iter().map(|x| x[1] >> 5);
             if low.len() < SMALL_GROUP { out.extend(bits) } else { out.extend(group_three(bits)) }
         }
-        Mode::Nothing => {}
+        LowMode::Nothing => {}
     }
 }
 
-/// The low halves of as many numbers as `out` has, at most a tile, from `bytes`, whose length is the mode's.
-pub fn read(mode: Mode, bytes: &[u8], out: &mut [[u8; 2]]) {
+/// The low halves of as many numbers as `out` has, at most a tile, from `bytes`, whose length is
+/// the mode's.
+fn read(mode: LowMode, bytes: &[u8], out: &mut [[u8; 2]]) {
     match mode {
-        Mode::Whole => out.as_flattened_mut().copy_from_slice(bytes),
-        Mode::UpperByte => {
+        LowMode::Whole => out.as_flattened_mut().copy_from_slice(bytes),
+        LowMode::UpperByte => {
             for (out, &byte) in out.iter_mut().zip(bytes) {
                 *out = [0, byte];
             }
         }
-        Mode::ThreeBits => {
+        LowMode::ThreeBits => {
             let group = read_group_three(bytes);
             for (row, out) in out.chunks_mut(BLOCK).enumerate() {
                 for (out, three) in out.iter_mut().zip(small_residual_row(&group, row)) {
@@ -120,16 +122,54 @@ pub fn read(mode: Mode, bytes: &[u8], out: &mut [[u8; 2]]) {
                 }
             }
         }
-        Mode::Nothing => out.fill([0; 2]),
+        LowMode::Nothing => out.fill([0; 2]),
     }
 }
 
-/// Appends the modes and then what each stores of a tile of `low`. Nothing for no modes.
-pub fn write_all(modes: &[Mode], low: &[[u8; 2]], out: &mut Vec<u8>) {
-    let mut bits = BitWriter::default();
-    modes.iter().for_each(|&mode| bits.put(mode as u32, 2));
-    out.extend_from_slice(&bits.finish());
-    modes.iter().zip(low.chunks(TILE)).for_each(|(&mode, low)| write(mode, low, out));
+/// The low halves of a chunk's floats while it is encoded: none for numbers of two bytes or one.
+#[derive(Debug, Default)]
+pub struct LowWriter {
+    low: Vec<[u8; 2]>,
+    /// One for each tile; empty without low halves.
+    modes: Vec<LowMode>,
+}
+
+impl LowWriter {
+    /// Forgets the chunk before.
+    pub fn clear(&mut self) {
+        self.modes.clear();
+    }
+
+    /// Splits the numbers of two or four bytes in `body` into high halves, for `heads`, and low
+    /// halves.
+    pub fn split(&mut self, kernel: AvailableKernel, stride: Stride, body: &[u8], heads: &mut [u16]) {
+        self.clear();
+        if stride.log2_width == 1 {
+            kernel.split16(body.as_chunks().0, heads);
+        } else {
+            self.low.resize(body.len() / stride.width(), [0; 2]);
+            kernel.split32(body.as_chunks().0, heads, &mut self.low);
+            self.modes.extend(self.low.chunks(TILE).map(LowMode::best));
+        }
+    }
+
+    /// Bytes that the low halves take, without their modes.
+    pub fn packed_len(&self) -> usize {
+        self.modes.iter().zip(self.low.chunks(TILE)).map(|(mode, low)| mode.len(low.len())).sum()
+    }
+
+    /// Appends the modes and then what each stores of its tile.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        let mut bits = BitWriter::default();
+        self.modes.iter().for_each(|&mode| bits.put(mode as u32, 2));
+        out.extend_from_slice(&bits.finish());
+        self.modes.iter().zip(self.low.chunks(TILE)).for_each(|(&mode, low)| write(mode, low, out));
+    }
+
+    /// Bytes of memory held.
+    pub fn memory(&self) -> usize {
+        vec_bytes(&self.low) + vec_bytes(&self.modes)
+    }
 }
 
 /// The low halves of a chunk, read tile by tile.
@@ -149,17 +189,17 @@ impl<'a> LowHalves<'a> {
         Ok(Self { bytes: fields.bytes(len)?, ..low })
     }
 
-    fn mode(&self, tile: usize) -> Mode {
-        Mode::of(self.modes.get(tile / MODES).copied().unwrap_or(0) >> (2 * (tile % MODES)))
+    fn mode(&self, tile: usize) -> LowMode {
+        LowMode::of(self.modes.get(tile / MODES).copied().unwrap_or(0) >> (2 * (tile % MODES)))
     }
 
     /// Joins the next tile's low halves with the high ones.
-    pub fn join(&mut self, kernel: Chosen, high: &[[u8; 2]], out: &mut [[u8; 4]]) {
+    pub fn join(&mut self, kernel: AvailableKernel, high: &[[u8; 2]], out: &mut [[u8; 4]]) {
         let mode = self.mode(self.at);
         self.at += 1;
         let (bytes, rest) = self.bytes.split_at_checked(mode.len(high.len())).unwrap_or((&[], &[]));
         self.bytes = rest;
-        if mode == Mode::Whole {
+        if mode == LowMode::Whole {
             kernel.join32(high, bytes.as_chunks().0, out);
         } else {
             let mut space = [[0; 2]; TILE];

@@ -12,7 +12,8 @@ pub enum Codec {
     Zstd,
     /// Byte planes of the numbers, each raw, constant or entropy coded.
     Planes,
-    /// Floats, exponent and top bits of the mantissa entropy coded with a table for each class of tiles.
+    /// Floats, exponent and top bits of the mantissa entropy coded with a table for each class of
+    /// tiles.
     Classes,
     /// Floats, the exponents coded with one small table.
     Exponents,

@@ -1,6 +1,6 @@
-//! Sizes of memory that is kept.
+//! Memory accounting.
 
-/// Bytes of memory that the elements of a vector take.
+/// Bytes that the capacity of `vec` occupies.
 pub fn vec_bytes<T>(vec: &Vec<T>) -> usize {
     vec.capacity() * size_of::<T>()
 }

@@ -1,12 +1,13 @@
 //! One chunk in, one chunk out: pure functions on slices.
 //!
-//! A chunk's packed bytes say all that is needed to decode them, given the codec's id and the raw length; nothing
-//! depends on other chunks, on threads or on the machine. The functions here are the definition of the bitstreams
-//! (written out in [`crate::format::native`]); faster ones must give the same bytes.
+//! A chunk's packed bytes say all that is needed to decode them, given the codec's id and the raw
+//! length; nothing depends on other chunks, on threads or on the machine. The functions here are
+//! the definition of the bitstreams (written out in [`crate::format::native`]); faster ones must
+//! give the same bytes.
 //!
-//! Packed bytes are untrusted. Every decoder checks what it reads before it uses it, allocates nothing by a number
-//! from the stream, runs loops by the raw length alone, and writes exactly the output it was given or fails. Whether
-//! the result is *right* only the chunk's checksum tells.
+//! Packed bytes are untrusted. Every decoder checks what it reads before it uses it, allocates
+//! nothing by a number from the stream, runs loops by the raw length alone, and writes exactly the
+//! output it was given or fails. Whether the result is *right* only the chunk's checksum tells.
 
 mod bits;
 mod classes;

@@ -1,6 +1,6 @@
-//! What the numbers of a chunk are.
+//! The type of the numbers in a chunk.
 
-/// What the numbers in a chunk are, as far as a codec cares.
+/// The type of the numbers in a chunk, as far as a codec depends on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Numbers {
     /// Bytes of unknown meaning.

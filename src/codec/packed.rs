@@ -1,6 +1,7 @@
 //! The packed bytes of a chunk, as decoders take them.
 
 use super::simd::{PAD, Words};
+use crate::error::Damage;
 
 /// The packed bytes of one chunk, with [`PAD`] readable bytes behind them.
 #[derive(Debug, Clone, Copy)]
@@ -27,9 +28,16 @@ impl<'a> Packed<'a> {
         Some(Self { padded: self.padded.get(len..)?, len: self.len.checked_sub(len)? })
     }
 
-    /// The last `len` bytes.
-    pub(super) fn last(self, len: usize) -> Option<Words<'a>> {
-        self.words(self.len.checked_sub(len)?, len)
+    /// The coded words of a chunk: `rest`, the last bytes, of which there must be `len`.
+    ///
+    /// # Errors
+    /// [`Damage`] when there are more or fewer.
+    pub(super) fn coded(self, rest: &[u8], len: usize) -> Result<Words<'a>, Damage> {
+        if rest.len() != len {
+            return Err(Damage::new("length of the coded words", len as u64, rest.len() as u64));
+        }
+        let words = self.len.checked_sub(len).and_then(|at| self.words(at, len));
+        words.ok_or(Damage::new("padding behind a chunk", 1, 0))
     }
 
     /// `len` bytes from `at` on.

@@ -1,13 +1,14 @@
-//! Byte planes: the k-th byte of every number, stored together, each plane raw, constant or entropy coded.
+//! Byte planes: the k-th byte of every number, stored together, each plane raw, constant or entropy
+//! coded.
 //!
-//! Floats are rotated left by one bit first. The sign then is the lowest bit of the number, and the top byte is the
-//! whole exponent of BF16 and F32, or exponent bits alone (F64) or with three bits of mantissa (F16): the exponent
-//! and the sign-mantissa plane, without masks. F16 is also tried unrotated, as the sign is not free of information
-//! in every model.
+//! Floats are rotated left by one bit first. The sign then is the lowest bit of the number, and the
+//! top byte is the whole exponent of BF16 and F32, or exponent bits alone (F64) or with three bits
+//! of mantissa (F16): the exponent and the sign-mantissa plane, without masks. F16 is also tried
+//! unrotated, as the sign is not free of information in every model.
 
 #![expect(clippy::indexing_slicing, reason = "indices are bounded by a number's width, at most 8")]
 
-use super::simd::{Chosen, WordsBack};
+use super::simd::{AvailableKernel, ReverseWords};
 use super::{Packed, entropy, rans};
 use crate::error::Damage;
 
@@ -43,11 +44,11 @@ const MODE_RANS: u8 = 2;
 #[derive(Default)]
 pub struct Scratch {
     planes: [Vec<u8>; 8],
-    words: WordsBack,
+    words: ReverseWords,
 }
 
 impl Scratch {
-    /// Bytes of memory that it holds.
+    /// Bytes of memory held.
     pub fn memory(&self) -> usize {
         self.planes.iter().map(Vec::capacity).sum::<usize>() + self.words.memory()
     }
@@ -125,13 +126,13 @@ pub fn entropy_of(symbols: impl Iterator<Item = usize>) -> u64 {
 }
 
 /// How one plane is best stored.
-enum Plan {
+enum PlaneCoding {
     Raw(u64),
     Constant,
     Rans(Box<rans::Model>, u64),
 }
 
-impl Plan {
+impl PlaneCoding {
     fn of(plane: &[u8]) -> Self {
         let raw = plane.len() as u64;
         let counts = rans::count(plane);
@@ -153,10 +154,10 @@ impl Plan {
     }
 }
 
-/// The packed bytes of `raw` in `out` (replaced); `false` when they would not be fewer than `limit`, which is mostly known
-/// before anything is coded.
+/// The packed bytes of `raw` in `out` (replaced); `false` when they would not be fewer than
+/// `limit`, which is mostly known before anything is coded.
 pub fn encode(
-    kernel: Chosen,
+    kernel: AvailableKernel,
     raw: &[u8],
     shape: Shape,
     limit: usize,
@@ -165,18 +166,19 @@ pub fn encode(
 ) -> bool {
     let tail = split(raw, shape, &mut scratch.planes);
     let planes = &scratch.planes[..shape.width()];
-    let plans: Vec<Plan> = planes.iter().map(|plane| Plan::of(plane)).collect();
-    if 1 + shape.width() as u64 + tail.len() as u64 + plans.iter().map(Plan::cost).sum::<u64>() > limit as u64 {
+    let codings: Vec<PlaneCoding> = planes.iter().map(|plane| PlaneCoding::of(plane)).collect();
+    if 1 + shape.width() as u64 + tail.len() as u64 + codings.iter().map(PlaneCoding::cost).sum::<u64>() > limit as u64
+    {
         return false;
     }
     out.clear();
     out.push(shape.to_byte());
     let mut length_at = Vec::new();
-    for plan in &plans {
-        match plan {
-            Plan::Raw(_) => out.push(MODE_RAW),
-            Plan::Constant => out.push(MODE_CONSTANT),
-            Plan::Rans(..) => {
+    for coding in &codings {
+        match coding {
+            PlaneCoding::Raw(_) => out.push(MODE_RAW),
+            PlaneCoding::Constant => out.push(MODE_CONSTANT),
+            PlaneCoding::Rans(..) => {
                 out.push(MODE_RANS);
                 length_at.push(out.len());
                 out.extend_from_slice(&[0; 4]);
@@ -185,11 +187,11 @@ pub fn encode(
     }
     out.extend_from_slice(tail);
     let mut length_at = length_at.into_iter();
-    for (plane, plan) in scratch.planes.iter_mut().zip(&plans) {
-        match plan {
-            Plan::Raw(_) => out.extend_from_slice(plane),
-            Plan::Constant => out.extend_from_slice(&plane[..1]),
-            Plan::Rans(model, _) => {
+    for (plane, coding) in scratch.planes.iter_mut().zip(&codings) {
+        match coding {
+            PlaneCoding::Raw(_) => out.extend_from_slice(plane),
+            PlaneCoding::Constant => out.extend_from_slice(&plane[..1]),
+            PlaneCoding::Rans(model, _) => {
                 let start = out.len();
                 rans::encode(kernel, plane, model, &mut scratch.words, out);
                 let len = (out.len() - start) as u32;
@@ -203,7 +205,7 @@ pub fn encode(
 }
 
 /// Decodes the planes in `packed` to exactly `out`.
-pub fn decode(kernel: Chosen, whole: Packed<'_>, out: &mut [u8], scratch: &mut Scratch) -> Result<(), Damage> {
+pub fn decode(kernel: AvailableKernel, whole: Packed<'_>, out: &mut [u8], scratch: &mut Scratch) -> Result<(), Damage> {
     let packed = whole.bytes();
     let short = |need: usize, have: usize| Damage::new("length of the planes", need as u64, have as u64);
     let (&byte, mut rest) = packed.split_first().ok_or(short(1, 0))?;

@@ -2,14 +2,16 @@
 //!
 //! Written out in [`crate::format::native`], section "rANS".
 //!
-//! Why these numbers. 64 states fill four vectors of sixteen 32-bit lanes. States of 32 bits over [2^16, 2^32) with words of 16 bits renormalise at most once a symbol, without a loop.
-//! Tables of 2^12 slots lose less than 0.1 % against exact counts, and as 4-byte entries lie in the first-level cache.
+//! Why these numbers. 64 states fill four vectors of sixteen 32-bit lanes. States of 32 bits over
+//! [2^16, 2^32) with words of 16 bits renormalise at most once a symbol, without a loop. Tables of
+//! 2^12 slots lose less than 0.1 % against exact counts, and as 4-byte entries lie in the
+//! first-level cache.
 
 #![expect(clippy::indexing_slicing, reason = "indices are masked or bounded by the table's and the block's size")]
 
 use super::Packed;
 use super::entropy::log2_q16;
-use super::simd::{BLOCK, Chosen, LOW, Segment, States, SymbolTables, WordsBack, fill_slots};
+use super::simd::{AvailableKernel, BLOCK, LOW, ReverseWords, Segment, States, SymbolTables, fill_slots};
 use super::wire::{put_states, put_words};
 use crate::error::Damage;
 
@@ -19,10 +21,10 @@ pub const TABLE_BITS: u32 = 12;
 const SLOTS: u32 = 1 << TABLE_BITS;
 
 /// How often each byte occurs.
-pub type Counts = [u32; 256];
+pub type ByteCounts = [u32; 256];
 
 /// Counts the bytes of `symbols`.
-pub fn count(symbols: &[u8]) -> Counts {
+pub fn count(symbols: &[u8]) -> ByteCounts {
     // Four tables: a run of equal bytes would otherwise wait for its own store each time.
     let mut four = [[0_u32; 256]; 4];
     let mut quads = symbols.chunks_exact(4);
@@ -48,10 +50,11 @@ pub struct Model {
 }
 
 impl Model {
-    /// The frequencies nearest to `counts`, by integer arithmetic alone so that every machine finds the same.
+    /// The frequencies nearest to `counts`, by integer arithmetic alone so that every machine finds
+    /// the same.
     ///
     /// `None` when fewer than two symbols occur: such a plane is constant or empty.
-    pub fn from_counts(counts: &Counts) -> Option<Self> {
+    pub fn from_counts(counts: &ByteCounts) -> Option<Self> {
         let total: u64 = counts.iter().map(|&c| u64::from(c)).sum();
         if counts.iter().filter(|&&c| c > 0).count() < 2 {
             return None;
@@ -69,14 +72,16 @@ impl Model {
             remainders[i] = (if share == 0 { 0 } else { scaled % total }, i);
         }
         if left > 0 {
-            // Fewer slots are missing than symbols have a remainder, as each was rounded down by less than one.
+            // Fewer slots are missing than symbols have a remainder, as each was rounded down by
+            // less than one.
             remainders.sort_unstable_by_key(|&(r, i)| (std::cmp::Reverse(r), i));
             for &(_, i) in &remainders[..left as usize] {
                 freq[i] += 1;
             }
         }
         while left < 0 {
-            // Symbols lifted to one slot took too many: the largest gives them back, where it costs least.
+            // Symbols lifted to one slot took too many: the largest gives them back, where it costs
+            // least.
             let largest = (0..256).rev().max_by_key(|&i| freq[i])?;
             let take = (-left).min(i64::from(freq[largest]) / 2).max(1);
             freq[largest] -= take as u16;
@@ -86,7 +91,7 @@ impl Model {
     }
 
     /// The expected length of the coded symbols, in bytes, header and states included.
-    pub fn cost(&self, counts: &Counts) -> u64 {
+    pub fn cost(&self, counts: &ByteCounts) -> u64 {
         let bits: u64 = counts
             .iter()
             .zip(&self.freq)
@@ -98,24 +103,24 @@ impl Model {
     }
 
     fn header_len(&self) -> usize {
-        let live: Vec<u16> = self.freq.iter().copied().filter(|&f| f > 0).collect();
-        1 + live.len().min(32) + live.iter().map(|&f| if f <= 128 { 1 } else { 2 }).sum::<usize>()
+        let present: Vec<u16> = self.freq.iter().copied().filter(|&f| f > 0).collect();
+        1 + present.len().min(32) + present.iter().map(|&f| if f <= 128 { 1 } else { 2 }).sum::<usize>()
     }
 
     /// Appends the table's description.
     fn write(&self, out: &mut Vec<u8>) {
-        let live: Vec<u8> = (0..=255).filter(|&s| self.freq[usize::from(s)] > 0).collect();
-        out.push((live.len() - 1) as u8);
-        if live.len() <= 32 {
-            out.extend_from_slice(&live);
+        let present: Vec<u8> = (0..=255).filter(|&s| self.freq[usize::from(s)] > 0).collect();
+        out.push((present.len() - 1) as u8);
+        if present.len() <= 32 {
+            out.extend_from_slice(&present);
         } else {
             let mut bitmap = [0_u8; 32];
-            for &s in &live {
+            for &s in &present {
                 bitmap[usize::from(s / 8)] |= 1 << (s % 8);
             }
             out.extend_from_slice(&bitmap);
         }
-        for &s in &live {
+        for &s in &present {
             let f = self.freq[usize::from(s)] - 1;
             if f < 128 {
                 out.push(f as u8);
@@ -130,17 +135,17 @@ impl Model {
         let short = Damage::new("length of a frequency table", 1, 0);
         let (&n, rest) = bytes.split_first().ok_or(short)?;
         let n = usize::from(n) + 1;
-        let mut live = [0_u8; 256];
+        let mut present = [0_u8; 256];
         let (listed, mut rest) = rest.split_at_checked(n.min(32)).ok_or(short)?;
         if n <= 32 {
-            live[..n].copy_from_slice(listed);
+            present[..n].copy_from_slice(listed);
             if let Some(w) = listed.windows(2).find(|w| w[0] >= w[1]) {
                 return Err(Damage::new("ascending symbols in a table", u64::from(w[0]) + 1, u64::from(w[1])));
             }
         } else {
             let mut found = 0;
             for s in (0..=255_u8).filter(|s| listed[usize::from(s / 8)] >> (s % 8) & 1 == 1) {
-                live[found] = s;
+                present[found] = s;
                 found += 1;
             }
             if found != n {
@@ -149,7 +154,7 @@ impl Model {
         }
         let mut freq = [0_u16; 256];
         let mut sum = 0;
-        for &s in &live[..n] {
+        for &s in &present[..n] {
             let (&low, after) = rest.split_first().ok_or(short)?;
             let mut f = u16::from(low & 0x7f);
             rest = after;
@@ -172,9 +177,15 @@ impl Model {
     }
 }
 
-/// Appends `symbols`, coded with `model`, in which each of them must occur. What fills up the last block is added to
-/// `symbols`.
-pub fn encode(kernel: Chosen, symbols: &mut Vec<u8>, model: &Model, words: &mut WordsBack, out: &mut Vec<u8>) {
+/// Appends `symbols`, coded with `model`, in which each of them must occur. What fills up the last
+/// block is added to `symbols`.
+pub fn encode(
+    kernel: AvailableKernel,
+    symbols: &mut Vec<u8>,
+    model: &Model,
+    words: &mut ReverseWords,
+    out: &mut Vec<u8>,
+) {
     model.write(out);
     let tables = SymbolTables::new(&[model.freq], TABLE_BITS);
     let mut states = States([LOW; BLOCK]);
@@ -188,7 +199,7 @@ pub fn encode(kernel: Chosen, symbols: &mut Vec<u8>, model: &Model, words: &mut 
 
 /// Decodes exactly `n` symbols from all of `range` in `packed` into `out` (replaced).
 pub fn decode(
-    kernel: Chosen,
+    kernel: AvailableKernel,
     packed: Packed<'_>,
     range: std::ops::Range<usize>,
     n: usize,
@@ -215,8 +226,8 @@ pub fn decode(
 mod tests {
     use super::*;
 
-    fn kernel() -> Chosen {
-        Chosen::new(super::super::Kernel::Scalar).unwrap()
+    fn kernel() -> AvailableKernel {
+        AvailableKernel::new(super::super::Kernel::Scalar).unwrap()
     }
 
     fn unpack(packed: &[u8], n: usize) -> Result<Vec<u8>, Damage> {
@@ -229,7 +240,7 @@ mod tests {
         let counts = count(symbols);
         let Some(model) = Model::from_counts(&counts) else { return 0 };
         let mut packed = Vec::new();
-        encode(kernel(), &mut symbols.to_vec(), &model, &mut WordsBack::default(), &mut packed);
+        encode(kernel(), &mut symbols.to_vec(), &model, &mut ReverseWords::default(), &mut packed);
         assert!(unpack(&packed, symbols.len()).unwrap() == symbols);
         let estimate = model.cost(&counts);
         // Slack: 63 filler symbols, and a byte a state up or down.
@@ -271,7 +282,7 @@ mod tests {
         let symbols: Vec<u8> = (0..1000_u32).map(|i| (i * i % 37 % 11) as u8).collect();
         let model = Model::from_counts(&count(&symbols)).unwrap();
         let mut packed = Vec::new();
-        encode(kernel(), &mut symbols.clone(), &model, &mut WordsBack::default(), &mut packed);
+        encode(kernel(), &mut symbols.clone(), &model, &mut ReverseWords::default(), &mut packed);
         for len in 0..packed.len() {
             assert!(unpack(&packed[..len], symbols.len()).is_err(), "truncated to {len}");
         }

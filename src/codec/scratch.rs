@@ -1,12 +1,12 @@
-//! What encoding and decoding keep from chunk to chunk.
+//! Buffers and contexts that encoding and decoding reuse from chunk to chunk.
 
-use super::simd::{Chosen, Kernel};
+use super::simd::{AvailableKernel, Kernel};
 use super::{classes, delta, difference, exponents, grid, plane, zstd};
 
-/// Memory and contexts that encoding and decoding reuse from chunk to chunk, and the kernel that they run on. One for each that
-/// is under way.
+/// Buffers and contexts that encoding and decoding reuse from chunk to chunk, and the kernel to
+/// run. Each concurrent operation needs its own.
 pub struct Scratch {
-    pub(super) kernel: Chosen,
+    pub(super) kernel: AvailableKernel,
     pub(super) planes: plane::Scratch,
     pub(super) classes: classes::Scratch,
     pub(super) exponents: exponents::Scratch,
@@ -19,18 +19,18 @@ pub struct Scratch {
 
 impl Default for Scratch {
     fn default() -> Self {
-        Self::on(Chosen::best())
+        Self::on(AvailableKernel::detect())
     }
 }
 
 impl Scratch {
-    /// With this kernel instead of [`Kernel::detect`]'s; `None` when the machine has no such kernel.
+    /// With this kernel instead of [`Kernel::detect`]'s; `None` when the machine cannot run it.
     #[must_use]
     pub fn with_kernel(kernel: Kernel) -> Option<Self> {
-        Chosen::new(kernel).map(Self::on)
+        AvailableKernel::new(kernel).map(Self::on)
     }
 
-    fn on(kernel: Chosen) -> Self {
+    fn on(kernel: AvailableKernel) -> Self {
         Self {
             kernel,
             planes: plane::Scratch::default(),
@@ -44,7 +44,7 @@ impl Scratch {
         }
     }
 
-    /// Bytes of memory that it holds, about.
+    /// Bytes of memory held, approximately.
     #[must_use]
     pub fn memory(&self) -> usize {
         self.planes.memory()
@@ -57,7 +57,7 @@ impl Scratch {
             + self.spare.capacity()
     }
 
-    /// The kernel in use.
+    /// The kernel that encoding and decoding use.
     #[must_use]
     pub fn kernel(&self) -> Kernel {
         self.kernel.kernel()

@@ -1,15 +1,17 @@
-//! The choice of a codec for one chunk: the one that packs it smallest among a few that a look at a sample has left, ties to
-//! the faster decoder.
+//! Chooses the codec of a chunk: the one that packs it smallest among the few candidates that a
+//! sample leaves. Ties go to the faster decoder.
 
+use super::delta::DeltaParams;
+use super::difference::DifferenceParams;
 use super::difference::{self, subtract};
-use super::grid::{self, Layout};
+use super::grid::{self, GridParams, Layout};
 use super::plane::{self, Shape};
-use super::simd::{Chosen, Op};
-use super::sniff::{self, Guess};
-use super::wire::Grain;
+use super::simd::{AvailableKernel, Op};
+use super::sniff::{self, SampleStats};
+use super::wire::Stride;
 use super::{Codec, Numbers, Scratch, classes, constant, delta, exponents, zstd};
 
-/// What the user asked to optimise.
+/// What compression optimises.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Mode {
     /// The best ratio at full speed.
@@ -67,8 +69,8 @@ const STORAGE: &[(usize, usize)] = &[(1, 1), (4, 1), (8, 1), (16, 1), (4, 4), (8
 
 /// Encodes `raw` into `out` (replaced) with the codec that packs it smallest, and says which.
 ///
-/// `out` is never longer than `raw`, and not longer than 8 bytes when `raw` repeats a unit of at most 8.
-/// The same `numbers`, `mode` and `raw` always give the same bytes, whatever the kernel.
+/// `out` is never longer than `raw`, and not longer than 8 bytes when `raw` repeats a unit of at
+/// most 8. The same `numbers`, `mode` and `raw` always give the same bytes, whatever the kernel.
 pub fn encode(numbers: Numbers, mode: Mode, raw: &[u8], out: &mut Vec<u8>, scratch: &mut Scratch) -> Codec {
     out.clear();
     if let Some(unit) = constant::unit(raw) {
@@ -76,38 +78,38 @@ pub fn encode(numbers: Numbers, mode: Mode, raw: &[u8], out: &mut Vec<u8>, scrat
         return Codec::Constant;
     }
     let mut best = Best { codec: Codec::Raw, len: raw.len(), out, mode, raw };
-    let guess = sniff::look(numbers, raw, &mut scratch.planes);
+    let stats = sniff::inspect(numbers, raw, &mut scratch.planes);
     match numbers {
-        Numbers::Bf16 { row } => best.bf16(Grain::of(1), row, scratch),
-        Numbers::F16 { row } => best.f16(Grain::of(1), row, scratch),
-        Numbers::F32 => best.wide(Grain::of(2), scratch),
+        Numbers::Bf16 { row } => best.bf16(Stride::of(1), row, scratch),
+        Numbers::F16 { row } => best.f16(Stride::of(1), row, scratch),
+        Numbers::F32 => best.wide(Stride::of(2), scratch),
         Numbers::F8 => {
-            best.classes(Grain::of(0), scratch);
+            best.classes(Stride::of(0), scratch);
             if mode == Mode::Storage {
-                best.grid(Grain::of(0), Layout::TopByte, 0, (STORAGE, 12), scratch);
+                best.grid(Stride::of(0), Layout::TopByte, 0, (STORAGE, 12), scratch);
             }
         }
         Numbers::Integers { log2_width: 0 } if mode == Mode::Storage => {
-            best.grid(Grain::of(0), Layout::TopByte, 0, (STORAGE, 12), scratch);
+            best.grid(Stride::of(0), Layout::TopByte, 0, (STORAGE, 12), scratch);
         }
-        Numbers::Unknown => match guess.like {
-            Some((Numbers::F32, grain)) => best.wide(grain, scratch),
-            Some((Numbers::Bf16 { row }, grain)) => best.bf16(grain, row, scratch),
-            Some((Numbers::F16 { row }, grain)) => best.f16(grain, row, scratch),
+        Numbers::Unknown => match stats.like {
+            Some((Numbers::F32, stride)) => best.wide(stride, scratch),
+            Some((Numbers::Bf16 { row }, stride)) => best.bf16(stride, row, scratch),
+            Some((Numbers::F16 { row }, stride)) => best.f16(stride, row, scratch),
             _ => {}
         },
         Numbers::Integers { .. } | Numbers::F64 => {}
     }
-    best.planes(&guess, scratch);
-    best.zstd(&guess, scratch);
+    best.planes(&stats, scratch);
+    best.zstd(&stats, scratch);
     if best.codec == Codec::Raw {
         best.out.extend_from_slice(raw);
     }
     best.codec
 }
 
-/// Encodes `raw` into `out` (replaced) by what it has in common with `base`, as many bytes, and says how; `None` when that
-/// takes `limit` bytes or more, and `out` then holds anything.
+/// Encodes `raw` into `out` (replaced) by what it has in common with `base`, as many bytes, and
+/// says how; `None` when that takes `limit` bytes or more, and `out` then holds anything.
 ///
 /// The same arguments always give the same bytes, whatever the kernel.
 pub fn encode_against(
@@ -125,10 +127,11 @@ pub fn encode_against(
         out.push(0);
         return Some(Codec::Base);
     }
-    // Bytes of no type are taken for the floats that they look like, if numbers begin with the chunk.
+    // Bytes of no type are taken for the floats that they look like, if numbers begin with the
+    // chunk.
     let numbers = match numbers {
-        Numbers::Unknown => match sniff::look(numbers, raw, &mut scratch.planes).like {
-            Some((like, grain)) if grain.skip == 0 => like,
+        Numbers::Unknown => match sniff::inspect(numbers, raw, &mut scratch.planes).like {
+            Some((like, stride)) if stride.skip == 0 => like,
             _ => numbers,
         },
         _ => numbers,
@@ -144,19 +147,19 @@ pub fn encode_against(
         Numbers::Unknown => (0, Op::Xor, 7),
     };
     let (kernel, spare) = (scratch.kernel, &mut scratch.spare);
-    let look = Look::at(kernel, natural, log2_width, (raw, base), &mut scratch.planes);
+    let sample = BaseSample::take(kernel, natural, log2_width, (raw, base), &mut scratch.planes);
     let mut best = None;
     let mut limit = limit;
-    if log2_width <= 1 && look.hopes(raw.len(), limit) {
-        let plan = delta::Plan { op: look.op, log2_width, shift };
-        if delta::encode(kernel, plan, (raw, base), limit, out, &mut scratch.delta) {
+    if log2_width <= 1 && sample.may_fit(raw.len(), limit) {
+        let params = DeltaParams { op: sample.op, log2_width, shift };
+        if delta::encode(kernel, params, (raw, base), limit, out, &mut scratch.delta) {
             (best, limit) = (Some(Codec::Delta), out.len());
         }
     }
-    if log2_width > 1 || look.sparse {
-        let plan = difference::Plan { op: look.op, log2_width, sparse: look.sparse };
+    if log2_width > 1 || sample.sparse {
+        let params = DifferenceParams { op: sample.op, log2_width, sparse: sample.sparse };
         let space = (&mut scratch.difference, &mut scratch.planes, &mut scratch.zstd);
-        if difference::encode(kernel, plan, (raw, base), limit, spare, space) {
+        if difference::encode(kernel, params, (raw, base), limit, spare, space) {
             std::mem::swap(out, spare);
             best = Some(Codec::Difference);
         }
@@ -164,8 +167,8 @@ pub fn encode_against(
     best
 }
 
-/// What a sample says of two chunks.
-struct Look {
+/// Statistics of a sample of a chunk and its base.
+struct BaseSample {
     /// The kind of difference that is smaller.
     op: Op,
     /// Bits that 1024 bytes would take.
@@ -174,12 +177,12 @@ struct Look {
     sparse: bool,
 }
 
-impl Look {
+impl BaseSample {
     /// Fewer than one number in so many differs.
     const SPARSE: usize = 16;
 
-    fn at(
-        kernel: Chosen,
+    fn take(
+        kernel: AvailableKernel,
         natural: Op,
         log2_width: u8,
         (raw, base): (&[u8], &[u8]),
@@ -187,10 +190,10 @@ impl Look {
     ) -> Self {
         let (raw, base) = (sniff::sample(raw), sniff::sample(base));
         let shape = Shape { log2_width, rotate: false };
-        let mut moved = Vec::new();
+        let mut deltas = Vec::new();
         let mut cost = |op| {
-            subtract(kernel, op, log2_width, (&raw, &base), &mut moved);
-            plane::entropy(&moved, shape, planes)
+            subtract(kernel, op, log2_width, (&raw, &base), &mut deltas);
+            plane::entropy(&deltas, shape, planes)
         };
         let (bits, xor) = (cost(natural), cost(Op::Xor));
         let width = 1 << log2_width;
@@ -202,13 +205,14 @@ impl Look {
         }
     }
 
-    /// Whether differences may take fewer than `limit` bytes: contexts save an eighth, seldom a quarter.
-    const fn hopes(&self, len: usize, limit: usize) -> bool {
+    /// Whether differences may take fewer than `limit` bytes. Contexts save an eighth, rarely a
+    /// quarter.
+    const fn may_fit(&self, len: usize, limit: usize) -> bool {
         (self.bits_per_kib * len as u64 / 8192) * 3 / 4 < limit as u64
     }
 }
 
-/// The smallest so far.
+/// The smallest encoding so far.
 struct Best<'a> {
     codec: Codec,
     /// Length of the packed bytes; `out` has none for [`Codec::Raw`].
@@ -228,74 +232,75 @@ impl Best<'_> {
         }
     }
 
-    fn bf16(&mut self, grain: Grain, row: u32, scratch: &mut Scratch) {
+    fn bf16(&mut self, stride: Stride, row: u32, scratch: &mut Scratch) {
         match self.mode {
-            Mode::Inference => self.exponents(grain, scratch),
-            Mode::Balanced => self.classes(grain, scratch),
+            Mode::Inference => self.exponents(stride, scratch),
+            Mode::Balanced => self.classes(stride, scratch),
             Mode::Storage => {
-                self.classes(grain, scratch);
-                self.grid(grain, Layout::Bf16, row, (STORAGE, 12), scratch);
+                self.classes(stride, scratch);
+                self.grid(stride, Layout::Bf16, row, (STORAGE, 12), scratch);
             }
         }
     }
 
-    fn f16(&mut self, grain: Grain, row: u32, scratch: &mut Scratch) {
-        self.grid(grain, Layout::TopByte, row, self.mode.f16(), scratch);
+    fn f16(&mut self, stride: Stride, row: u32, scratch: &mut Scratch) {
+        self.grid(stride, Layout::TopByte, row, self.mode.f16(), scratch);
         if self.mode == Mode::Storage {
             // Larger tables cost more than they gain where there are few numbers for each.
-            self.grid(grain, Layout::TopByte, row, Mode::Balanced.f16(), scratch);
+            self.grid(stride, Layout::TopByte, row, Mode::Balanced.f16(), scratch);
         }
     }
 
     /// Floats of which the high half is a BF16 word.
-    fn wide(&mut self, grain: Grain, scratch: &mut Scratch) {
+    fn wide(&mut self, stride: Stride, scratch: &mut Scratch) {
         match self.mode {
-            Mode::Inference => self.exponents(grain, scratch),
-            Mode::Balanced | Mode::Storage => self.classes(grain, scratch),
+            Mode::Inference => self.exponents(stride, scratch),
+            Mode::Balanced | Mode::Storage => self.classes(stride, scratch),
         }
     }
 
-    fn classes(&mut self, grain: Grain, scratch: &mut Scratch) {
+    fn classes(&mut self, stride: Stride, scratch: &mut Scratch) {
         let (kernel, raw, space) = (scratch.kernel, self.raw, &mut scratch.classes);
         self.offer(Codec::Classes, &mut scratch.spare, |limit, out| {
-            classes::encode(kernel, grain, raw, limit, out, space)
+            classes::encode(kernel, stride, raw, limit, out, space)
         });
     }
 
-    fn exponents(&mut self, grain: Grain, scratch: &mut Scratch) {
+    fn exponents(&mut self, stride: Stride, scratch: &mut Scratch) {
         let (kernel, raw, space) = (scratch.kernel, self.raw, &mut scratch.exponents);
         self.offer(Codec::Exponents, &mut scratch.spare, |limit, out| {
-            exponents::encode(kernel, grain, raw, limit, out, space)
+            exponents::encode(kernel, stride, raw, limit, out, space)
         });
     }
 
     fn grid(
         &mut self,
-        grain: Grain,
+        stride: Stride,
         layout: Layout,
         row: u32,
         (shapes, bits): (&[(usize, usize)], u32),
         scratch: &mut Scratch,
     ) {
-        let plan = grid::Plan { grain, layout, row: row as usize, bits, shapes };
+        let params = GridParams { stride, layout, row: row as usize, bits, shapes };
         let (kernel, raw, space) = (scratch.kernel, self.raw, &mut scratch.grid);
-        self.offer(Codec::Grid, &mut scratch.spare, |limit, out| grid::encode(kernel, &plan, raw, limit, out, space));
+        self.offer(Codec::Grid, &mut scratch.spare, |limit, out| grid::encode(kernel, &params, raw, limit, out, space));
     }
 
     /// Tries planes unless what there is is about as small as a sample of them.
-    fn planes(&mut self, guess: &Guess, scratch: &mut Scratch) {
-        let promised = guess.bits_per_kib * self.raw.len() as u64 / 8192;
-        // A sample tells a codec that models little from one that models more only when they are far apart.
+    fn planes(&mut self, stats: &SampleStats, scratch: &mut Scratch) {
+        let promised = stats.bits_per_kib * self.raw.len() as u64 / 8192;
+        // A sample tells a codec that models little from one that models more only when they are
+        // far apart.
         if self.codec == Codec::Raw || promised < self.len as u64 * 31 / 32 {
             let (kernel, raw, space) = (scratch.kernel, self.raw, &mut scratch.planes);
             self.offer(Codec::Planes, &mut scratch.spare, |limit, out| {
-                plane::encode(kernel, raw, guess.shape, limit, out, space)
+                plane::encode(kernel, raw, stats.shape, limit, out, space)
             });
         }
     }
 
-    fn zstd(&mut self, guess: &Guess, scratch: &mut Scratch) {
-        if !guess.repeats {
+    fn zstd(&mut self, stats: &SampleStats, scratch: &mut Scratch) {
+        if !stats.repeats {
             return;
         }
         for &level in self.mode.zstd_levels() {

@@ -1,8 +1,9 @@
-//! A look at a sample of a chunk: what it may be, how small byte planes would make it, whether it repeats itself.
+//! Statistics of a sample of a chunk: its likely number type, its size as byte planes, its
+//! repetitions.
 
 use super::numbers::Numbers;
 use super::plane::{self, Shape};
-use super::wire::Grain;
+use super::wire::Stride;
 
 /// Bytes of a piece of the sample, and pieces.
 const PIECE: usize = 4 << 10;
@@ -10,9 +11,9 @@ const PIECES: usize = 4;
 /// Bytes that count as a repetition.
 const REPEAT: usize = 8;
 
-/// What a sample says of a chunk.
+/// Statistics of a sample of a chunk.
 #[derive(Debug, Clone, Copy)]
-pub struct Guess {
+pub struct SampleStats {
     /// The split into planes that is smallest.
     pub shape: Shape,
     /// Bits that 1024 bytes would take in it, tables not counted.
@@ -20,11 +21,11 @@ pub struct Guess {
     /// Whether a coder of repetitions may be of use.
     pub repeats: bool,
     /// For bytes of unknown meaning: the numbers that they look like.
-    pub like: Option<(Numbers, Grain)>,
+    pub like: Option<(Numbers, Stride)>,
 }
 
-/// Looks at a chunk of these numbers.
-pub fn look(numbers: Numbers, raw: &[u8], scratch: &mut plane::Scratch) -> Guess {
+/// Inspects a sample of a chunk of `numbers`.
+pub fn inspect(numbers: Numbers, raw: &[u8], scratch: &mut plane::Scratch) -> SampleStats {
     let sample = sample(raw);
     let shape = |log2_width, rotate| Shape { log2_width, rotate };
     let candidates: &[Shape] = match numbers {
@@ -48,14 +49,14 @@ pub fn look(numbers: Numbers, raw: &[u8], scratch: &mut plane::Scratch) -> Guess
     let (bits, best) = costs.min_by_key(|(bits, _)| *bits).unwrap_or((u64::MAX, shape(0, false)));
     let like = if numbers == Numbers::Unknown { like(&sample, bits, scratch) } else { None };
     // Floats seldom repeat, and then much; other bytes may be text, of which a sample sees little.
-    let share = match numbers {
+    let one_in = match numbers {
         Numbers::Unknown | Numbers::Integers { .. } => 64,
         _ => 16,
     };
-    Guess {
+    SampleStats {
         shape: best,
         bits_per_kib: bits * 1024 / sample.len().max(1) as u64,
-        repeats: repeats(&sample, share),
+        repeats: repeats(&sample, one_in),
         like,
     }
 }
@@ -74,19 +75,20 @@ pub fn sample(raw: &[u8]) -> Vec<u8> {
 }
 
 /// Floats whose top bits cost less than any split into planes makes of them, or hardly more.
-fn like(sample: &[u8], bits: u64, scratch: &mut plane::Scratch) -> Option<(Numbers, Grain)> {
+fn like(sample: &[u8], bits: u64, scratch: &mut plane::Scratch) -> Option<(Numbers, Stride)> {
     let best_phase = |log2_width: u8| {
         // The top byte is the one of least entropy: it tells where numbers begin.
         let plain = Shape { log2_width, rotate: false };
         let plane = plane::least(sample, plain, scratch);
         let width = 1_u8 << log2_width;
-        Grain { log2_width, skip: (plane as u8 + 1) % width }
+        Stride { log2_width, skip: (plane as u8 + 1) % width }
     };
     let mut phases = [1, 2].map(best_phase).into_iter();
     let (two, four) = (phases.next()?, phases.next()?);
-    let heads = |grain: Grain| {
-        let (_, body, _) = grain.split(sample);
-        let tops = body.chunks_exact(grain.width()).filter_map(|n| n.last_chunk::<2>()).map(|n| u16::from_le_bytes(*n));
+    let heads = |stride: Stride| {
+        let (_, body, _) = stride.split(sample);
+        let tops =
+            body.chunks_exact(stride.width()).filter_map(|n| n.last_chunk::<2>()).map(|n| u16::from_le_bytes(*n));
         tops.collect::<Vec<u16>>()
     };
     // Bits of a number that are not in its coded head: 7 of BF16, 8 of F16, 23 of F32.
@@ -100,14 +102,15 @@ fn like(sample: &[u8], bits: u64, scratch: &mut plane::Scratch) -> Option<(Numbe
         (cost(&pairs, &float, 7), Numbers::Bf16 { row: 0 }, two),
         (cost(&pairs, &|head| usize::from(head >> 8), 8), Numbers::F16 { row: 0 }, two),
     ];
-    let (cost, numbers, grain) = found.into_iter().min_by_key(|(cost, ..)| *cost)?;
+    let (cost, numbers, stride) = found.into_iter().min_by_key(|(cost, ..)| *cost)?;
     // Planes see zeros in low bytes, which the heads here do not: then the codec has to show it.
     let hopeless = sample.len() as u64 * 8 * 63 / 64;
-    (cost <= bits + bits / 8 && cost < hopeless).then_some((numbers, grain))
+    (cost <= bits + bits / 8 && cost < hopeless).then_some((numbers, stride))
 }
 
-/// Whether more than one in `share` places of a sample begins with eight bytes that were there before.
-fn repeats(sample: &[u8], share: usize) -> bool {
+/// Whether more than one in `one_in` places of a sample begins with eight bytes that were there
+/// before.
+fn repeats(sample: &[u8], one_in: usize) -> bool {
     const BITS: u32 = 12;
     let mut seen = [0_u64; 1 << BITS];
     let mut found = 0;
@@ -119,5 +122,5 @@ fn repeats(sample: &[u8], share: usize) -> bool {
             *seen = key;
         }
     }
-    found * share > sample.len()
+    found * one_in > sample.len()
 }

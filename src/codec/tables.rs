@@ -1,4 +1,4 @@
-//! Frequencies of the symbols of a table: how they are chosen, written and read.
+//! Frequency tables: normalising counts, writing and reading.
 
 #![expect(clippy::indexing_slicing, reason = "indices are symbols, ranks and slots, bounded by the arrays they index")]
 
@@ -15,8 +15,9 @@ fn storable(f: u32) -> u32 {
     f >> drop << drop
 }
 
-/// Frequencies near `counts`, with the sum 2^`bits`, as [`write`] stores them; 0 only where the count is 0.
-/// Integer arithmetic alone, so that every machine finds the same. All counts 0 give the whole to symbol 0.
+/// Frequencies near `counts`, with the sum 2^`bits`, as [`write`] stores them; 0 only where the
+/// count is 0. Integer arithmetic alone, so that every machine finds the same. All counts 0 give
+/// the whole to symbol 0.
 pub fn normalise(counts: &[u32], bits: u32, freqs: &mut [u16]) {
     let slots = 1_u64 << bits;
     let total: u64 = counts.iter().map(|&c| u64::from(c)).sum();
@@ -30,7 +31,8 @@ pub fn normalise(counts: &[u32], bits: u32, freqs: &mut [u16]) {
     for (f, &c) in freqs.iter_mut().zip(counts) {
         if c > 0 {
             let exact = u64::from(c) * slots;
-            // Rounded to the nearest storable value; what that adds up to is taken from the largest.
+            // Rounded to the nearest storable value; what that adds up to is taken from the
+            // largest.
             let mut share = (exact / total) as u32;
             let drop = (32 - share.leading_zeros()).saturating_sub(SIGNIFICANT);
             let half = if drop == 0 { u64::from(exact % total * 2 >= total) as u32 } else { 1 << (drop - 1) };
@@ -41,7 +43,8 @@ pub fn normalise(counts: &[u32], bits: u32, freqs: &mut [u16]) {
     }
     sum -= u64::from(freqs[implied]);
     while sum >= slots {
-        // Too many symbols were lifted to one slot: the largest of the others gives up its next step.
+        // Too many symbols were lifted to one slot: the largest of the others gives up its next
+        // step.
         let Some(most) = (0..freqs.len()).filter(|&i| i != implied && freqs[i] > 1).max_by_key(|&i| freqs[i]) else {
             break;
         };
@@ -57,17 +60,18 @@ fn largest(counts: &[u32]) -> Option<usize> {
     (0..counts.len()).rev().max_by_key(|&i| counts[i])
 }
 
-/// Writes frequencies that [`normalise`] has made; `live` says which symbols may occur.
-pub fn write(freqs: &[u16], live: &[bool], out: &mut BitWriter) {
-    // One frequency is not stored but is what the others leave: the only one that need not be storable.
+/// Writes frequencies that [`normalise`] has made; `present` says which symbols may occur.
+pub fn write(freqs: &[u16], present: &[bool], out: &mut BitWriter) {
+    // One frequency is not stored but is what the others leave: the only one that need not be
+    // storable.
     let implied = (0..freqs.len())
         .find(|&i| storable(u32::from(freqs[i])) != u32::from(freqs[i]))
-        .or_else(|| (0..freqs.len()).rev().filter(|&i| live[i]).max_by_key(|&i| freqs[i]))
+        .or_else(|| (0..freqs.len()).rev().filter(|&i| present[i]).max_by_key(|&i| freqs[i]))
         .unwrap_or(0);
     out.put(implied as u32, index_bits(freqs.len()));
     let mut before = 0_i32;
     for (i, &f) in freqs.iter().enumerate() {
-        if !live[i] || i == implied {
+        if !present[i] || i == implied {
             continue;
         }
         let f = u32::from(f);
@@ -94,17 +98,18 @@ pub fn write(freqs: &[u16], live: &[bool], out: &mut BitWriter) {
 /// Reads frequencies and checks that they sum to 2^`bits`.
 ///
 /// # Errors
-/// [`Damage`] when the bits end, a length is above 12, the implied symbol may not occur, or the sum is wrong.
-pub fn read(bits: u32, live: &[bool], input: &mut BitReader<'_>, freqs: &mut [u16]) -> Result<(), Damage> {
+/// [`Damage`] when the bits end, a length is above 12, the implied symbol may not occur, or the sum
+/// is wrong.
+pub fn read(bits: u32, present: &[bool], input: &mut BitReader<'_>, freqs: &mut [u16]) -> Result<(), Damage> {
     let implied = input.take(index_bits(freqs.len()))? as usize;
-    if !live.get(implied).copied().unwrap_or(false) {
+    if !present.get(implied).copied().unwrap_or(false) {
         return Err(Damage::new("the implied symbol of a table, one that occurs", 1, implied as u64));
     }
     let slots = 1_u32 << bits;
     let (mut before, mut sum) = (0_i32, 0_u32);
     for i in 0..freqs.len() {
         freqs[i] = 0;
-        if !live[i] || i == implied {
+        if !present[i] || i == implied {
             continue;
         }
         let len = if input.take(1)? == 0 {
@@ -140,32 +145,65 @@ const fn index_bits(n: usize) -> u32 {
     (n - 1).ilog2() + 1
 }
 
-/// Frequencies of a table's symbols, as [`normalise`] finds them; of one that nobody uses, something.
-pub fn frequencies(counts: &[u32; SYMBOLS], live: &[bool; SYMBOLS], bits: u32) -> [u16; SYMBOLS] {
-    let mut freqs = [0; SYMBOLS];
-    let mut counts = *counts;
-    if counts.iter().all(|&c| c == 0)
-        && let Some((c, _)) = counts.iter_mut().zip(live).find(|(_, live)| **live)
-    {
-        *c = 1;
+/// Which symbols occur in any of several tables of counts.
+pub fn present<'a>(counts: impl IntoIterator<Item = &'a [u32; SYMBOLS]>) -> [bool; SYMBOLS] {
+    let mut present = [false; SYMBOLS];
+    for table in counts {
+        present.iter_mut().zip(table).for_each(|(present, &c)| *present |= c > 0);
     }
-    normalise(&counts, bits, &mut freqs);
-    freqs
+    present
 }
 
-/// Reads which symbols may occur, then `count` tables of 2^`bits` slots, and expands them into `tables`.
+/// Several tables of 2^`bits` slots each, over the symbols that occur in any of them.
+#[derive(Debug)]
+pub struct TableSet {
+    /// Frequencies, as [`normalise`] finds them. A table without counts gives all slots to one
+    /// symbol.
+    pub freqs: Vec<[u16; SYMBOLS]>,
+    present: [bool; SYMBOLS],
+}
+
+impl TableSet {
+    /// The frequencies nearest to `counts`.
+    pub fn new(counts: &[[u32; SYMBOLS]], bits: u32) -> Self {
+        let present = present(counts);
+        let first = present.iter().position(|&present| present).unwrap_or(0);
+        let freqs = counts.iter().map(|counts| {
+            let (mut freqs, mut counts) = ([0; SYMBOLS], *counts);
+            if counts.iter().all(|&c| c == 0) {
+                counts[first] = 1;
+            }
+            normalise(&counts, bits, &mut freqs);
+            freqs
+        });
+        Self { freqs: freqs.collect(), present }
+    }
+
+    /// The tables as they are stored: a bit for each symbol, set when it occurs, then each table by
+    /// [`write`].
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut bits = BitWriter::default();
+        self.present.iter().for_each(|&present| bits.put(present.into(), 1));
+        self.freqs.iter().for_each(|f| write(f, &self.present, &mut bits));
+        bits.finish()
+    }
+}
+
+/// Expands the `count` tables of 2^`bits` slots in `bytes`, as [`TableSet::to_bytes`] gives them,
+/// into `tables`.
 ///
 /// # Errors
 /// Those of [`read`].
-pub fn read_all(input: &mut BitReader<'_>, count: usize, bits: u32, tables: &mut Vec<u32>) -> Result<(), Damage> {
-    let mut live = [false; SYMBOLS];
-    for live in &mut live {
-        *live = input.take(1)? == 1;
+pub fn read_all(bytes: &[u8], count: usize, bits: u32, tables: &mut Vec<u32>) -> Result<(), Damage> {
+    let mut input = BitReader::new(bytes);
+    let mut present = [false; SYMBOLS];
+    for present in &mut present {
+        *present = input.take(1)? == 1;
     }
     tables.resize(count << bits, 0);
     for table in tables.chunks_exact_mut(1 << bits) {
         let mut freqs = [0; SYMBOLS];
-        read(bits, &live, input, &mut freqs)?;
+        read(bits, &present, &mut input, &mut freqs)?;
         fill_slots(&freqs, table);
     }
     Ok(())
@@ -201,15 +239,15 @@ mod tests {
                 normalise(&counts, bits, &mut freqs);
                 assert_eq!(freqs.iter().map(|&f| u32::from(f)).sum::<u32>(), 1 << bits);
                 assert!(freqs.iter().zip(&counts).all(|(f, c)| (*f > 0) == (*c > 0)), "{counts:?} {freqs:?}");
-                for live in [vec![true; n], counts.iter().map(|&c| c > 0).collect()] {
+                for present in [vec![true; n], counts.iter().map(|&c| c > 0).collect()] {
                     let mut writer = BitWriter::default();
-                    write(&freqs, &live, &mut writer);
+                    write(&freqs, &present, &mut writer);
                     let bytes = writer.finish();
                     let mut back = vec![9; n];
-                    read(bits, &live, &mut BitReader::new(&bytes), &mut back).unwrap();
+                    read(bits, &present, &mut BitReader::new(&bytes), &mut back).unwrap();
                     assert_eq!(freqs, back);
                     for len in 0..bytes.len() {
-                        assert!(read(bits, &live, &mut BitReader::new(&bytes[..len]), &mut back).is_err());
+                        assert!(read(bits, &present, &mut BitReader::new(&bytes[..len]), &mut back).is_err());
                     }
                 }
             }

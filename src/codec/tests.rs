@@ -1,5 +1,5 @@
-use super::simd::Chosen;
-use super::wire::Grain;
+use super::simd::AvailableKernel;
+use super::wire::Stride;
 use super::*;
 use crate::error::Damage;
 
@@ -32,7 +32,8 @@ pub(super) fn random_bytes(len: usize, seed: u64) -> Vec<u8> {
         .collect()
 }
 
-/// Numbers near a normal distribution, the scale changing from row to row of 192, a few of them zero, huge or NaN.
+/// Numbers near a normal distribution, the scale changing from row to row of 192, a few of them
+/// zero, huge or NaN.
 fn weights(count: usize, seed: u64) -> Vec<f32> {
     let noise = random_bytes(count * 4, seed);
     noise
@@ -99,7 +100,8 @@ fn check(numbers: Numbers, raw: &[u8]) -> (Codec, Vec<u8>) {
 }
 
 fn unpack_on(codec: Codec, packed: &[u8], raw_len: usize, scratch: &mut Scratch) -> Result<Vec<u8>, Damage> {
-    // No byte more than promised, spare capacity included: AddressSanitizer sees the first one that is read beyond.
+    // No byte more than promised, spare capacity included: AddressSanitizer sees the first one that
+    // is read beyond.
     let buf = [packed, &[0xa5; PAD]].concat();
     let mut out = vec![0x5a; raw_len];
     decode(codec, Packed::new(&buf, packed.len()).unwrap(), &mut out, scratch).map(|()| out)
@@ -164,7 +166,8 @@ fn every_half_word_survives_in_every_layout() {
 fn adversarial_distributions_come_back() {
     let kernels = &mut kernels();
     let mut cases: Vec<Vec<u8>> = Vec::new();
-    // The symbols lie in the top byte of two, as in floats of sixteen bits; the bottom byte is noise.
+    // The symbols lie in the top byte of two, as in floats of sixteen bits; the bottom byte is
+    // noise.
     let mut add = |symbols: &mut dyn FnMut(usize) -> u8| {
         let noise = random_bytes(40_000, 77);
         cases.push(noise.iter().enumerate().flat_map(|(i, &low)| [low, symbols(i)]).collect());
@@ -210,7 +213,7 @@ fn weights_take_the_codec_made_for_them() {
         let (got, ratio) = of(mode, numbers, kernels);
         assert!(got == codec && ratio < most, "{mode:?} {numbers:?}: {got:?} {ratio}");
     }
-    // Bytes that nobody names pack like the floats they are, wherever in the chunk these begin.
+    // Bytes of unknown type pack like the floats they are, wherever in the chunk these begin.
     let typed = check(Numbers::F32, &weights_of(Numbers::F32, 120_000, 4)).1.len();
     for phase in 1..4 {
         let shifted = [&random_bytes(phase, 1), &weights_of(Numbers::F32, 120_000, 4)[..]].concat();
@@ -256,21 +259,28 @@ fn samples() -> Vec<(Codec, Vec<u8>, usize)> {
             .map(|i| if i % 2 == 1 { [0x3c, 0x3d, 0xbc][i * i % 3] } else { random_bytes(1, i as u64 + 1)[0] })
             .collect();
         let mut packed = Vec::new();
-        assert!(plane::encode(Chosen::best(), &raw, shape, usize::MAX, &mut packed, &mut plane::Scratch::default()));
+        assert!(plane::encode(
+            AvailableKernel::detect(),
+            &raw,
+            shape,
+            usize::MAX,
+            &mut packed,
+            &mut plane::Scratch::default()
+        ));
         cases.push((Codec::Planes, packed, len));
     }
-    let kernel = Chosen::best();
+    let kernel = AvailableKernel::detect();
     let (mut classes, mut exponents, mut grid) = Default::default();
     for (log2_width, numbers, count) in
         [(1, Numbers::Bf16 { row: 0 }, 3000), (2, Numbers::F32, 1601), (0, Numbers::F8, 3001)]
     {
         let raw = weights_of(numbers, count, 21);
-        let grain = Grain { log2_width, skip: log2_width };
+        let stride = Stride { log2_width, skip: log2_width };
         let mut packed = Vec::new();
-        assert!(classes::encode(kernel, grain, &raw, usize::MAX, &mut packed, &mut classes));
+        assert!(classes::encode(kernel, stride, &raw, usize::MAX, &mut packed, &mut classes));
         cases.push((Codec::Classes, packed.clone(), raw.len()));
         if log2_width > 0 {
-            assert!(exponents::encode(kernel, grain, &raw, usize::MAX, &mut packed, &mut exponents));
+            assert!(exponents::encode(kernel, stride, &raw, usize::MAX, &mut packed, &mut exponents));
             cases.push((Codec::Exponents, packed, raw.len()));
         }
     }
@@ -280,7 +290,7 @@ fn samples() -> Vec<(Codec, Vec<u8>, usize)> {
         (Numbers::Bf16 { row: 0 }, grid::Layout::Bf16, 0, &[(3, 1)]),
     ] {
         let raw = weights_of(numbers, 192 * 20 + 5, 21);
-        let plan = grid::Plan { grain: Grain::of(1), layout, row, bits: 11, shapes };
+        let plan = grid::GridParams { stride: Stride::of(1), layout, row, bits: 11, shapes };
         let mut packed = Vec::new();
         assert!(grid::encode(kernel, &plan, &raw, usize::MAX, &mut packed, &mut grid));
         cases.push((Codec::Grid, packed, raw.len()));

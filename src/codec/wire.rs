@@ -3,7 +3,7 @@
 use super::simd::States;
 use crate::error::Damage;
 
-/// Takes fields from the front of bytes that nobody has checked.
+/// Reads fields from the front of untrusted bytes.
 #[derive(Debug, Clone, Copy)]
 pub struct Fields<'a> {
     rest: &'a [u8],
@@ -52,8 +52,8 @@ impl<'a> Fields<'a> {
 pub fn put_words<'a>(words: impl ExactSizeIterator<Item = &'a u16>, out: &mut Vec<u8>) {
     let at = out.len();
     out.resize(at + 2 * words.len(), 0);
-    let room = out.get_mut(at..).unwrap_or_default().as_chunks_mut::<2>().0;
-    room.iter_mut().zip(words).for_each(|(to, word)| *to = word.to_le_bytes());
+    let space = out.get_mut(at..).unwrap_or_default().as_chunks_mut::<2>().0;
+    space.iter_mut().zip(words).for_each(|(to, word)| *to = word.to_le_bytes());
 }
 
 /// Appends the states of a coder.
@@ -61,16 +61,17 @@ pub fn put_states(states: &States, out: &mut Vec<u8>) {
     out.extend(states.0.iter().flat_map(|x| x.to_le_bytes()));
 }
 
-/// How wide the numbers of a chunk are and where they begin, as a byte: bits 0-1 log2 of the width, bits 2-4 the bytes before the first number, fewer than the width.
+/// How wide the numbers of a chunk are and where they begin, as a byte: bits 0-1 log2 of the width,
+/// bits 2-4 the bytes before the first number, fewer than the width.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Grain {
+pub struct Stride {
     /// log2 of the bytes of a number: 0 to 3.
     pub log2_width: u8,
     /// Bytes before the first number.
     pub skip: u8,
 }
 
-impl Grain {
+impl Stride {
     /// Numbers of 2^`log2_width` bytes from the first byte on.
     pub const fn of(log2_width: u8) -> Self {
         Self { log2_width, skip: 0 }
@@ -86,14 +87,15 @@ impl Grain {
 
     /// Checked against `allowed`, the widths that a codec has (bit k for 2^k bytes).
     pub fn from_byte(byte: u8, allowed: u8) -> Result<Self, Damage> {
-        let grain = Self { log2_width: byte & 3, skip: byte >> 2 };
-        if usize::from(grain.skip) < grain.width() && allowed >> grain.log2_width & 1 == 1 {
-            return Ok(grain);
+        let stride = Self { log2_width: byte & 3, skip: byte >> 2 };
+        if usize::from(stride.skip) < stride.width() && allowed >> stride.log2_width & 1 == 1 {
+            return Ok(stride);
         }
         Err(Damage::new("width and phase of a chunk's numbers, a pair that the codec has", allowed.into(), byte.into()))
     }
 
-    /// The bytes before the numbers, the numbers, the bytes behind them; a chunk of fewer bytes than `skip` has no numbers.
+    /// The bytes before the numbers, the numbers, the bytes behind them; a chunk of fewer bytes
+    /// than `skip` has no numbers.
     pub fn split(self, raw: &[u8]) -> (&[u8], &[u8], &[u8]) {
         let (head, rest) = raw.split_at(raw.len().min(self.skip.into()));
         let (body, tail) = rest.split_at(rest.len() - rest.len() % self.width());

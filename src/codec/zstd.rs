@@ -1,4 +1,5 @@
-//! One zstd frame, without checksum (the chunk has its own) and without content size (the index has it).
+//! One zstd frame, without checksum (the chunk has its own) and without content size (the index has
+//! it).
 
 use zstd::bulk::{Compressor, Decompressor};
 use zstd::zstd_safe::{CParameter, MAGICNUMBER};
@@ -47,7 +48,8 @@ pub fn encode(raw: &[u8], level: i32, out: &mut Vec<u8>, scratch: &mut Scratch) 
     }
 }
 
-/// Whether `packed` is one zstd frame and nothing else: no skippable frame, no second one, no byte behind it.
+/// Whether `packed` is one zstd frame and nothing else: no skippable frame, no second one, no byte
+/// behind it.
 pub fn is_one_frame(packed: &[u8]) -> bool {
     packed.starts_with(&MAGICNUMBER.to_le_bytes())
         && zstd::zstd_safe::find_frame_compressed_size(packed).is_ok_and(|len| len == packed.len())

@@ -2,7 +2,8 @@
 
 use core::arch::x86_64::*;
 
-use super::inputs::{Classes, Low, Segment, States, Words};
+use super::inputs::{ClassTables, Segment, States, TileLow, Words};
+use super::loads::loads;
 use super::scalar::{self, vectorised};
 use super::slots::{Alias, CLASS_BITS, RANKS};
 use super::small::{SMALL_BITS, SMALL_RANKS, SmallStates, SmallTable};
@@ -10,47 +11,11 @@ use super::types::{BLOCK, SMALL_GROUP};
 
 vectorised!("avx2,bmi2,popcnt");
 
-#[inline]
-#[target_feature(enable = "avx2")]
-fn load(from: &[u32; 8]) -> __m256i {
-    // SAFETY: 32 readable bytes, no alignment needed; the processor has AVX2 (`target_feature`).
-    unsafe { _mm256_loadu_si256(from.as_ptr().cast()) }
-}
-
-#[inline]
-#[target_feature(enable = "avx2")]
-fn store(to: &mut [u32; 8], v: __m256i) {
-    // SAFETY: 32 writable bytes, no alignment needed; the processor has AVX2 (`target_feature`).
-    unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), v) }
-}
-
-#[inline]
-#[target_feature(enable = "avx2")]
-fn load_small(from: &[u16; 16]) -> __m256i {
-    // SAFETY: 32 readable bytes, no alignment needed; the processor has AVX2 (`target_feature`).
-    unsafe { _mm256_loadu_si256(from.as_ptr().cast()) }
-}
-
-#[inline]
-#[target_feature(enable = "avx2")]
-fn store_small(to: &mut [u16; 16], v: __m256i) {
-    // SAFETY: 32 writable bytes, no alignment needed; the processor has AVX2 (`target_feature`).
-    unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), v) }
-}
-
-#[inline]
-#[target_feature(enable = "avx2")]
-fn load_bytes(from: &[u8; 32]) -> __m256i {
-    // SAFETY: 32 readable bytes, no alignment needed; the processor has AVX2 (`target_feature`).
-    unsafe { _mm256_loadu_si256(from.as_ptr().cast()) }
-}
-
-#[inline]
-#[target_feature(enable = "avx2")]
-fn store_bytes(to: &mut [u8; 32], v: __m256i) {
-    // SAFETY: 32 writable bytes, no alignment needed; the processor has AVX2 (`target_feature`).
-    unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), v) }
-}
+loads!("avx2", __m256i, _mm256_loadu_si256, _mm256_storeu_si256;
+    load, store: [u32; 8];
+    load_small, store_small: [u16; 16];
+    load_bytes, store_bytes: [u8; 32];
+);
 
 /// For each set of lanes that take up a word, which of the next eight words each lane takes.
 static SPREAD: [[u8; 8]; 256] = spread();
@@ -91,7 +56,7 @@ fn store_states(states: &mut States, v: [__m256i; 8]) {
     }
 }
 
-/// Takes up a word in each state that is low; `at` moves over the words taken.
+/// Renormalises each state below 2^16 with one word; `at` advances over the words read.
 ///
 /// # Safety
 /// 16 bytes must be readable at `at`.
@@ -108,7 +73,8 @@ unsafe fn refill(x: __m256i, at: &mut *const u8) -> __m256i {
     _mm256_blendv_epi8(x, _mm256_or_si256(_mm256_slli_epi32(x, 16), words), low)
 }
 
-/// The entries that eight indices lead to. Single loads are faster than the instruction of this name.
+/// The entries that eight indices lead to. Single loads are faster than the instruction of this
+/// name.
 ///
 /// # Safety
 /// Every index must be inside the table.
@@ -128,7 +94,8 @@ unsafe fn gather(table: *const u32, index: __m256i) -> __m256i {
     _mm256_set_m128i(four(e, f, g, h), four(a, b, c, d))
 }
 
-/// Takes up words in all states. Not inlined: registers would not suffice for this and the steps before it.
+/// Renormalises all states. A pass of its own: together with the decoding steps it would need too
+/// many registers.
 ///
 /// # Safety
 /// 128 + 16 bytes must be readable at `at`.
@@ -146,7 +113,8 @@ unsafe fn refill_all(states: &mut States, mut at: *const u8) -> *const u8 {
 /// The symbols of eight states, in the low bytes of lanes; `x` becomes the states behind them.
 ///
 /// # Safety
-/// Every offset must leave room for 2^BITS entries in the tables; 16 bytes must be readable at `at`.
+/// Every offset must leave room for 2^BITS entries in the tables; 16 bytes must be readable at
+/// `at`.
 #[inline]
 #[target_feature(enable = "avx2,popcnt")]
 unsafe fn symbol<const BITS: u32>(
@@ -185,8 +153,8 @@ pub fn symbols<const BITS: u32>(
         let start = window.as_ptr().cast::<u8>();
         let mut at = start;
         // Lanes 0-7 of each group of sixteen states make bytes 0-31, lanes 8-15 bytes 32-63.
-        // SAFETY: every offset leaves room for 2^BITS entries (`Segment`). A block of 64 states takes at most 64 words,
-        // and `Words` has `PAD` bytes behind its window.
+        // SAFETY: every offset leaves room for 2^BITS entries (`Segment`). A block of 64 states
+        // takes at most 64 words, and `Words` has `PAD` bytes behind its window.
         let [a0, b0, a1, b1, a2, b2, a3, b3] = unsafe {
             [
                 symbol::<BITS>(tables, columns.get(8 * i), &mut x0, &mut at),
@@ -225,7 +193,8 @@ impl Bytes {
         Self { halves: [_mm256_broadcastsi128_si256(a), _mm256_broadcastsi128_si256(b)] }
     }
 
-    /// The bytes that `index`, each below 32, leads to; `upper` has bit 7 set where it is 16 or more.
+    /// The bytes that `index`, each below 32, leads to; `upper` has bit 7 set where it is 16 or
+    /// more.
     #[inline]
     #[target_feature(enable = "avx2")]
     fn at(&self, index: __m256i, upper: __m256i) -> __m256i {
@@ -275,7 +244,8 @@ impl Table {
         (first, second)
     }
 
-    /// Ranks, in the order of numbers, and the states before they take up words, of the same half of four groups.
+    /// Ranks, in the order of numbers, and the states before they take up words, of the same half
+    /// of four groups.
     #[inline]
     #[target_feature(enable = "avx2")]
     fn step(&self, x: [__m256i; 4]) -> (__m256i, [__m256i; 4]) {
@@ -331,7 +301,8 @@ fn join(words: __m256i, residual: __m128i) -> __m256i {
 fn put(heads: &[Bytes; 2], ranks: __m256i, residual: __m256i, out: &mut [u8; BLOCK]) -> __m256i {
     let up = upper(ranks);
     let (low, high) = (heads[0].at(ranks, up), heads[1].at(ranks, up));
-    // Byte interleaving stays within halves of a register: 0-7 and 16-23 first, then 8-15 and 24-31.
+    // Byte interleaving stays within halves of a register: 0-7 and 16-23 first, then 8-15 and
+    // 24-31.
     let (a, b) = (_mm256_unpacklo_epi8(low, high), _mm256_unpackhi_epi8(low, high));
     let first = join(_mm256_permute2x128_si256::<0x20>(a, b), _mm256_castsi256_si128(residual));
     let second = join(_mm256_permute2x128_si256::<0x31>(a, b), _mm256_extracti128_si256::<1>(residual));
@@ -349,7 +320,8 @@ fn block(table: &Table, states: &mut States, words: &mut Words<'_>) -> Option<(_
     let window = words.block()?;
     let start = window.as_ptr().cast::<u8>();
     let ranks = table.block(states);
-    // SAFETY: a block of 64 states takes at most 64 words, and `Words` has `PAD` bytes behind its window.
+    // SAFETY: a block of 64 states takes at most 64 words, and `Words` has `PAD` bytes behind its
+    // window.
     let at = unsafe { refill_all(states, start) };
     words.advance(at.addr() - start.addr());
     Some(ranks)
@@ -357,11 +329,11 @@ fn block(table: &Table, states: &mut States, words: &mut Words<'_>) -> Option<(_
 
 #[target_feature(enable = "avx2,bmi2,popcnt")]
 pub fn tile16(
-    classes: &Classes,
+    classes: &ClassTables,
     class: usize,
     states: &mut States,
     words: &mut Words<'_>,
-    low: Low<'_>,
+    low: TileLow<'_>,
     out: &mut [[u8; 2 * BLOCK]],
 ) -> Option<bool> {
     let table = Table::new(classes.aliases.get(class)?);
@@ -396,7 +368,7 @@ pub fn tile16(
 
 #[target_feature(enable = "avx2,bmi2,popcnt")]
 pub fn tile8(
-    classes: &Classes,
+    classes: &ClassTables,
     class: usize,
     states: &mut States,
     words: &mut Words<'_>,
@@ -421,7 +393,8 @@ pub fn tile8(
     true
 }
 
-/// For each set of eight lanes that take up a byte, the shuffle that puts the next bytes into their low halves.
+/// For each set of eight lanes that take up a byte, the shuffle that puts the next bytes into their
+/// low halves.
 static SPREAD_BYTES: [[u8; 16]; 256] = spread_bytes();
 
 #[expect(clippy::indexing_slicing, reason = "evaluated by the compiler, which checks it")]
@@ -458,7 +431,7 @@ unsafe fn take_bytes(mask: u8, at: &mut *const u8) -> __m128i {
     _mm_shuffle_epi8(bytes, lanes)
 }
 
-/// Takes up a byte in each 16-bit state that is low; `at` moves over the bytes taken.
+/// Renormalises each 16-bit state below 2^8 with one byte; `at` advances over the bytes read.
 ///
 /// # Safety
 /// 16 bytes must be readable at `at`.
@@ -559,7 +532,8 @@ pub fn exponents16(
         let mut at = begin;
         let (first, [x0, x1]) = exponents.step([x[0], x[1]]);
         let (second, [x2, x3]) = exponents.step([x[2], x[3]]);
-        // SAFETY: a block takes at most 64 bytes, 16 for each vector, and `Words` has `PAD` bytes behind its window.
+        // SAFETY: a block takes at most 64 bytes, 16 for each vector, and `Words` has `PAD` bytes
+        // behind its window.
         unsafe {
             x = [
                 refill_small(x0, &mut at),

@@ -2,8 +2,9 @@
 
 use core::arch::x86_64::*;
 
-use super::encode::{EncodeTable, SymbolTables, WordsBack};
-use super::inputs::{Classes, Low, Segment, States, Words};
+use super::encode::{EncodeTable, ReverseWords, SymbolTables};
+use super::inputs::{ClassTables, Segment, States, TileLow, Words};
+use super::loads::loads;
 use super::scalar::{self, vectorised};
 use super::slots::{AliasLanes, CLASS_BITS, RANKS};
 use super::small::{SMALL_BITS, SMALL_RANKS, SmallStates, SmallTable};
@@ -14,49 +15,13 @@ const SLOTS: usize = 1 << CLASS_BITS;
 
 vectorised!("avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vbmi2,bmi2,popcnt");
 
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn load_u32(from: &[u32; 16]) -> __m512i {
-    // SAFETY: 64 readable bytes, no alignment needed; the processor has AVX-512 (`target_feature`).
-    unsafe { _mm512_loadu_si512(from.as_ptr().cast()) }
-}
+loads!("avx512f", __m512i, _mm512_loadu_si512, _mm512_storeu_si512;
+    load_u32, store_u32: [u32; 16];
+    load_words, store_words: [u16; 32];
+    load_bytes, store_bytes: [u8; 64];
+);
 
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn store_u32(to: &mut [u32; 16], v: __m512i) {
-    // SAFETY: 64 writable bytes, no alignment needed; the processor has AVX-512 (`target_feature`).
-    unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), v) }
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn load_words(from: &[u16; 32]) -> __m512i {
-    // SAFETY: 64 readable bytes, no alignment needed; the processor has AVX-512 (`target_feature`).
-    unsafe { _mm512_loadu_si512(from.as_ptr().cast()) }
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn store_words(to: &mut [u16; 32], v: __m512i) {
-    // SAFETY: 64 writable bytes, no alignment needed; the processor has AVX-512 (`target_feature`).
-    unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), v) }
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn load_bytes(from: &[u8; 64]) -> __m512i {
-    // SAFETY: 64 readable bytes, no alignment needed; the processor has AVX-512 (`target_feature`).
-    unsafe { _mm512_loadu_si512(from.as_ptr().cast()) }
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn store_bytes(to: &mut [u8; 64], v: __m512i) {
-    // SAFETY: 64 writable bytes, no alignment needed; the processor has AVX-512 (`target_feature`).
-    unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), v) }
-}
-
-/// Takes up a word in each state that is low; `at` moves over the words taken.
+/// Renormalises each state below 2^16 with one word; `at` advances over the words read.
 ///
 /// # Safety
 /// 32 bytes must be readable at `at`.
@@ -70,7 +35,8 @@ unsafe fn refill(x: __m512i, at: &mut *const u8) -> __m512i {
     let words = _mm512_permutexvar_epi16(load_words(&UPPER), words);
     let words = _mm512_maskz_expand_epi32(low, words);
     *at = at.wrapping_add(2 * low.count_ones() as usize);
-    // Where a state is low its upper half is 0, so its lower half moves up and a word comes in below.
+    // Where a state is low its upper half is 0, so its lower half moves up and a word comes in
+    // below.
     _mm512_mask_shldi_epi32(x, low, x, words, 16)
 }
 
@@ -86,8 +52,9 @@ static UPPER: [u16; 32] = {
     index
 };
 
-/// For number i of a block, where it is among the words of groups 0 and 1 (0-31) and of groups 2 and 3 (32-63), the
-/// first of each pair of groups in the lower halves of lanes, the second in the upper ones.
+/// For number i of a block, where it is among the words of groups 0 and 1 (0-31) and of groups 2
+/// and 3 (32-63), the first of each pair of groups in the lower halves of lanes, the second in the
+/// upper ones.
 #[expect(clippy::indexing_slicing, reason = "evaluated by the compiler, which checks it")]
 static NATURAL: [[u16; 32]; 2] = {
     let mut index = [[0; 32]; 2];
@@ -186,7 +153,8 @@ fn block(table: &Table, x: &mut [__m512i; 4], words: &mut Words<'_>) -> Option<[
     for (x, rank) in x.iter_mut().zip(&mut ranks) {
         let next;
         (*rank, next) = table.step(*x);
-        // SAFETY: a block of 64 states takes at most 64 words, and `Words` has `PAD` bytes behind its window.
+        // SAFETY: a block of 64 states takes at most 64 words, and `Words` has `PAD` bytes behind
+        // its window.
         *x = unsafe { refill(next, &mut at) };
     }
     words.advance(at.addr() - start.addr());
@@ -203,11 +171,11 @@ fn pair(heads: __m512i, a: __m512i, b: __m512i) -> __m512i {
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
 pub fn tile16(
-    classes: &Classes,
+    classes: &ClassTables,
     class: usize,
     states: &mut States,
     words: &mut Words<'_>,
-    low: Low<'_>,
+    low: TileLow<'_>,
     out: &mut [[u8; 2 * BLOCK]],
 ) -> Option<bool> {
     let table = Table::new(classes.lanes.get(class)?);
@@ -241,7 +209,7 @@ pub fn tile16(
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
 pub fn tile8(
-    classes: &Classes,
+    classes: &ClassTables,
     class: usize,
     states: &mut States,
     words: &mut Words<'_>,
@@ -299,10 +267,11 @@ impl<'a> Encoder<'a> {
         Self { freq: two(&table.freq), start: two(&table.start), reciprocal, slots: &table.slots }
     }
 
-    /// The states behind `x` once these ranks are coded; the words that they give off are put in front of `words`.
+    /// The states behind `x` once these ranks are coded; the words that they give off are put in
+    /// front of `words`.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,popcnt")]
-    fn step(&self, x: __m512i, rank: __m512i, words: &mut WordsBack) -> __m512i {
+    fn step(&self, x: __m512i, rank: __m512i, words: &mut ReverseWords) -> __m512i {
         let freq = _mm512_permutex2var_epi32(self.freq[0], rank, self.freq[1]);
         let start = _mm512_permutex2var_epi32(self.start[0], rank, self.start[1]);
         let reciprocal = _mm512_permutex2var_ps(self.reciprocal[0], rank, self.reciprocal[1]);
@@ -323,10 +292,11 @@ pub fn encode_ranks(
     class: &[u8],
     ranks: &[[u8; BLOCK]],
     states: &mut States,
-    words: &mut WordsBack,
+    words: &mut ReverseWords,
 ) {
     let [mut x0, mut x1, mut x2, mut x3] = load_states(states);
-    // The three bytes above a place lead to another rank; permutations by ranks look at the lowest byte alone.
+    // The three bytes above a place lead to another rank; permutations by ranks look at the lowest
+    // byte alone.
     let places = [load_u32(&PLACES[0]), load_u32(&PLACES[1]), load_u32(&PLACES[2]), load_u32(&PLACES[3])];
     for (ranks, &class) in ranks.iter().zip(class).rev() {
         let Some(table) = tables.get(usize::from(class)) else { return };
@@ -349,7 +319,7 @@ pub unsafe fn encode_symbols(
     columns: &[u32],
     symbols: &[[u8; BLOCK]],
     states: &mut States,
-    words: &mut WordsBack,
+    words: &mut ReverseWords,
 ) {
     let [mut x0, mut x1, mut x2, mut x3] = load_states(states);
     let (places0, places1) = (load_u32(&PLACES[0]), load_u32(&PLACES[1]));
@@ -382,13 +352,14 @@ pub unsafe fn encode_symbols(
 /// Every entry must be inside the tables.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,popcnt")]
-unsafe fn encode_symbol(x: __m512i, entry: __m512i, tables: &SymbolTables, words: &mut WordsBack) -> __m512i {
+unsafe fn encode_symbol(x: __m512i, entry: __m512i, tables: &SymbolTables, words: &mut ReverseWords) -> __m512i {
     // SAFETY: the caller's promise, twice.
     let (slots, reciprocal) =
         unsafe { (gather(tables.slots.as_ptr(), entry), gather(tables.reciprocal.as_ptr().cast(), entry)) };
     let freq = _mm512_and_si512(slots, _mm512_set1_epi32(0xffff));
     let start = _mm512_srli_epi32(slots, 16);
-    // A frequency of all slots leaves no state that is too large; shifted, it stays within 32 bits for the others.
+    // A frequency of all slots leaves no state that is too large; shifted, it stays within 32 bits
+    // for the others.
     let full = _mm512_cmpge_epu32_mask(_mm512_srl_epi32(x, _mm_cvtsi32_si128(32 - tables.bits as i32)), freq);
     let low = give(x, full, words);
     let (quotient, remainder) = divide(low, freq, _mm512_castsi512_ps(reciprocal));
@@ -396,12 +367,14 @@ unsafe fn encode_symbol(x: __m512i, entry: __m512i, tables: &SymbolTables, words
     _mm512_add_epi32(quotient, _mm512_add_epi32(start, remainder))
 }
 
-/// Puts the lower halves of the states that are too large in front of `words`, and gives the states without them.
+/// Puts the lower halves of the states that are too large in front of `words`, and gives the states
+/// without them.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,popcnt")]
-fn give(x: __m512i, full: __mmask16, words: &mut WordsBack) -> __m512i {
+fn give(x: __m512i, full: __mmask16, words: &mut ReverseWords) -> __m512i {
     let count = full.count_ones() as usize;
-    // The words taken go to the top of the vector, which is stored so that it ends where the last one began.
+    // The words taken go to the top of the vector, which is stored so that it ends where the last
+    // one began.
     let lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     let top = _mm512_add_epi32(lanes, _mm512_set1_epi32(count as i32));
     let taken = _mm512_permutexvar_epi32(top, _mm512_maskz_compress_epi32(full, x));
@@ -419,10 +392,11 @@ fn give(x: __m512i, full: __mmask16, words: &mut WordsBack) -> __m512i {
 #[target_feature(enable = "avx512f")]
 fn divide(x: __m512i, freq: __m512i, reciprocal: __m512) -> (__m512i, __m512i) {
     const ROUND: i32 = _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC;
-    // Three steps are rounded down, so the quotient is the right one or less. With mantissas a of x, b of the reciprocal and
-    // q of their product, all in [1, 2), each step loses less than its last bit, which below 2^22 is worth at most q / 4a,
-    // q / 4b and 1 / 4 of the quotient. As ab is q or 2q, and so a + b at most 3 or 4, that is less than 1 in all: the
-    // quotient is at most one too small.
+    // Three steps are rounded down, so the quotient is the right one or less. With mantissas a of
+    // x, b of the reciprocal and q of their product, all in [1, 2), each step loses less than its
+    // last bit, which below 2^22 is worth at most q / 4a, q / 4b and 1 / 4 of the quotient. As ab
+    // is q or 2q, and so a + b at most 3 or 4, that is less than 1 in all: the quotient is at most
+    // one too small.
     let product = _mm512_mul_round_ps::<ROUND>(_mm512_cvt_roundepu32_ps::<ROUND>(x), reciprocal);
     let quotient = _mm512_cvttps_epu32(product);
     let remainder = _mm512_sub_epi32(x, _mm512_mullo_epi32(quotient, freq));
@@ -467,7 +441,8 @@ unsafe fn gather_words(table: &[u16; SLOTS], index: __m512i) -> __m512i {
     _mm512_cvtepu16_epi32(_mm256_set_m128i(high, low))
 }
 
-/// The entries that sixteen indices lead to. Single loads are faster than the instruction of this name.
+/// The entries that sixteen indices lead to. Single loads are faster than the instruction of this
+/// name.
 ///
 /// # Safety
 /// Every index must be inside the table.
@@ -486,7 +461,8 @@ unsafe fn gather(table: *const u32, index: __m512i) -> __m512i {
 /// The symbols of sixteen states, in the low bytes of lanes; `x` becomes the states behind them.
 ///
 /// # Safety
-/// Every offset must leave room for 2^BITS entries in the tables; 32 bytes must be readable at `at`.
+/// Every offset must leave room for 2^BITS entries in the tables; 32 bytes must be readable at
+/// `at`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi2,popcnt")]
 unsafe fn symbol<const BITS: u32>(
@@ -524,8 +500,8 @@ pub fn symbols<const BITS: u32>(
         let Some(window) = words.block() else { return false };
         let start = window.as_ptr().cast::<u8>();
         let mut at = start;
-        // SAFETY: every offset leaves room for 2^BITS entries (`Segment`). A block of 64 states takes at most 64 words,
-        // and `Words` has `PAD` bytes behind its window.
+        // SAFETY: every offset leaves room for 2^BITS entries (`Segment`). A block of 64 states
+        // takes at most 64 words, and `Words` has `PAD` bytes behind its window.
         let entries = unsafe {
             [
                 symbol::<BITS>(tables, columns.get(4 * i), &mut x0, &mut at),
@@ -541,7 +517,8 @@ pub fn symbols<const BITS: u32>(
     true
 }
 
-/// A table of sixteen bytes as 32 lanes of sixteen bits, for a permutation that looks at four bits of a rank.
+/// A table of sixteen bytes as 32 lanes of sixteen bits, for a permutation that looks at four bits
+/// of a rank.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
 fn sixteen(bytes: &[u8; SMALL_RANKS]) -> __m512i {
@@ -570,7 +547,8 @@ pub fn exponents16(
         let mut at = begin;
         let halves = residual.as_chunks::<32>().0.iter().zip(out.as_chunks_mut::<BLOCK>().0);
         for (x, (residual, out)) in x.iter_mut().zip(halves) {
-            // Permutations look at the lowest bits of an index alone: seven here, five of the rank (it has four).
+            // Permutations look at the lowest bits of an index alone: seven here, five of the rank
+            // (it has four).
             let rank = _mm512_permutex2var_epi8(rank0, *x, rank1);
             let quotient = _mm512_srli_epi16(*x, SMALL_BITS);
             let slot = _mm512_and_si512(*x, _mm512_set1_epi16((1 << SMALL_BITS) - 1));
@@ -578,7 +556,8 @@ pub fn exponents16(
             let offset = _mm512_sub_epi16(slot, _mm512_permutexvar_epi16(rank, start));
             let next = _mm512_add_epi16(product, offset);
             let low = _mm512_cmplt_epu16_mask(next, _mm512_set1_epi16(1 << 8));
-            // SAFETY: a block takes at most 64 bytes, 32 for each half, and `Words` has `PAD` bytes behind its window.
+            // SAFETY: a block takes at most 64 bytes, 32 for each half, and `Words` has `PAD` bytes
+            // behind its window.
             let bytes = unsafe { _mm256_loadu_si256(at.cast()) };
             let bytes = _mm512_maskz_expand_epi16(low, _mm512_cvtepu8_epi16(bytes));
             at = at.wrapping_add(low.count_ones() as usize);

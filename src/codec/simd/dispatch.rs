@@ -1,12 +1,12 @@
-//! Calls of the chosen kernel: one `match` for each call, none inside a loop.
+//! Dispatch to the selected kernel: one `match` per call, none inside a loop.
 
 #[cfg(target_arch = "x86_64")]
 use super::avx2;
 #[cfg(target_arch = "x86_64")]
 use super::avx512;
-use super::encode::{EncodeTable, SymbolTables, WordsBack};
-use super::inputs::{Classes, Columns, Low, Segment, States, Words};
-use super::kernel::{Chosen, Kernel};
+use super::encode::{EncodeTable, ReverseWords, SymbolTables};
+use super::inputs::{ClassTables, Columns, Segment, States, TileLow, Words};
+use super::kernel::{AvailableKernel, Kernel};
 #[cfg(target_arch = "aarch64")]
 use super::neon;
 use super::scalar;
@@ -18,7 +18,7 @@ macro_rules! dispatch {
     ($kernel:expr, $name:ident $(::<$bits:tt>)? ($($argument:expr),* $(,)?)) => {
         match $kernel.kernel() {
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: a `Chosen` exists only for a kernel that this machine has.
+            // SAFETY: an `AvailableKernel` exists only for a kernel that this machine has.
             Kernel::Avx2 => unsafe { avx2::$name$(::<$bits>)?($($argument),*) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
@@ -31,8 +31,9 @@ macro_rules! dispatch {
     };
 }
 
-impl Chosen {
-    /// Decodes `out`, whole blocks of symbols. `false` when the words end too early, or `segment` has columns for fewer blocks.
+impl AvailableKernel {
+    /// Decodes `out`, whole blocks of symbols. `false` when the words end too early, or `segment`
+    /// has columns for fewer blocks.
     pub fn symbols(
         self,
         segment: &Segment<'_>,
@@ -50,24 +51,25 @@ impl Chosen {
         }
     }
 
-    /// Decodes at most a tile of BF16 words, and says whether one of them has [`ESCAPED`] set. `None` when the words end too
-    /// early or there is no such class.
+    /// Decodes at most a tile of BF16 words, and says whether one of them has [`ESCAPED`] set.
+    /// `None` when the words end too early or there is no such class.
     pub fn tile16(
         self,
-        classes: &Classes,
+        classes: &ClassTables,
         class: usize,
         states: &mut States,
         words: &mut Words<'_>,
-        low: Low<'_>,
+        low: TileLow<'_>,
         out: &mut [[u8; 2 * BLOCK]],
     ) -> Option<bool> {
         dispatch!(self, tile16(classes, class, states, words, low, out))
     }
 
-    /// Decodes at most a tile of floats of eight bits: the rank is bits 2-6, the residual the sign and bits 0-1.
+    /// Decodes at most a tile of floats of eight bits: the rank is bits 2-6, the residual the sign
+    /// and bits 0-1.
     pub fn tile8(
         self,
-        classes: &Classes,
+        classes: &ClassTables,
         class: usize,
         states: &mut States,
         words: &mut Words<'_>,
@@ -92,7 +94,8 @@ impl Chosen {
         dispatch!(self, join_bytes(high, low, out));
     }
 
-    /// Fills `out` with the differences of the whole numbers of 2^`log2_width` bytes in `raw` from those in `base`.
+    /// Fills `out` with the differences of the whole numbers of 2^`log2_width` bytes in `raw` from
+    /// those in `base`.
     pub fn subtract(self, op: Op, log2_width: u8, raw: &[u8], base: &[u8], out: &mut [u8]) {
         dispatch!(self, subtract(op, log2_width, raw, base, out));
     }
@@ -102,14 +105,15 @@ impl Chosen {
         dispatch!(self, add(op, log2_width, base, numbers));
     }
 
-    /// How many of the ascending `bounds` are not above the context of each number of `base`: its bits without the sign, less
-    /// `shift` of the lowest. Numbers are `wide` (two bytes) or one byte.
+    /// How many of the ascending `bounds` are not above the context of each number of `base`: its
+    /// bits without the sign, less `shift` of the lowest. Numbers are `wide` (two bytes) or one
+    /// byte.
     pub fn groups(self, wide: bool, shift: u8, bounds: &[u8], base: &[u8], out: &mut [u8]) {
         dispatch!(self, groups(wide, shift, bounds, base, out));
     }
 
-    /// Sets `columns` to those of the tables with the numbers `groups`, one for each column, where each table has 2^`bits`
-    /// entries (2^24 at most). Reuses their memory.
+    /// Sets `columns` to those of the tables with the numbers `groups`, one for each column, where
+    /// each table has 2^`bits` entries (2^24 at most). Reuses their memory.
     pub fn set_columns(self, columns: &mut Columns, groups: &[[u8; BLOCK]], bits: u32) {
         // No offset of more bits would fit, and a sum that wraps would lead outside.
         let bits = bits.min(24);
@@ -117,8 +121,9 @@ impl Chosen {
         columns.most = u32::from(dispatch!(self, spread_groups(groups, bits, &mut columns.offsets))) << bits;
     }
 
-    /// Decodes blocks of BF16 words whose exponents are coded with `table`; `residual` holds the sign (bit 7) and the mantissa
-    /// of each number. `false` when the coded bytes end too early, or there are fewer residual blocks than `out` has.
+    /// Decodes blocks of BF16 words whose exponents are coded with `table`; `residual` holds the
+    /// sign (bit 7) and the mantissa of each number. `false` when the coded bytes end too early, or
+    /// there are fewer residual blocks than `out` has.
     pub fn exponents16(
         self,
         table: &SmallTable,
@@ -130,13 +135,14 @@ impl Chosen {
         residual.len() >= out.len() && dispatch!(self, exponents16(table, states, words, residual, out))
     }
 
-    /// For each member the number of the group where it costs least: the sum over features of how often each occurs and what
-    /// it costs.
+    /// For each member the number of the group where it costs least: the sum over features of how
+    /// often each occurs and what it costs.
     pub fn cheapest(self, members: &[Histogram], costs: &[Histogram], of: &mut [u8]) {
         dispatch!(self, cheapest(members, costs, of));
     }
 
-    /// The ranks of a tile of floats of eight bits, and the rest of their bits. Gives the sum of the ranks.
+    /// The ranks of a tile of floats of eight bits, and the rest of their bits. Gives the sum of
+    /// the ranks.
     pub fn rank_small_tile(
         self,
         body: &[u8; TILE],
@@ -177,27 +183,28 @@ impl Chosen {
         dispatch!(self, rank_tile(heads, base, ranks, residual))
     }
 
-    /// Codes blocks of ranks from the last to the first; `class(i)` is the table of block i. Words are put in front of
-    /// those that are in `words` already.
+    /// Codes blocks of ranks from the last to the first; `class(i)` is the table of block i. Words
+    /// are put in front of those that are in `words` already.
     pub fn encode_ranks(
         self,
         tables: &[EncodeTable],
         class: &[u8],
         ranks: &[[u8; BLOCK]],
         states: &mut States,
-        words: &mut WordsBack,
+        words: &mut ReverseWords,
     ) {
         words.reserve(ranks.len());
         match self.kernel() {
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: a `Chosen` exists only for a kernel that this machine has.
+            // SAFETY: an `AvailableKernel` exists only for a kernel that this machine has.
             Kernel::Avx512 => unsafe { avx512::encode_ranks(tables, class, ranks, states, words) },
             _ => scalar::encode_ranks(tables, class, ranks, states, words),
         }
     }
 
-    /// Codes blocks of symbols from the last to the first: the table of state t of block i begins at entry `base` plus, if
-    /// there are columns, `columns[64 i + t]`. Words are put in front of those that are in `words`, which has room for them.
+    /// Codes blocks of symbols from the last to the first: the table of state t of block i begins
+    /// at entry `base` plus, if there are columns, `columns[64 i + t]`. Words are put in front of
+    /// those that are in `words`, which has room for them.
     pub fn encode_symbols(
         self,
         tables: &SymbolTables,
@@ -205,7 +212,7 @@ impl Chosen {
         columns: Option<&Columns>,
         symbols: &[[u8; BLOCK]],
         states: &mut States,
-        words: &mut WordsBack,
+        words: &mut ReverseWords,
     ) {
         let end = columns.map_or(0, |c| c.most) as usize + base as usize + 256;
         let columns = columns.map_or(&[][..], |c| &c.offsets);
@@ -214,8 +221,9 @@ impl Chosen {
         }
         match self.kernel() {
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: a `Chosen` exists only for a kernel that this machine has; `end` is where the last table ends that an
-            // entry can lie in, and all columns of `tables` are equally long.
+            // SAFETY: an `AvailableKernel` exists only for a kernel that this machine has; `end` is
+            // where the last table ends that an entry can lie in, and all columns of `tables` are
+            // equally long.
             Kernel::Avx512 => unsafe {
                 avx512::encode_symbols(tables, base, columns, symbols, states, words);
             },

@@ -1,18 +1,18 @@
-//! What encoding looks up, and the words that it gives off.
+//! Lookup tables of the encoder, and the words that it emits.
 
 use super::slots::{Alias, CLASS_BITS, RANKS, starts};
 use super::types::BLOCK;
 
-/// Coded words, written from the last to the first.
+/// Coded words, written from last to first.
 #[derive(Debug, Default)]
-pub struct WordsBack {
+pub struct ReverseWords {
     pub(super) words: Vec<u16>,
     /// The first word that is in use.
     pub(super) at: usize,
 }
 
-impl WordsBack {
-    /// Nothing, with room for the words of `blocks` blocks. Memory is used again.
+impl ReverseWords {
+    /// Nothing, with room for the words of `blocks` blocks. Reuses the memory.
     pub fn reserve(&mut self, blocks: usize) {
         // 16 more in front, where a vector of sixteen words that are not all in use may begin.
         let len = blocks * BLOCK + 16;
@@ -20,7 +20,7 @@ impl WordsBack {
         self.at = len;
     }
 
-    /// Bytes of memory that it holds.
+    /// Bytes of memory held.
     pub fn memory(&self) -> usize {
         self.words.capacity() * size_of::<u16>()
     }
@@ -38,8 +38,8 @@ pub struct SymbolTables {
     pub(super) slots: Vec<u32>,
     /// 1 / frequency, rounded down.
     pub(super) reciprocal: Vec<f32>,
-    /// 2^64 / frequency, rounded up: the high half of a product is an exact quotient of 32 bits. For a frequency of 1 it is
-    /// 2^64 - 1, one too little.
+    /// 2^64 / frequency, rounded up: the high half of a product is an exact quotient of 32 bits.
+    /// For a frequency of 1 it is 2^64 - 1, one too little.
     pub(super) exact: Vec<u64>,
     /// The symbol of highest frequency of each table, the lowest of equals: what costs least.
     pub(super) cheapest: Vec<u8>,
@@ -104,10 +104,10 @@ impl EncodeTable {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::codec::simd::{Chosen, Kernel, LOW, States};
+    use crate::codec::simd::{AvailableKernel, Kernel, LOW, States};
 
-    /// Where an estimate of a quotient is most easily too small: at large multiples of every frequency, for tables of every
-    /// size.
+    /// Where an estimate of a quotient is most easily too small: at large multiples of every
+    /// frequency, for tables of every size.
     #[test]
     fn every_kernel_divides_exactly() {
         for bits in 10..=12 {
@@ -117,7 +117,8 @@ mod tests {
                 freqs[0] = freq as u16;
                 freqs[1] = (all - freq) as u16;
                 let tables = SymbolTables::new(&[freqs], bits);
-                // Multiples of the frequency, below which an estimate must not stay, up to where a word is given off.
+                // Multiples of the frequency, below which an estimate must not stay, up to where a
+                // word is given off.
                 let most = (u64::from(freq) << (32 - bits)) - 1;
                 let states: Vec<[u32; BLOCK]> = (0..8)
                     .map(|block: u64| {
@@ -128,8 +129,8 @@ mod tests {
                         })
                     })
                     .collect();
-                let encode = |kernel: Chosen| {
-                    let mut words = WordsBack::default();
+                let encode = |kernel: AvailableKernel| {
+                    let mut words = ReverseWords::default();
                     words.reserve(states.len());
                     let after = states.iter().map(|&states| {
                         let mut states = States(states);
@@ -138,8 +139,8 @@ mod tests {
                     });
                     (after.collect::<Vec<_>>(), words.words().to_vec())
                 };
-                let expected = encode(Chosen::new(Kernel::Scalar).unwrap());
-                for kernel in Kernel::ALL.into_iter().filter_map(Chosen::new) {
+                let expected = encode(AvailableKernel::new(Kernel::Scalar).unwrap());
+                for kernel in Kernel::ALL.into_iter().filter_map(AvailableKernel::new) {
                     assert_eq!(encode(kernel), expected, "{kernel:?}, {bits} bits, frequency {freq}");
                 }
             }

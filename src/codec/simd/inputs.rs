@@ -1,6 +1,6 @@
-//! What kernels are given: slices whose lengths and contents are checked once, when the values are made.
+//! Arguments of kernels: slices whose lengths and contents are checked once, at construction.
 
-use super::kernel::{Chosen, Kernel};
+use super::kernel::{AvailableKernel, Kernel};
 use super::slots::{Alias, AliasLanes, CLASS_BITS, RANKS};
 use super::types::{BLOCK, GROUP, LOW, PAD, POSITION};
 use crate::error::Damage;
@@ -23,7 +23,8 @@ impl States {
     }
 }
 
-/// States of `N` bytes (little-endian) at the front of `bytes`, none below `low`, and what lies behind them.
+/// States of `N` bytes (little-endian) at the front of `bytes`, none below `low`, and what lies
+/// behind them.
 pub(super) fn read_states<const N: usize>(bytes: &[u8], low: u32) -> Result<([u32; BLOCK], &[u8]), Damage> {
     let (need, got) = (N * BLOCK, bytes.len() as u64);
     let (head, rest) =
@@ -60,8 +61,8 @@ impl<'a> Words<'a> {
         (bytes.len() >= end.checked_add(PAD)?).then_some(Self { bytes, end, at: 0 })
     }
 
-    /// The next words, enough for a block whatever it needs; `None` when more were used than there are. What lies
-    /// behind the end is read, but then the last check fails.
+    /// The next words, enough for a block whatever it needs; `None` when more were used than there
+    /// are. What lies behind the end is read, but then the last check fails.
     #[inline(always)]
     pub(super) fn block(&self) -> Option<&'a [[u8; 2]; BLOCK]> {
         if self.at > self.end {
@@ -96,7 +97,8 @@ impl<'a> Words<'a> {
 /// log2 of the slots of a table that kernels decode with.
 const TABLE_BITS: std::ops::RangeInclusive<u32> = 10..=12;
 
-/// Slot tables for a run of blocks: one for all, or one for each column. Each has 2^bits slots, all of which are there.
+/// Slot tables for a run of blocks: one for all, or one for each column. Each has 2^bits slots, all
+/// of which are there.
 #[derive(Debug, Clone, Copy)]
 pub struct Segment<'a> {
     tables: &'a [u32],
@@ -110,8 +112,8 @@ impl<'a> Segment<'a> {
         Self::new(tables, None, bits)
     }
 
-    /// Tables of 2^`bits` slots (10 to 12); `columns[64 i + t]` is the first entry of the table for state t of block i. `None` when
-    /// one of them reaches beyond `tables`.
+    /// Tables of 2^`bits` slots (10 to 12); `columns[64 i + t]` is the first entry of the table for
+    /// state t of block i. `None` when one of them reaches beyond `tables`.
     pub fn by_column(tables: &'a [u32], columns: &'a Columns, bits: u32) -> Option<Self> {
         Self::new(tables, Some(columns), bits)
     }
@@ -131,7 +133,8 @@ impl<'a> Segment<'a> {
         self.bits
     }
 
-    /// The tables, for a kernel of this many bits. `None` for another one, which would read beyond them.
+    /// The tables, for a kernel of this many bits. `None` for another one, which would read beyond
+    /// them.
     #[inline(always)]
     pub(super) fn tables<const BITS: u32>(&self) -> Option<&'a [u32]> {
         (self.bits == BITS).then_some(self.tables)
@@ -160,7 +163,7 @@ pub struct Columns {
 }
 
 impl Columns {
-    /// Bytes of memory that it holds.
+    /// Bytes of memory held.
     pub fn memory(&self) -> usize {
         self.offsets.capacity() * size_of::<u32>()
     }
@@ -179,16 +182,16 @@ impl Columns {
 
 /// The tables of a chunk's classes, in the form that the kernel wants.
 #[derive(Debug, Default)]
-pub struct Classes {
+pub struct ClassTables {
     slots: Vec<u32>,
     pub(super) aliases: Vec<Alias>,
     #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only AVX-512 reads it"))]
     pub(super) lanes: Vec<AliasLanes>,
 }
 
-impl Classes {
+impl ClassTables {
     /// Tables for `kernel` of frequencies that sum to 2048 each, none of which is 0 for rank 0.
-    pub fn new(kernel: Chosen, freqs: &[[u16; RANKS]]) -> Self {
+    pub fn new(kernel: AvailableKernel, freqs: &[[u16; RANKS]]) -> Self {
         let aliases = freqs.iter().map(Alias::new);
         match kernel.kernel() {
             Kernel::Scalar => {
@@ -227,7 +230,7 @@ impl Heads {
 
 /// What a tile's ranks are joined with.
 #[derive(Debug, Clone, Copy)]
-pub struct Low<'a> {
+pub struct TileLow<'a> {
     /// The bits that ranks stand for.
     pub heads: &'a Heads,
     /// The sign and the other six bits of the mantissa of each number.
@@ -251,7 +254,7 @@ mod tests {
             segment.tables::<10>().is_some() && segment.tables::<11>().is_none() && segment.tables::<12>().is_none()
         );
 
-        let kernel = Chosen::best();
+        let kernel = AvailableKernel::detect();
         let mut columns = Columns::default();
         kernel.set_columns(&mut columns, &[[2; BLOCK]], 11);
         assert!(Segment::by_column(&tables, &columns, 11).is_some_and(|s| s.covers(1) && !s.covers(2)));
@@ -264,7 +267,7 @@ mod tests {
             assert!(Segment::by_column(&tables, &columns, 11).is_none(), "{bits}");
         }
         // More blocks than there are columns for.
-        for kernel in Kernel::ALL.into_iter().filter_map(Chosen::new) {
+        for kernel in Kernel::ALL.into_iter().filter_map(AvailableKernel::new) {
             let bytes = [0; 4 * BLOCK + PAD];
             let mut words = super::Words::new(&bytes, 4 * BLOCK).unwrap();
             let mut states = States([LOW; BLOCK]);

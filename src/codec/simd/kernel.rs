@@ -1,8 +1,8 @@
-//! Which vector units there are, and which of them this machine has.
+//! The kinds of kernels, and detection of those that this machine can run.
 
 use std::sync::OnceLock;
 
-/// Which vector unit is used.
+/// The vector instructions that the inner loops use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kernel {
     /// None: the definition.
@@ -30,7 +30,7 @@ impl Kernel {
         }
     }
 
-    /// Whether this machine has it.
+    /// Whether this machine can run it.
     #[must_use]
     pub fn available(self) -> bool {
         match self {
@@ -59,8 +59,8 @@ impl Kernel {
         }
     }
 
-    /// The best that this machine has, or the one that the environment variable `BSFS_KERNEL` names if the machine
-    /// has it. Found once.
+    /// The best that this machine has, or the one that the environment variable `BSFS_KERNEL` names
+    /// if the machine has it. Found once.
     #[must_use]
     pub fn detect() -> Self {
         static FOUND: OnceLock<Kernel> = OnceLock::new();
@@ -77,22 +77,22 @@ impl Kernel {
     }
 }
 
-/// A kernel that this machine has; only [`Chosen::new`] makes one.
+/// A kernel that this machine can run. Only [`AvailableKernel::new`] constructs one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Chosen(Kernel);
+pub struct AvailableKernel(Kernel);
 
-impl Chosen {
+impl AvailableKernel {
     /// The kernel, if this machine has it.
     pub fn new(kernel: Kernel) -> Option<Self> {
         kernel.available().then_some(Self(kernel))
     }
 
     /// The kernel of [`Kernel::detect`].
-    pub fn best() -> Self {
+    pub fn detect() -> Self {
         Self(Kernel::detect())
     }
 
-    /// Which it is.
+    /// The kind of kernel.
     pub const fn kernel(self) -> Kernel {
         self.0
     }

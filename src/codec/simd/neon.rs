@@ -2,7 +2,7 @@
 
 use core::arch::aarch64::*;
 
-use super::inputs::{Classes, Low, Segment, States, Words};
+use super::inputs::{ClassTables, Segment, States, TileLow, Words};
 use super::scalar::{self, vectorised};
 use super::slots::{Alias, CLASS_BITS, RANKS};
 use super::small::{SMALL_BITS, SmallStates, SmallTable};
@@ -60,15 +60,15 @@ fn load_table64(from: &[u8; 64]) -> uint8x16x4_t {
     unsafe { vld1q_u8_x4(from.as_ptr()) }
 }
 
-/// Writes the bytes of two vectors by turns.
+/// Writes the bytes of two vectors interleaved.
 #[inline(always)]
 fn store_zipped(to: &mut [u8; 32], even: uint8x16_t, odd: uint8x16_t) {
     // SAFETY: 32 writable bytes; every processor of aarch64 has NEON.
     unsafe { vst2q_u8(to.as_mut_ptr(), uint8x16x2_t(even, odd)) }
 }
 
-/// For each set of lanes of 32 bits that take up a word: where the bytes of all lanes come from, the state's at 0-15, those
-/// of the next words from 16 on.
+/// For each set of lanes of 32 bits that take up a word: where the bytes of all lanes come from,
+/// the state's at 0-15, those of the next words from 16 on.
 #[expect(clippy::indexing_slicing, reason = "an index out of range would not compile")]
 static SPREAD: [u128; 16] = {
     let mut table = [0; 16];
@@ -131,7 +131,8 @@ unsafe fn take<const N: usize>(spread: &[u128; N], mask: usize, x: uint8x16_t, a
     vqtbl2q_u8(uint8x16x2_t(x, vcombine_u8(next, vdup_n_u8(0))), from)
 }
 
-/// 64 states: lane l of vector j of group g is state 16 g + 4 j + l, at place 16 j + 4 g + l of a block.
+/// 64 states: lane l of vector j of group g is state 16 g + 4 j + l, at place 16 j + 4 g + l of a
+/// block.
 type Groups = [[uint32x4_t; 4]; 4];
 
 #[inline]
@@ -187,12 +188,13 @@ fn low(x: &[uint32x4_t; 4]) -> uint8x16_t {
     vandq_u8(pack16(high(x[0], x[1]), high(x[2], x[3])), lanes)
 }
 
-/// Takes up words in all states that are low; gives the bytes taken.
+/// Renormalises all states below 2^16; returns the number of bytes read.
 #[inline]
 #[target_feature(enable = "neon")]
 fn refill(x: &mut Groups, window: &[[u8; 2]; BLOCK]) -> usize {
     let masks = vpaddq_u8(vpaddq_u8(low(&x[0]), low(&x[1])), vpaddq_u8(low(&x[2]), low(&x[3])));
-    // What all vectors take is known at once, so none waits for those before it. Sums are at most 128: nothing is carried.
+    // What all vectors take is known at once, so none waits for those before it. Sums are at most
+    // 128: nothing is carried.
     let [first, second] = halves(vshlq_n_u8::<1>(vcntq_u8(masks)));
     let first = first.wrapping_mul(ONES);
     let second = (second + (first >> 56)).wrapping_mul(ONES);
@@ -202,7 +204,8 @@ fn refill(x: &mut Groups, window: &[[u8; 2]; BLOCK]) -> usize {
         x.as_flattened_mut().as_chunks_mut::<8>().0.iter_mut().zip(halves(masks)).zip(before)
     {
         for x in x {
-            // SAFETY: each vector takes at most 8 bytes, so the 15 before the last leave it 8 of the window's 128.
+            // SAFETY: each vector takes at most 8 bytes, so the 15 before the last leave it 8 of
+            // the window's 128.
             *x = unsafe {
                 let at = start.add((before & 0xff) as usize);
                 vreinterpretq_u32_u8(take(&SPREAD, (masks & 15) as usize, vreinterpretq_u8_u32(*x), at))
@@ -254,7 +257,8 @@ pub fn symbols<const BITS: u32>(
             }
         }
         for (x, slot) in x.as_flattened_mut().iter_mut().zip(slots.as_flattened_mut()) {
-            // SAFETY: every offset leaves room for 2^BITS entries (`Segment`), and slots are masked to that.
+            // SAFETY: every offset leaves room for 2^BITS entries (`Segment`), and slots are masked
+            // to that.
             let entry = unsafe { gather(tables, *slot) };
             let freq = vaddq_u32(vandq_u32(vshrq_n_u32::<8>(entry), vdupq_n_u32(0xfff)), vdupq_n_u32(1));
             *x = vmlaq_u32(vshrq_n_u32::<20>(entry), freq, vshlq_u32(*x, vdupq_n_s32(-(BITS as i32))));
@@ -291,7 +295,8 @@ impl Table {
         }
     }
 
-    /// Ranks, in the order of numbers, of the same vector of four groups; leaves the states before they take up words.
+    /// Ranks, in the order of numbers, of the same vector of four groups; leaves the states before
+    /// they take up words.
     #[inline]
     #[target_feature(enable = "neon")]
     fn step(&self, x: &mut [uint32x4_t; 4]) -> uint8x16_t {
@@ -339,11 +344,11 @@ impl Table {
 
 #[target_feature(enable = "neon")]
 pub fn tile16(
-    classes: &Classes,
+    classes: &ClassTables,
     class: usize,
     states: &mut States,
     words: &mut Words<'_>,
-    low: Low<'_>,
+    low: TileLow<'_>,
     out: &mut [[u8; 2 * BLOCK]],
 ) -> Option<bool> {
     let table = Table::new(classes.aliases.get(class)?);
@@ -388,7 +393,7 @@ pub fn tile16(
 
 #[target_feature(enable = "neon")]
 pub fn tile8(
-    classes: &Classes,
+    classes: &ClassTables,
     class: usize,
     states: &mut States,
     words: &mut Words<'_>,
@@ -458,7 +463,7 @@ fn low_small(x: &[uint16x8_t; 2]) -> uint8x16_t {
     vandq_u8(vceqzq_u8(high), load_bytes(&[1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128]))
 }
 
-/// Takes up bytes in all states that are low; gives their number.
+/// Renormalises all states below 2^8; returns the number of bytes read.
 #[inline]
 #[target_feature(enable = "neon")]
 fn refill_small(x: &mut [[uint16x8_t; 2]; 4], window: &[u8; BLOCK]) -> usize {
@@ -469,7 +474,8 @@ fn refill_small(x: &mut [[uint16x8_t; 2]; 4], window: &[u8; BLOCK]) -> usize {
     let mut before = taken << 8;
     let [mut masks, _] = halves(masks);
     for x in x.as_flattened_mut() {
-        // SAFETY: each vector takes at most 8 bytes, so the 7 before the last leave it 8 of the window's 64.
+        // SAFETY: each vector takes at most 8 bytes, so the 7 before the last leave it 8 of the
+        // window's 64.
         *x = unsafe {
             let at = window.as_ptr().add((before & 0xff) as usize);
             vreinterpretq_u16_u8(take(&SPREAD_BYTES, (masks & 0xff) as usize, vreinterpretq_u8_u16(*x), at))
@@ -500,7 +506,8 @@ pub fn exponents16(
         let (rows, out) = (residual.as_chunks::<16>().0, out.as_chunks_mut::<32>().0);
         for ((exponent, r), out) in exponents.into_iter().zip(rows).zip(out) {
             let r = load_bytes(r);
-            // Below, bit 0 of the exponent comes above the mantissa; above, the sign above the other bits.
+            // Below, bit 0 of the exponent comes above the mantissa; above, the sign above the
+            // other bits.
             store_zipped(out, vsliq_n_u8::<7>(r, exponent), vsriq_n_u8::<1>(r, exponent));
         }
     }

@@ -1,14 +1,16 @@
-//! The definition of every kernel, in safe code. The others give the same bytes, the same errors, the same positions.
+//! The definition of every kernel, in safe code. The others give the same bytes, the same errors,
+//! the same positions.
 
 #![expect(clippy::indexing_slicing, reason = "indices are masked, or bounded by a tile's or a table's fixed size")]
 
-use super::encode::{EncodeTable, SymbolTables, WordsBack};
-use super::inputs::{Classes, Low, Segment, States, Words};
+use super::encode::{EncodeTable, ReverseWords, SymbolTables};
+use super::inputs::{ClassTables, Segment, States, TileLow, Words};
 use super::slots::{CLASS_BITS, RANKS, SLOT_SYMBOL};
 use super::small::{SMALL_BITS, SMALL_LOW, SmallStates, SmallTable};
 use super::types::{BLOCK, ESCAPED, GROUP, Histogram, Op, POSITION, Ranked, SMALL_GROUP, TILE, WINDOW};
 
-/// Repeats functions of [`scalar`] for a kernel whose compiler turns their loops into vectors.
+/// Compiles functions of this file again with the vector features of another kernel; the compiler
+/// vectorises their loops.
 macro_rules! vectorised {
     ($features:literal) => {
         vectorised! { $features
@@ -48,7 +50,7 @@ macro_rules! vectorised {
 }
 pub(super) use vectorised;
 
-/// One step of a 32-bit state over a slot table: its symbol, and the state before it takes up a word.
+/// One step of a 32-bit state over a slot table: its symbol, and the state before renormalisation.
 #[inline(always)]
 fn step<const BITS: u32>(entry: u32, x: u32) -> (u8, u32) {
     ((entry & SLOT_SYMBOL) as u8, ((entry >> 8 & 0xfff) + 1).wrapping_mul(x >> BITS).wrapping_add(entry >> 20))
@@ -77,7 +79,8 @@ fn block<const BITS: u32>(
     true
 }
 
-/// Decodes `out`, a run of blocks, with the tables of `segment`. `false` when the words end too early.
+/// Decodes `out`, a run of blocks, with the tables of `segment`. `false` when the words end too
+/// early.
 pub fn symbols<const BITS: u32>(
     segment: &Segment<'_>,
     states: &mut States,
@@ -88,7 +91,8 @@ pub fn symbols<const BITS: u32>(
     let Some(tables) = segment.tables::<BITS>() else { return false };
     for (i, out) in out.iter_mut().enumerate() {
         let done = match segment.columns() {
-            // Column offsets are below the tables' length less one table, which `Segment::new` has checked.
+            // Column offsets are below the tables' length less one table, which `Segment::new` has
+            // checked.
             Some(columns) => {
                 block::<BITS>(states, words, out, |t, x| tables[(columns[i * BLOCK + t] + (x & mask)) as usize])
             }
@@ -103,7 +107,7 @@ pub fn symbols<const BITS: u32>(
 
 /// Decodes the ranks of at most a tile with one class.
 fn ranks<'a>(
-    classes: &Classes,
+    classes: &ClassTables,
     class: usize,
     states: &mut States,
     words: &mut Words<'_>,
@@ -115,11 +119,11 @@ fn ranks<'a>(
 
 /// Decodes at most a tile of ranks with one class, and joins them with the rest of the numbers.
 pub fn tile16(
-    classes: &Classes,
+    classes: &ClassTables,
     class: usize,
     states: &mut States,
     words: &mut Words<'_>,
-    low: Low<'_>,
+    low: TileLow<'_>,
     out: &mut [[u8; 2 * BLOCK]],
 ) -> Option<bool> {
     let mut space = [[0; BLOCK]; TILE / BLOCK];
@@ -138,7 +142,7 @@ pub fn tile16(
 
 /// Decodes at most a tile of ranks of floats of eight bits, and joins them with the rest.
 pub fn tile8(
-    classes: &Classes,
+    classes: &ClassTables,
     class: usize,
     states: &mut States,
     words: &mut Words<'_>,
@@ -156,8 +160,8 @@ pub fn tile8(
     true
 }
 
-/// Three bits of each number: rows 2k and 2k + 1 are the low six bits of bytes 64 k and on, rows 6 and 7 the high two
-/// bits of all three runs of bytes.
+/// Three bits of each number: rows 2k and 2k + 1 are the low six bits of bytes 64 k and on, rows 6
+/// and 7 the high two bits of all three runs of bytes.
 #[inline(always)]
 pub fn small_residual_row(packed: &[u8; SMALL_GROUP], row: usize) -> [u8; BLOCK] {
     let rows = packed.as_chunks::<BLOCK>().0;
@@ -201,7 +205,8 @@ macro_rules! moves {
                 Op::Xor => each(out, raw, base, |x, y| x ^ y),
                 Op::Wrapping => each(out, raw, base, |x, y| zigzag(x.wrapping_sub(y))),
                 Op::Mirrored => each(out, raw, base, |x, y| {
-                    // All ones when the signs differ: then x lies beyond zero, at a place below that of the least magnitude.
+                    // All ones when the signs differ: then x lies beyond zero, at a place below
+                    // that of the least magnitude.
                     let beyond = ((x ^ y).cast_signed() >> TOP).cast_unsigned();
                     zigzag((x & LOW ^ beyond).wrapping_sub(y & LOW))
                 }),
@@ -284,7 +289,8 @@ pub fn groups(wide: bool, shift: u8, bounds: &[u8], base: &[u8], out: &mut [u8])
 pub fn spread_groups(groups: &[[u8; BLOCK]], bits: u32, offsets: &mut [u32]) -> u8 {
     let mut most = [0; BLOCK];
     for (block, offsets) in groups.iter().zip(offsets.as_chunks_mut::<BLOCK>().0) {
-        // Four neighbours of a block are four neighbouring states (`POSITION`). Loops over arrays, which become vectors.
+        // Four neighbours of a block are four neighbouring states (`POSITION`). Loops over arrays,
+        // which become vectors.
         let mut ordered = [0; BLOCK];
         let (from, to) = (block.as_chunks::<4>().0, ordered.as_chunks_mut::<4>().0);
         for g in 0..4 {
@@ -410,7 +416,7 @@ pub fn encode_ranks(
     class: &[u8],
     ranks: &[[u8; BLOCK]],
     states: &mut States,
-    words: &mut WordsBack,
+    words: &mut ReverseWords,
 ) {
     for (ranks, &class) in ranks.iter().zip(class).rev() {
         let table = &tables[usize::from(class)];
@@ -418,7 +424,7 @@ pub fn encode_ranks(
             let rank = usize::from(ranks[POSITION[t]]);
             let freq = table.freq[rank];
             let mut x = states.0[t];
-            // The word is written in any case and counts only if it is used: no branch.
+            // The word is always written and counts only if it is emitted: no branch.
             words.words[words.at - 1] = x as u16;
             let full = x >> (32 - CLASS_BITS) >= freq;
             words.at -= usize::from(full);
@@ -436,7 +442,7 @@ pub fn encode_symbols(
     columns: &[u32],
     symbols: &[[u8; BLOCK]],
     states: &mut States,
-    words: &mut WordsBack,
+    words: &mut ReverseWords,
 ) {
     let bits = tables.bits;
     for (i, symbols) in symbols.iter().enumerate().rev() {
@@ -446,7 +452,7 @@ pub fn encode_symbols(
             let (slots, exact) = (tables.slots[entry as usize], tables.exact[entry as usize]);
             let (freq, start) = (slots & 0xffff, slots >> 16);
             let mut x = states.0[t];
-            // The word is written in any case and counts only if it is used: no branch.
+            // The word is always written and counts only if it is emitted: no branch.
             words.words[words.at - 1] = x as u16;
             let full = u64::from(x) >= u64::from(freq) << (32 - bits);
             words.at -= usize::from(full);
@@ -457,8 +463,8 @@ pub fn encode_symbols(
     }
 }
 
-/// The seven bits of each number that are stored as they are: row r of 64 numbers is the low bits of 64 bytes; row 7 is
-/// spread over the high bits of the other seven.
+/// The seven bits of each number that are stored as they are: row r of 64 numbers is the low bits
+/// of 64 bytes; row 7 is spread over the high bits of the other seven.
 fn residual_row(packed: &[u8; GROUP], row: usize) -> [u8; BLOCK] {
     let mut out = [0; BLOCK];
     let rows = packed.as_chunks::<BLOCK>().0;

@@ -1,4 +1,4 @@
-//! What decoders and encoders look up for a table of frequencies: slot tables, alias tables.
+//! Lookup tables of a set of frequencies: slot tables and alias tables.
 
 #![expect(clippy::indexing_slicing, reason = "indices are symbols, ranks and slots, bounded by the arrays they index")]
 
@@ -8,8 +8,8 @@ pub const RANKS: usize = 32;
 pub const CLASS_BITS: u32 = 11;
 /// Slots of a bucket of an alias table.
 const BUCKET: u16 = 64;
-/// The bits of a slot table's entry that hold its symbol; its frequency less one lies in bits 8-19, its offset among the
-/// symbol's slots in bits 20-31.
+/// The bits of a slot table's entry that hold its symbol; its frequency less one lies in bits 8-19,
+/// its offset among the symbol's slots in bits 20-31.
 pub const SLOT_SYMBOL: u32 = 0xff;
 
 /// Entries of a slot table: one per slot.
@@ -17,7 +17,8 @@ pub const fn entry(symbol: u32, freq: u32, offset: u32) -> u32 {
     symbol | (freq - 1) << 8 | offset << 20
 }
 
-/// Fills `slots`, a table of 2^L slots, with symbols in ascending order, each in as many slots as its frequency.
+/// Fills `slots`, a table of 2^L slots, with symbols in ascending order, each in as many slots as
+/// its frequency.
 pub fn fill_slots(freqs: &[u16], slots: &mut [u32]) {
     let mut at = 0;
     for (symbol, &freq) in (0_u32..).zip(freqs) {
@@ -32,8 +33,9 @@ pub fn fill_slots(freqs: &[u16], slots: &mut [u32]) {
     }
 }
 
-/// Which slots a class table gives to which rank, as 32 buckets of 64 slots: slot s lies at place s / 32 of bucket s mod 32.
-/// The first `split` places of bucket b belong to rank b, the others to its alias. Bytes, which is what vector units look up.
+/// Which slots a class table gives to which rank, as 32 buckets of 64 slots: slot s lies at place s
+/// / 32 of bucket s mod 32. The first `split` places of bucket b belong to rank b, the others to
+/// its alias. Bytes, which is what vector units look up.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[repr(C, align(64))]
 pub struct Alias {
@@ -41,7 +43,8 @@ pub struct Alias {
     pub split: [u8; RANKS],
     /// The other rank of each bucket.
     pub other: [u8; RANKS],
-    /// What turns a place in a bucket into an offset among the other rank's slots: low and high byte, two's complement.
+    /// What turns a place in a bucket into an offset among the other rank's slots: low and high
+    /// byte, two's complement.
     pub bias: [[u8; RANKS]; 2],
     /// Low and high byte of each rank's frequency.
     pub freq: [[u8; RANKS]; 2],
@@ -64,7 +67,8 @@ impl Alias {
                 larges += 1;
             }
         }
-        // The last small one fills its bucket up from the last large one. While a bucket lacks slots another has too many.
+        // The last small one fills its bucket up from the last large one. While a bucket lacks
+        // slots another has too many.
         while smalls > 0 && larges > 0 {
             smalls -= 1;
             let (s, l) = (small[smalls], large[larges - 1]);
@@ -125,9 +129,10 @@ impl Alias {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[repr(C, align(64))]
 pub struct AliasLanes {
-    /// Per bucket b: the other rank in bits 0-4; in bits 5-16, signed, its bias; and the split, so that
-    /// `slot << 21 > lane` (unsigned) exactly when the slot is the other rank's: the sum of that and of
-    /// (64 split + b - 1) * 2^21. It is why rank 0 must have a slot: bucket 0 cannot be another's from place 0 on.
+    /// Per bucket b: the other rank in bits 0-4; in bits 5-16, signed, its bias; and the split, so
+    /// that `slot << 21 > lane` (unsigned) exactly when the slot is the other rank's: the sum of
+    /// that and of (64 split + b - 1) * 2^21. It is why rank 0 must have a slot: bucket 0 cannot be
+    /// another's from place 0 on.
     pub other: [u32; RANKS],
     /// Frequencies.
     pub freq: [u32; RANKS],
@@ -139,7 +144,8 @@ impl AliasLanes {
         let lane = |b: usize| {
             let (mut split, mut other, mut bias) = (u32::from(alias.split[b]), alias.other[b], alias.bias(b));
             if split == u32::from(BUCKET) {
-                // 64 does not fit: a bucket that is its own rank's alone has that rank as the other too.
+                // 64 does not fit: a bucket that is its own rank's alone has that rank as the other
+                // too.
                 (split, other, bias) = (u32::from(b == 0), b as u8, 0);
             }
             (split << 26 | (b as u32) << 21).wrapping_sub(1 << 21) | u32::from(bias & 0xfff) << 5 | u32::from(other)

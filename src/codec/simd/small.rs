@@ -1,4 +1,5 @@
-//! States and tables of the coder of exponents: sixteen bits a state, at most sixteen exponents in 128 slots.
+//! States and tables of the coder of exponents: sixteen bits a state, at most sixteen exponents in
+//! 128 slots.
 
 use super::inputs::{finish_states, read_states};
 use super::types::BLOCK;
@@ -47,7 +48,8 @@ pub struct SmallTable {
 }
 
 impl SmallTable {
-    /// From (exponent, frequency) of each rank; `None` unless there are 1 to 16, none of frequency 0, whose sum is 128.
+    /// From (exponent, frequency) of each rank; `None` unless there are 1 to 16, none of frequency
+    /// 0, whose sum is 128.
     pub fn new(ranks: &[(u8, u8)]) -> Option<Self> {
         let mut table = Self {
             rank: [0; 1 << SMALL_BITS],

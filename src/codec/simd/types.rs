@@ -1,6 +1,7 @@
-//! Constants and plain types that every kernel shares: the bottom of this module.
+//! Constants and plain types shared by kernels and codecs: the bottom layer of this module.
 
-/// Bytes that must be readable behind the packed bytes of a chunk, so that wide loads need no test at the end.
+/// Bytes that must be readable behind the packed bytes of a chunk, so that wide loads need no test
+/// at the end.
 pub const PAD: usize = 256;
 /// Symbols of a table of bytes.
 pub const SYMBOLS: usize = 256;
@@ -12,15 +13,17 @@ pub const TILE: usize = 8 * BLOCK;
 pub const GROUP: usize = 7 * BLOCK;
 /// Bytes of three bits of each number of a tile.
 pub const SMALL_GROUP: usize = 3 * BLOCK;
-/// Symbols that have a rank of their own, beside symbol 0: rank 0 is the escape, rank 1 symbol 0, the others a window.
+/// Symbols that have a rank of their own, beside symbol 0: rank 0 is the escape, rank 1 symbol 0,
+/// the others a window.
 pub const WINDOW: u16 = 30;
-/// The bit that a table of words sets for a number that is stored whole. Others have a residual there.
+/// The bit that a table of words sets for a number that is stored whole. Others have a residual
+/// there.
 pub const ESCAPED: u16 = 1;
 /// Every 32-bit state starts here when encoding, and so must end here when decoding.
 pub const LOW: u32 = 1 << 16;
 
-/// State `t` codes the symbol at this place of each block: the order in which saturating in-lane packs of four vectors of
-/// sixteen states give natural order.
+/// State `t` codes the symbol at this place of each block: the order in which saturating in-lane
+/// packs of four vectors of sixteen states give natural order.
 pub const POSITION: [usize; BLOCK] = positions();
 
 #[expect(clippy::indexing_slicing, reason = "evaluated by the compiler, which checks it")]
@@ -43,13 +46,13 @@ pub enum Op {
     Xor = 0,
     /// The difference of integers, its sign in the lowest bit.
     Wrapping = 1,
-    /// The difference of places in the order of floats (sign and magnitude), seen from the base: positive away from zero. Its
-    /// sign in the lowest bit.
+    /// The difference of places in the order of floats (sign and magnitude), seen from the base:
+    /// positive away from zero. Its sign in the lowest bit.
     Mirrored = 2,
 }
 
 impl Op {
-    /// The one with this number.
+    /// The operation with this number; `None` for any other.
     pub const fn of(number: u8) -> Option<Self> {
         match number {
             0 => Some(Self::Xor),
