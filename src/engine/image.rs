@@ -114,7 +114,7 @@ impl Image {
         self.len() == 0
     }
 
-    /// Looks for the files that it refers to. One that is missing is among the engine's [troubles](Engine::troubles) then.
+    /// Looks for the files that it refers to. One that is missing is among the engine's [troubles](crate::engine::Engine::troubles) then.
     pub fn look_for_references(&self) {
         self.0.content.look_for_references();
     }

@@ -133,7 +133,7 @@ impl Engine {
     }
 
     /// An open container as the original's bytes; `source` must be the one that `container` was read from. Of a container that
-    /// refers to others only what needs none of them can be read: see [`Finder::image`].
+    /// refers to others only what needs none of them can be read: see [`crate::engine::Finder::image`].
     #[must_use]
     pub fn image(self: &Arc<Self>, container: Arc<Container>, source: Arc<dyn ReadAt>) -> Image {
         self.image_with(container, source, None)

@@ -110,7 +110,7 @@ pub struct Tensor {
 /// Where a byte of the original is found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Piece {
-    /// In the index: these bytes of [`Container::literals`], which start at this raw offset.
+    /// In the index: these bytes of [`Container::literals`](super::Container::literals), which start at this raw offset.
     Literal {
         /// Raw offset of the first of them.
         raw_offset: u64,
