@@ -11,7 +11,6 @@ const EXPLAINED: &[(&[&str], &str)] = &[
         &["cache/entry", "cache/fill", "cache/opening", "cache/room", "cache/store", "cache/writer"],
         "to be cut: the disk cache becomes a line of layers",
     ),
-    (&["compress/against", "compress/duplicates", "compress/matching"], "to be cut: one finder of bases"),
     (&["hub/download", "hub/pieces"], "to be cut: one client for all requests"),
     (&["hub/http", "hub/settings"], "to be cut with it"),
     (&["hub/push", "hub/upload"], "to be cut with it"),

@@ -1,7 +1,7 @@
 //! Containers behind an image.
 //!
 //! Their tensors are serial streams. A tensor is cut into windows, which are the image's chunks; a `pass` decodes them in
-//! order, `points` are where later passes enter, and a [`stream`] decides which pass makes the window that a reader wants.
+//! order, `points` are where later passes enter, and a `stream` decides which pass makes the window that a reader wants.
 //!
 //! **What is checked when.** The only check in such a file is an MD5 for each tensor. A tensor that is no longer than a quarter
 //! of the memory (64 MiB at most) is decoded whole and compared before any of its bytes is given out. Of longer ones bytes
