@@ -11,7 +11,7 @@ use super::dir::{Lockable, lock_within};
 use super::entry::{Entry, Found};
 use super::key::Key;
 use super::map::{Map, Wrong};
-use super::room;
+use super::quota;
 use super::store::Store;
 use crate::error::{Error, Result};
 
@@ -52,7 +52,7 @@ impl Store {
     /// # Errors
     /// [`Error::Io`] when the directory cannot be read, [`Error::Interrupted`] when `progress` said so.
     pub fn verify(&self, progress: &mut dyn FnMut(u64) -> bool) -> Result<Verdict> {
-        let census = room::census(&self.shared.dir).map_err(Error::io("list", self.path()))?;
+        let census = quota::census(&self.context.dir).map_err(Error::io("list", self.path()))?;
         let mut verdict = Verdict { foreign: census.foreign, ..Verdict::default() };
         verdict.leftovers = census.leftovers.into_iter().map(|(name, _)| name).collect();
         for (key, occupied) in census.entries {
@@ -75,21 +75,21 @@ impl Store {
     /// The entry as it lies there; `None` when it is gone.
     fn for_reading(&self, key: Key) -> Result<Option<Entry>, String> {
         let said = |e: io::Error| e.to_string();
-        let flags = if self.shared.read_only { OFlags::RDONLY } else { OFlags::RDWR };
-        let file = match self.shared.dir.file(&key.map(), flags) {
+        let flags = if self.context.read_only { OFlags::RDONLY } else { OFlags::RDWR };
+        let file = match self.context.dir.file(&key.map(), flags) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             opened => Lockable(opened.map_err(said)?),
         };
         lock_within(&*file, FlockOperation::NonBlockingLockShared, Duration::from_millis(50)).map_err(said)?;
-        if !room::is_named(&self.shared.dir, &key.map(), &file).map_err(said)? {
+        if !quota::is_named(&self.context.dir, &key.map(), &file).map_err(said)? {
             return Ok(None);
         }
         let map = Map::open(file, key).map_err(|wrong| match wrong {
             Wrong::Damaged(why) => why.to_owned(),
             Wrong::Io(e) => e.to_string(),
         })?;
-        let data = self.shared.dir.file(&key.data(), OFlags::RDONLY).map_err(|e| format!("its bytes: {e}"))?;
-        Entry::new(Arc::clone(&self.shared), map, data, None).map(Some).map_err(said)
+        let data = self.context.dir.file(&key.data(), OFlags::RDONLY).map_err(|e| format!("its bytes: {e}"))?;
+        Entry::new((Arc::clone(&self.context), Arc::clone(&self.queue)), map, data, None).map(Some).map_err(said)
     }
 }
 

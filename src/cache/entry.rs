@@ -11,13 +11,13 @@ use std::time::{Duration, SystemTime};
 use parking_lot::Mutex;
 
 use super::bits::Bits;
+use super::context::Context;
 use super::counters::count;
 use super::fill::Fill;
 use super::key::Key;
 use super::map::{Map, SEAL, checksum};
-use super::store::Shared;
 use super::table::Literal;
-use super::writer::{Bytes, Job};
+use super::writer::{Bytes, Job, Queue, Target};
 
 /// How long a chunk that is doubted may take to be written, so that it can be forgotten.
 const DOUBT: Duration = Duration::from_secs(10);
@@ -27,13 +27,14 @@ const TOUCH: Duration = Duration::from_secs(60);
 /// An open entry. While any process has it open it is not removed, so hold it no longer than the file is read.
 #[derive(Debug)]
 pub struct Entry {
-    pub(super) shared: Arc<Shared>,
+    pub(super) context: Arc<Context>,
+    queue: Arc<Queue>,
     pub(super) map: Map,
     /// For reading only.
     pub(super) data: File,
     /// Parts whose record was seen, or written by us.
     pub(super) present: Bits,
-    queued: Bits,
+    pub(super) queued: Bits,
     /// Held by who writes or proves.
     pub(super) fill: Mutex<Fill>,
     pub(super) literal_bytes: AtomicU64,
@@ -57,7 +58,12 @@ pub(super) enum Found {
 
 impl Entry {
     /// An entry of files that were found right. Without literals it is only looked at.
-    pub(super) fn new(shared: Arc<Shared>, map: Map, data: File, literals: Option<&[Literal]>) -> io::Result<Self> {
+    pub(super) fn new(
+        (context, queue): (Arc<Context>, Arc<Queue>),
+        map: Map,
+        data: File,
+        literals: Option<&[Literal]>,
+    ) -> io::Result<Self> {
         let count = u32::try_from(map.parts().len()).unwrap_or(u32::MAX);
         let present = Bits::new(count);
         for at in map.recorded()? {
@@ -68,7 +74,8 @@ impl Entry {
         let literals: Vec<_> = literals.filter(|(at, _)| !present.get(*at)).collect();
         let literal_bytes = literals.iter().map(|(_, bytes)| bytes.len() as u64).sum();
         let entry = Self {
-            shared,
+            context,
+            queue,
             map,
             data,
             present,
@@ -116,7 +123,7 @@ impl Entry {
     pub fn read(&self, chunk: u32, into: &mut [u8]) -> bool {
         let fits = self.map.part(chunk).is_some_and(|part| part.len as usize == into.len());
         let right = fits && chunk < self.chunks() && self.read_part(chunk, into);
-        count(if right { &self.shared.counts.hits } else { &self.shared.counts.misses });
+        count(if right { &self.context.counts.hits } else { &self.context.counts.misses });
         right
     }
 
@@ -130,10 +137,10 @@ impl Entry {
     /// it waits to be written.
     pub fn doubt(&self, chunk: u32) {
         if chunk < self.chunks() && self.queued.get(chunk) {
-            self.shared.queue.flush(DOUBT);
+            self.queue.flush(DOUBT);
         }
         if chunk < self.chunks() && self.present.get(chunk) {
-            count(&self.shared.counts.damaged_chunks);
+            count(&self.context.counts.damaged_chunks);
             self.forget(chunk);
         }
     }
@@ -143,34 +150,25 @@ impl Entry {
     pub fn offer(self: &Arc<Self>, chunk: u32, bytes: impl Deref<Target = [u8]> + Send + 'static) {
         let part = self.map.part(chunk).filter(|_| chunk < self.chunks());
         let fits = part.is_some_and(|part| part.len as usize == bytes.len());
-        if !fits || self.shared.read_only || self.present.get(chunk) || self.settled.load(Ordering::Relaxed) {
+        if !fits || self.context.read_only || self.present.get(chunk) || self.settled.load(Ordering::Relaxed) {
             return;
         }
-        if self.shared.queue.refuses(bytes.len() as u64) {
-            return count(&self.shared.counts.dropped_chunks);
+        if self.queue.refuses(bytes.len() as u64) {
+            return count(&self.context.counts.dropped_chunks);
         }
         if self.queued.set(chunk) {
             let bytes: Bytes = Box::new(bytes);
-            if !self.shared.queue.put(&self.shared, Job::Chunk(Arc::clone(self), chunk, bytes)) {
+            if !self.queue.put(Job::Chunk(Arc::clone(self) as Arc<dyn Target>, chunk, bytes)) {
                 self.queued.clear(chunk);
-                count(&self.shared.counts.dropped_chunks);
+                count(&self.context.counts.dropped_chunks);
             }
         }
-    }
-
-    pub(super) fn unqueue(&self, chunk: u32) {
-        self.queued.clear(chunk);
-    }
-
-    /// Bytes of literals that are not written yet.
-    pub(super) fn literal_bytes(&self) -> u64 {
-        self.literal_bytes.load(Ordering::Relaxed)
     }
 
     /// Whether nothing but literals is missing, which no offer will come for.
     pub(super) fn only_literals_missing(&self) -> bool {
         let literals = self.map.parts().len() as u32 - self.chunks();
-        self.literal_bytes() > 0 && self.present.missing() <= literals
+        self.literal_bytes.load(Ordering::Relaxed) > 0 && self.present.missing() <= literals
     }
 
     /// Reads a part and forgets it when it is wrong.
@@ -188,11 +186,11 @@ impl Entry {
             }
             Found::Wrong(what) => what.to_owned(),
             Found::Failed(e) => {
-                count(&self.shared.counts.errors);
+                count(&self.context.counts.errors);
                 e.to_string()
             }
         };
-        count(&self.shared.counts.damaged_chunks);
+        count(&self.context.counts.damaged_chunks);
         self.warn(&format!("chunk {at} is not used: {what}"));
         self.forget(at);
         false
@@ -201,7 +199,7 @@ impl Entry {
     /// A line in the log, once for an entry.
     pub(super) fn warn(&self, what: &str) {
         if !self.warned.swap(true, Ordering::Relaxed) {
-            let (dir, label) = (self.shared.dir.path().display(), self.map.label());
+            let (dir, label) = (self.context.dir.path().display(), self.map.label());
             log::warn!("disk cache {dir}: {} ({label:?}): {what}", self.key());
         }
     }
@@ -239,7 +237,7 @@ impl Entry {
             // A time in the future was not made by us; it must not keep an entry for ever.
             SystemTime::now().duration_since(last).map_or(true, |since| since > TOUCH)
         });
-        if old && self.used && !self.shared.read_only {
+        if old && self.used && !self.context.read_only {
             let _ = file.set_modified(SystemTime::now());
         }
     }
@@ -248,7 +246,6 @@ impl Entry {
 impl Drop for Entry {
     fn drop(&mut self) {
         self.touch();
-        self.shared.closed(&self.key());
     }
 }
 

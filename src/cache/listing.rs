@@ -6,12 +6,13 @@ use std::time::Duration;
 use rustix::fs::{FlockOperation, OFlags};
 use serde::Serialize;
 
+use super::context::Context;
 use super::dir::{Lockable, lock_within};
 use super::key::Key;
 use super::map::Map;
-use super::room::{self, Occupied};
+use super::quota::{self, Occupied};
 use super::seal::is_sealed;
-use super::store::{Shared, Store};
+use super::store::Store;
 use crate::error::{Error, Result};
 
 /// One entry of a cache. Sizes are bytes.
@@ -76,9 +77,9 @@ impl Store {
     /// # Errors
     /// [`Error::Io`] when the directory cannot be read.
     pub fn list(&self) -> Result<Vec<Listed>> {
-        let census = room::census(&self.shared.dir).map_err(Error::io("list", self.path()))?;
+        let census = quota::census(&self.context.dir).map_err(Error::io("list", self.path()))?;
         let with_map = census.entries.iter().filter(|(_, occupied)| occupied.has_map);
-        let mut listed: Vec<Listed> = with_map.map(|(key, occupied)| listed(&self.shared, *key, occupied)).collect();
+        let mut listed: Vec<Listed> = with_map.map(|(key, occupied)| listed(&self.context, *key, occupied)).collect();
         listed.sort_by_key(|entry| (std::cmp::Reverse(entry.last_used), entry.key));
         Ok(listed)
     }
@@ -88,23 +89,23 @@ impl Store {
     /// # Errors
     /// [`Error::Io`] when the directory cannot be read.
     pub fn stats(&self) -> Result<Usage> {
-        let shared = &self.shared;
-        let census = room::census(&shared.dir).map_err(Error::io("list", self.path()))?;
-        let (_, free) = shared.dir.space().map_err(Error::io("measure the file system of", self.path()))?;
+        let context = &self.context;
+        let census = quota::census(&context.dir).map_err(Error::io("list", self.path()))?;
+        let (_, free) = context.dir.space().map_err(Error::io("measure the file system of", self.path()))?;
         let entries = self.list()?;
         let number = |which: &dyn Fn(&Listed) -> bool| entries.iter().filter(|entry| which(entry)).count() as u64;
         let orphans = census.entries.values().filter(|occupied| !occupied.has_map).count();
         Ok(Usage {
             directory: self.path().to_path_buf(),
-            read_only: shared.read_only,
+            read_only: context.read_only,
             entries: entries.len() as u64,
             complete: number(&|entry| entry.complete),
             sealed: number(&|entry| entry.sealed),
             in_use: number(&|entry| entry.in_use),
             present_bytes: entries.iter().map(|entry| entry.present_bytes).sum(),
             disk_bytes: census.bytes,
-            size_limit: shared.limits.size(),
-            free_floor: shared.limits.floor,
+            size_limit: context.limits.size(),
+            free_floor: context.limits.floor,
             free_bytes: free,
             leftovers: (census.leftovers.len() + orphans) as u64,
             foreign: census.foreign.len() as u64,
@@ -112,7 +113,7 @@ impl Store {
     }
 }
 
-fn listed(shared: &Shared, key: Key, occupied: &Occupied) -> Listed {
+fn listed(context: &Context, key: Key, occupied: &Occupied) -> Listed {
     let mut listed = Listed {
         key,
         label: String::new(),
@@ -125,7 +126,7 @@ fn listed(shared: &Shared, key: Key, occupied: &Occupied) -> Listed {
         in_use: false,
         readable: false,
     };
-    let Ok(file) = shared.dir.file(&key.map(), OFlags::RDONLY).map(Lockable) else { return listed };
+    let Ok(file) = context.dir.file(&key.map(), OFlags::RDONLY).map(Lockable) else { return listed };
     // Given back at once; who opens the entry meanwhile waits that long.
     listed.in_use = lock_within(&*file, FlockOperation::NonBlockingLockExclusive, Duration::ZERO).is_err();
     let _ = rustix::fs::flock(&*file, FlockOperation::Unlock);
@@ -135,10 +136,10 @@ fn listed(shared: &Shared, key: Key, occupied: &Occupied) -> Listed {
     listed.label = map.label().to_owned();
     listed.raw_len = map.len();
     listed.present_bytes = recorded.iter().filter_map(|&at| map.part(at)).map(|part| u64::from(part.len)).sum();
-    let data = shared.dir.file(&key.data(), OFlags::RDONLY).and_then(|data| data.metadata());
+    let data = context.dir.file(&key.data(), OFlags::RDONLY).and_then(|data| data.metadata());
     if let Ok(meta) = data.as_ref() {
         listed.complete = recorded.len() == map.parts().len() && meta.len() == map.len();
-        let seal = map.seal().is_ok_and(|seal| is_sealed(&seal, &key, shared.epoch, meta));
+        let seal = map.seal().is_ok_and(|seal| is_sealed(&seal, &key, context.epoch, meta));
         listed.sealed = listed.complete && seal;
     }
     listed

@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use rustix::fs::{FlockOperation, OFlags};
 
+use super::context::Context;
 use super::dir::{Lockable, Names, lock_within};
 use super::entry::Entry;
 use super::key::Key;
 use super::map::{Map, Wrong};
-use super::room;
-use super::store::Shared;
+use super::quota;
 use super::table::{Description, Part};
+use super::writer::Queue;
 
 /// How often an entry may turn out to be just being removed or made before it is given up.
 const ATTEMPTS: u32 = 10;
@@ -48,24 +49,28 @@ enum Existing {
 }
 
 /// Opens the entry of `key`, and makes it when there is none or it is of no use.
-pub fn open(shared: &Arc<Shared>, key: Key, what: &Description<'_>) -> Result<Entry, Unavailable> {
+pub fn open(
+    (context, queue): (&Arc<Context>, &Arc<Queue>),
+    key: Key,
+    what: &Description<'_>,
+) -> Result<Entry, Unavailable> {
     let parts = what.parts().map_err(|e| Unavailable::Because(e.to_owned()))?;
     for _ in 0..ATTEMPTS {
-        match existing(shared, key, what, &parts)? {
+        match existing((context, queue), key, what, &parts)? {
             Existing::Open(entry) => return Ok(*entry),
             Existing::Moving => std::thread::sleep(Duration::from_millis(2)),
-            Existing::Absent if shared.read_only => return Err(Unavailable::Absent),
+            Existing::Absent if context.read_only => return Err(Unavailable::Absent),
             Existing::Absent => {
-                let names = shared.dir.lock_names()?;
-                create(shared, key, what, &parts, &names)?;
+                let names = context.dir.lock_names()?;
+                create(context, key, what, &parts, &names)?;
             }
             Existing::Useless(why) => {
-                log::warn!("disk cache {}: {key} ({:?}) is made anew: {why}", shared.dir.path().display(), what.label);
-                if shared.read_only {
+                log::warn!("disk cache {}: {key} ({:?}) is made anew: {why}", context.dir.path().display(), what.label);
+                if context.read_only {
                     return Err(Unavailable::Absent);
                 }
-                let names = shared.dir.lock_names()?;
-                if !room::remove(&shared.dir, &key, &names)? {
+                let names = context.dir.lock_names()?;
+                if !quota::remove(&context.dir, &key, &names)? {
                     return Err(Unavailable::Because(format!("{why}, and it is in use")));
                 }
             }
@@ -74,9 +79,14 @@ pub fn open(shared: &Arc<Shared>, key: Key, what: &Description<'_>) -> Result<En
     Err(Unavailable::Because("others keep removing it".to_owned()))
 }
 
-fn existing(shared: &Arc<Shared>, key: Key, what: &Description<'_>, parts: &[Part]) -> io::Result<Existing> {
-    let flags = if shared.read_only { OFlags::RDONLY } else { OFlags::RDWR };
-    let file = match shared.dir.file(&key.map(), flags) {
+fn existing(
+    (context, queue): (&Arc<Context>, &Arc<Queue>),
+    key: Key,
+    what: &Description<'_>,
+    parts: &[Part],
+) -> io::Result<Existing> {
+    let flags = if context.read_only { OFlags::RDONLY } else { OFlags::RDWR };
+    let file = match context.dir.file(&key.map(), flags) {
         Ok(file) => Lockable(file),
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Existing::Absent),
         Err(e) if e.kind() == io::ErrorKind::InvalidData => {
@@ -87,7 +97,7 @@ fn existing(shared: &Arc<Shared>, key: Key, what: &Description<'_>, parts: &[Par
     if lock_within(&*file, FlockOperation::NonBlockingLockShared, PATIENCE).is_err() {
         return Ok(Existing::Moving);
     }
-    if !room::is_named(&shared.dir, &key.map(), &file)? {
+    if !quota::is_named(&context.dir, &key.map(), &file)? {
         return Ok(Existing::Moving);
     }
     // From here on nobody removes it.
@@ -99,7 +109,7 @@ fn existing(shared: &Arc<Shared>, key: Key, what: &Description<'_>, parts: &[Par
     if map.len() != what.len || map.chunks() != what.chunks || map.parts() != parts {
         return Ok(Existing::Useless("it was cut into other chunks"));
     }
-    let data = match shared.dir.file(&key.data(), OFlags::RDONLY) {
+    let data = match context.dir.file(&key.data(), OFlags::RDONLY) {
         Ok(data) => data,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Existing::Useless("its bytes are gone")),
         Err(e) if e.kind() == io::ErrorKind::InvalidData => {
@@ -110,12 +120,12 @@ fn existing(shared: &Arc<Shared>, key: Key, what: &Description<'_>, parts: &[Par
     if data.metadata()?.len() != what.len {
         return Ok(Existing::Useless("its bytes have another length"));
     }
-    Ok(Existing::Open(Box::new(Entry::new(Arc::clone(shared), map, data, Some(&what.literals))?)))
+    Ok(Existing::Open(Box::new(Entry::new((Arc::clone(context), Arc::clone(queue)), map, data, Some(&what.literals))?)))
 }
 
 /// Makes both files. The map gets its name last, and whole.
-fn create(shared: &Shared, key: Key, what: &Description<'_>, parts: &[Part], names: &Names) -> io::Result<()> {
-    let dir = &shared.dir;
+fn create(context: &Context, key: Key, what: &Description<'_>, parts: &[Part], names: &Names) -> io::Result<()> {
+    let dir = &context.dir;
     match dir.stat(&key.map()) {
         Ok(_) => return Ok(()),
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}

@@ -19,6 +19,7 @@ use super::fill::Locked;
 use super::key::Key;
 use super::map::{SEAL, checksum};
 use super::table::in_order;
+use super::writer::Target;
 
 const MARK: u64 = u64::from_le_bytes(*b"bsfsseal");
 /// How long to wait for a process that writes a chunk.
@@ -97,7 +98,7 @@ impl Entry {
             return false;
         }
         let (Ok(seal), Ok(meta)) = (self.map.seal(), self.data.metadata()) else { return false };
-        is_sealed(&seal, &self.key(), self.shared.epoch, &meta) && self.all_recorded()
+        is_sealed(&seal, &self.key(), self.context.epoch, &meta) && self.all_recorded()
     }
 
     /// Looks at all records; whether none is missing.
@@ -115,7 +116,7 @@ impl Entry {
         if self.sealed().is_some() {
             return Sealing::Proven;
         }
-        let Some(epoch) = self.shared.epoch.filter(|_| !self.shared.read_only) else { return Sealing::Unable };
+        let Some(epoch) = self.context.epoch.filter(|_| !self.context.read_only) else { return Sealing::Unable };
         if self.only_literals_missing() {
             // The reason of a failure is found by what follows.
             let _ = self.write(None);
@@ -125,14 +126,14 @@ impl Entry {
         }
         match self.try_seal(epoch, proof) {
             Ok(Sealing::Proven) => {
-                count(&self.shared.counts.sealed_entries);
+                count(&self.context.counts.sealed_entries);
                 self.settled.store(true, Ordering::Relaxed);
                 Sealing::Proven
             }
             Ok(other) => other,
             Err(e) => {
-                count(&self.shared.counts.errors);
-                log::warn!("disk cache {}: cannot seal {}: {e}", self.shared.dir.path().display(), self.key());
+                count(&self.context.counts.errors);
+                log::warn!("disk cache {}: cannot seal {}: {e}", self.context.dir.path().display(), self.key());
                 Sealing::Unable
             }
         }
@@ -186,7 +187,7 @@ impl Entry {
         }
         log::warn!(
             "disk cache {}: {} ({:?}) is not the file that it should be; it is emptied",
-            self.shared.dir.path().display(),
+            self.context.dir.path().display(),
             self.key(),
             self.map.label()
         );

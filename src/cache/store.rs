@@ -7,15 +7,17 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::context::Context;
 use super::counters::{Counters, Counts, count};
 use super::dir::Dir;
 use super::entry::Entry;
-use super::epoch::{self, Presence};
+use super::epoch;
 use super::key::Key;
+use super::limits::Limits;
 use super::opening;
-use super::room::{self, Limits, Removed};
+use super::quota::{self, Removed};
 use super::table::Description;
-use super::writer::{Job, Queue};
+use super::writer::{Job, Queue, Target};
 use crate::error::{Error, Result};
 
 /// Keys of which it is remembered that they were logged.
@@ -47,32 +49,20 @@ pub fn default_dir() -> Option<PathBuf> {
     caches.map(|dir| dir.join("bsfs"))
 }
 
-/// What the entries of a store and its writer share with it.
-#[derive(Debug)]
-pub(super) struct Shared {
-    pub(super) dir: Arc<Dir>,
-    pub(super) limits: Limits,
-    pub(super) counts: Counts,
-    pub(super) queue: Queue,
-    /// What seals have to quote.
-    pub(super) epoch: Option<u64>,
-    pub(super) read_only: bool,
-    open: Mutex<HashMap<Key, Weak<Entry>>>,
-    warned: Mutex<HashSet<Key>>,
-    _presence: Option<Presence>,
-}
-
 /// An open disk cache. Dropped, it ends its writer, without the chunks that wait: see [`flush`](Store::flush).
 #[derive(Debug)]
 pub struct Store {
-    pub(super) shared: Arc<Shared>,
+    pub(super) context: Arc<Context>,
+    pub(super) queue: Arc<Queue>,
+    open: Mutex<HashMap<Key, Weak<Entry>>>,
+    warned: Mutex<HashSet<Key>>,
 }
 
 impl Store {
     /// Whether nothing is written to it for now, because that failed.
     #[must_use]
     pub fn is_troubled(&self) -> bool {
-        self.shared.queue.is_troubled()
+        self.queue.is_troubled()
     }
 
     /// Opens the cache at `dir`, and makes it when it is not there. A cache that cannot be written is only read.
@@ -102,37 +92,35 @@ impl Store {
         if start.read_only {
             log::warn!("disk cache {}: cannot be written; it is only read", dir.path().display());
         }
-        let shared = Shared {
+        let context = Arc::new(Context {
             limits: Limits::new(config.size, config.floor, total),
             counts: Counts::default(),
-            queue: Queue::new(config.queue),
             epoch: start.epoch,
             read_only: start.read_only,
-            open: Mutex::default(),
-            warned: Mutex::default(),
             _presence: start.presence,
             dir,
-        };
-        Ok(Arc::new(Self { shared: Arc::new(shared) }))
+        });
+        let queue = Arc::new(Queue::new(Arc::clone(&context), config.queue));
+        Ok(Arc::new(Self { context, queue, open: Mutex::default(), warned: Mutex::default() }))
     }
 
     /// The directory that holds the files, for messages.
     #[must_use]
     pub fn path(&self) -> &Path {
-        self.shared.dir.path()
+        self.context.dir.path()
     }
 
     /// Whether the cache is only read.
     #[must_use]
     pub fn read_only(&self) -> bool {
-        self.shared.read_only
+        self.context.read_only
     }
 
     /// The entry of `key`, made when there is none. `None` when that does not work, for whatever reason: it was logged then, once
     /// for a key. Takes a few file operations, and up to a quarter of a second while other processes make room.
     #[must_use]
     pub fn entry(&self, key: Key, what: &Description<'_>) -> Option<Arc<Entry>> {
-        let known = self.shared.open.lock().get(&key).and_then(Weak::upgrade);
+        let known = self.open.lock().get(&key).and_then(Weak::upgrade);
         if let Some(entry) = known {
             let parts = what.parts();
             if parts.is_ok_and(|parts| entry.map.parts() == parts) {
@@ -140,11 +128,11 @@ impl Store {
             }
             return self.warn(key, what.label, "its chunks differ from those of the same key that is open");
         }
-        match opening::open(&self.shared, key, what) {
+        match opening::open((&self.context, &self.queue), key, what) {
             Ok(entry) => Some(self.opened(key, Arc::new(entry))),
             Err(opening::Unavailable::Absent) => None,
             Err(opening::Unavailable::Full(e)) => {
-                self.shared.queue.put(&self.shared, Job::Room);
+                self.queue.put(Job::Space);
                 self.warn(key, what.label, &e.to_string())
             }
             Err(opening::Unavailable::Because(why)) => self.warn(key, what.label, &why),
@@ -152,7 +140,7 @@ impl Store {
     }
 
     fn opened(&self, key: Key, entry: Arc<Entry>) -> Arc<Entry> {
-        let mut open = self.shared.open.lock();
+        let mut open = self.open.lock();
         let entry = match open.get(&key).and_then(Weak::upgrade) {
             // Another thread was faster. Ours goes after the lock is given back, since it takes it once more.
             Some(first) => {
@@ -160,20 +148,24 @@ impl Store {
                 first
             }
             None => {
+                // What is gone leaves now and then.
+                if open.len().is_power_of_two() {
+                    open.retain(|_, entry| entry.strong_count() > 0);
+                }
                 open.insert(key, Arc::downgrade(&entry));
                 drop(open);
                 entry
             }
         };
-        if entry.only_literals_missing() && !self.shared.read_only {
-            self.shared.queue.put(&self.shared, Job::Literals(Arc::clone(&entry)));
+        if entry.only_literals_missing() && !self.context.read_only {
+            self.queue.put(Job::Literals(Arc::clone(&entry) as Arc<dyn Target>));
         }
         entry
     }
 
     fn warn<T>(&self, key: Key, label: &str, why: &str) -> Option<T> {
-        count(&self.shared.counts.errors);
-        let mut warned = self.shared.warned.lock();
+        count(&self.context.counts.errors);
+        let mut warned = self.warned.lock();
         if warned.len() < MOST_WARNED && warned.insert(key) {
             log::warn!("disk cache {}: {key} ({label:?}) is not used: {why}", self.path().display());
         }
@@ -183,29 +175,29 @@ impl Store {
     /// Whether more waits to be written than half of what may wait: who can offer later should.
     #[must_use]
     pub fn is_behind(&self) -> bool {
-        self.shared.queue.is_behind()
+        self.queue.is_behind()
     }
 
     /// Waits until all offered chunks are written; `false` when that took longer than `timeout`.
     pub fn flush(&self, timeout: Duration) -> bool {
-        self.shared.queue.flush(timeout)
+        self.queue.flush(timeout)
     }
 
     /// Disk space that all files may take, bytes.
     #[must_use]
     pub fn size(&self) -> u64 {
-        self.shared.limits.size()
+        self.context.limits.size()
     }
 
     /// Sets another bound. What is too much leaves before the next chunk is written.
     pub fn set_size(&self, size: u64) {
-        self.shared.limits.set_size(size);
+        self.context.limits.set_size(size);
     }
 
     /// What this store did so far.
     #[must_use]
     pub fn counters(&self) -> Counters {
-        self.shared.counts.now(self.shared.queue.bytes())
+        self.context.counts.now(self.queue.bytes())
     }
 
     /// Removes entries, least recently used first, until all files take `size` bytes of disk space at most. Those in use stay.
@@ -213,9 +205,9 @@ impl Store {
     /// # Errors
     /// [`Error::Io`] when the directory cannot be read, or another process keeps making room.
     pub fn prune(&self, size: u64) -> Result<Removed> {
-        let pruned = room::evict(&self.shared.dir, &|left, _| left <= size);
+        let pruned = quota::evict(&self.context.dir, &|left, _| left <= size);
         let (removed, _) = pruned.map_err(Error::io("make room in", self.path()))?;
-        room::note(&self.shared.counts, &removed);
+        quota::note(&self.context.counts, &removed);
         Ok(removed)
     }
 
@@ -224,23 +216,13 @@ impl Store {
     /// # Errors
     /// Those of [`prune`](Store::prune).
     pub fn clear(&self) -> Result<Removed> {
-        let cleared = room::evict(&self.shared.dir, &|_, _| false);
+        let cleared = quota::evict(&self.context.dir, &|_, _| false);
         Ok(cleared.map_err(Error::io("clear", self.path()))?.0)
     }
 }
 
 impl Drop for Store {
     fn drop(&mut self) {
-        self.shared.queue.close();
-    }
-}
-
-impl Shared {
-    /// An entry of this key is gone.
-    pub(super) fn closed(&self, key: &Key) {
-        let mut open = self.open.lock();
-        if open.get(key).is_some_and(|entry| entry.strong_count() == 0) {
-            open.remove(key);
-        }
+        self.queue.close();
     }
 }

@@ -1,6 +1,7 @@
-//! Filling the cache: a bounded queue and one thread of low priority. Who offers a chunk never waits.
+//! The writer: a bounded queue and one thread of low priority. Offering a chunk never waits.
 
 use std::collections::VecDeque;
+use std::io;
 use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -10,20 +11,44 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
+use super::context::Context;
 use super::counters::count;
-use super::entry::Entry;
-use super::fill::Kept;
-use super::room::Budget;
-use super::store::Shared;
+use super::quota::Budget;
 
 /// Chunks that may wait, however small they are.
 const MOST_JOBS: usize = 8192;
 /// How long nothing is written after the disk was full or failed.
 const PAUSE: Duration = Duration::from_secs(10);
-/// Room that is made when an entry could not be: the map of a large file.
-const ROOM: u64 = 1 << 20;
+/// Space that is freed when an entry could not be: the map of a large file.
+const SPACE: u64 = 1 << 20;
 /// How much less important than other threads the writer is, as `nice` counts.
 const NICE: i32 = 19;
+
+/// What became of a chunk that was to be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    /// So many bytes were written.
+    Written(u64),
+    /// It was there.
+    Already,
+    /// It could not be written now, which is no fault of the disk.
+    Dropped,
+}
+
+/// Files that the writer writes chunks into.
+pub trait Target: Send + Sync {
+    /// Writes a chunk, and first the literals that are missing.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    fn write(&self, chunk: Option<(u32, &[u8])>) -> io::Result<Kept>;
+
+    /// Bytes of literals that are not written yet.
+    fn literal_bytes(&self) -> u64;
+
+    /// The chunk waits no longer, whether it was written or not.
+    fn unqueue(&self, chunk: u32);
+}
 
 /// Bytes on their way to the disk.
 pub type Bytes = Box<dyn Deref<Target = [u8]> + Send>;
@@ -31,11 +56,11 @@ pub type Bytes = Box<dyn Deref<Target = [u8]> + Send>;
 /// What is to be done.
 pub enum Job {
     /// A chunk is to be written.
-    Chunk(Arc<Entry>, u32, Bytes),
+    Chunk(Arc<dyn Target>, u32, Bytes),
     /// Only the literals of an entry are.
-    Literals(Arc<Entry>),
-    /// There was no room to make an entry.
-    Room,
+    Literals(Arc<dyn Target>),
+    /// There was no space to make an entry.
+    Space,
 }
 
 impl Job {
@@ -56,6 +81,7 @@ struct State {
 
 /// The queue of a store.
 pub struct Queue {
+    context: Arc<Context>,
     state: Mutex<State>,
     changed: Condvar,
     limit: u64,
@@ -76,8 +102,9 @@ impl std::fmt::Debug for Queue {
 
 impl Queue {
     /// A queue of at most `limit` bytes; a single chunk is taken whatever its length.
-    pub fn new(limit: u64) -> Self {
+    pub fn new(context: Arc<Context>, limit: u64) -> Self {
         Self {
+            context,
             state: Mutex::default(),
             changed: Condvar::new(),
             limit,
@@ -115,19 +142,19 @@ impl Queue {
     }
 
     /// Puts a job in; `false` when it was not taken. Starts the writer when there is none.
-    pub fn put(&self, shared: &Arc<Shared>, job: Job) -> bool {
+    pub fn put(self: &Arc<Self>, job: Job) -> bool {
         let size = job.size();
         let mut state = self.state.lock();
         if state.closed || state.jobs.len() >= MOST_JOBS || self.refuses(size) {
             return false;
         }
         if state.thread.is_none() {
-            let writer = Arc::clone(shared);
-            match std::thread::Builder::new().name("bsfs-cache".to_owned()).spawn(move || run(&writer)) {
+            let queue = Arc::clone(self);
+            match std::thread::Builder::new().name("bsfs-cache".to_owned()).spawn(move || run(&queue)) {
                 Ok(thread) => state.thread = Some(thread),
                 Err(e) => {
                     drop(state);
-                    self.trouble(shared, &format!("cannot start a thread: {e}"));
+                    self.trouble(&format!("cannot start a thread: {e}"));
                     return false;
                 }
             }
@@ -162,12 +189,12 @@ impl Queue {
     }
 
     /// Stops filling for a while, and says so once.
-    pub fn trouble(&self, shared: &Shared, what: &str) {
-        count(&shared.counts.errors);
+    fn trouble(&self, what: &str) {
+        count(&self.context.counts.errors);
         let resume = (self.started.elapsed() + PAUSE).as_millis();
         self.resume.store(u64::try_from(resume).unwrap_or(u64::MAX), Ordering::Relaxed);
         if !self.troubled.swap(true, Ordering::Relaxed) {
-            log::warn!("disk cache {}: not filled for now: {what}", shared.dir.path().display());
+            log::warn!("disk cache {}: not filled for now: {what}", self.context.dir.path().display());
         }
     }
 
@@ -187,22 +214,22 @@ impl Queue {
 }
 
 /// The life of the writer.
-fn run(shared: &Arc<Shared>) {
+fn run(queue: &Queue) {
     // On Linux this is the priority of the calling thread alone. Without it the queue still bounds what is done.
     let _ = rustix::process::setpriority_process(None, NICE);
-    let queue = &shared.queue;
+    let context = &queue.context;
     let mut budget = Budget::default();
     while let Some((job, size)) = queue.next() {
         let of = match &job {
             Job::Chunk(entry, at, _) => Some((Arc::clone(entry), *at)),
-            Job::Literals(_) | Job::Room => None,
+            Job::Literals(_) | Job::Space => None,
         };
         // What is half written has no record, and so is not there; the budget is measured anew.
-        if catch_unwind(AssertUnwindSafe(|| write(shared, &mut budget, job))).is_err() {
+        if catch_unwind(AssertUnwindSafe(|| write(queue, &mut budget, job))).is_err() {
             budget = Budget::default();
-            count(&shared.counts.panics);
-            count(&shared.counts.dropped_chunks);
-            queue.trouble(shared, "its writer panicked; this is a defect in bsfs, please report it");
+            count(&context.counts.panics);
+            count(&context.counts.dropped_chunks);
+            queue.trouble("its writer panicked; this is a defect in bsfs, please report it");
         }
         if let Some((entry, at)) = of {
             entry.unqueue(at);
@@ -213,21 +240,21 @@ fn run(shared: &Arc<Shared>) {
     }
 }
 
-fn write(shared: &Shared, budget: &mut Budget, job: Job) {
-    let queue = &shared.queue;
+fn write(queue: &Queue, budget: &mut Budget, job: Job) {
+    let context = &queue.context;
     let (entry, chunk) = match &job {
         Job::Chunk(entry, at, bytes) => (entry, Some((*at, &***bytes))),
         Job::Literals(entry) => (entry, None),
-        Job::Room => {
+        Job::Space => {
             // Who asked for it does not wait; it is there for the next one.
-            budget.allows(shared, ROOM);
+            budget.allows(context, SPACE);
             return;
         }
     };
     let kept = if queue.paused() {
         Ok(Kept::Dropped)
-    } else if !budget.allows(shared, job.size().saturating_add(entry.literal_bytes())) {
-        queue.trouble(shared, "no room in it");
+    } else if !budget.allows(context, job.size().saturating_add(entry.literal_bytes())) {
+        queue.trouble("no room in it");
         Ok(Kept::Dropped)
     } else {
         entry.write(chunk)
@@ -238,10 +265,10 @@ fn write(shared: &Shared, budget: &mut Budget, job: Job) {
             queue.troubled.store(false, Ordering::Relaxed);
         }
         Ok(Kept::Already) => {}
-        Ok(Kept::Dropped) => count(&shared.counts.dropped_chunks),
+        Ok(Kept::Dropped) => count(&context.counts.dropped_chunks),
         Err(e) => {
-            count(&shared.counts.dropped_chunks);
-            queue.trouble(shared, &e.to_string());
+            count(&context.counts.dropped_chunks);
+            queue.trouble(&e.to_string());
         }
     }
 }
@@ -281,7 +308,7 @@ mod tests {
         assert_eq!((counters.panics, counters.dropped_chunks, counters.queued_bytes), (1, 1, 0));
         assert!(!entry.has(0));
         // The pause after trouble ends.
-        store.shared.queue.resume.store(0, Ordering::Relaxed);
+        store.queue.resume.store(0, Ordering::Relaxed);
         for chunk in 0..2 {
             entry.offer(chunk, vec![2; 1000]);
         }

@@ -7,10 +7,6 @@ use crate::layers::{code, is_name, source_files};
 
 /// Circles that stay, each with the reason. The files are named as modules, sorted.
 const EXPLAINED: &[(&[&str], &str)] = &[
-    (
-        &["cache/entry", "cache/fill", "cache/opening", "cache/room", "cache/store", "cache/writer"],
-        "to be cut: the disk cache becomes a line of layers",
-    ),
     (&["hub/download", "hub/pieces"], "to be cut: one client for all requests"),
     (&["hub/http", "hub/settings"], "to be cut with it"),
     (&["hub/push", "hub/upload"], "to be cut with it"),

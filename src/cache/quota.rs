@@ -1,20 +1,20 @@
-//! How much the cache may take, and what leaves when that is too little.
+//! The quota: how much disk space the cache may take, and eviction when that is too little.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, OFlags};
 use serde::Serialize;
 
+use super::context::Context;
 use super::counters::Counts;
 use super::dir::{Dir, Lockable, Names, lock_within};
 use super::epoch;
 use super::key::Key;
-use super::store::Shared;
 
 /// How much is written before all files are measured again: other processes write as well.
 const MEASURE_BYTES: u64 = 256 << 20;
@@ -23,34 +23,6 @@ const MEASURE_TIME: Duration = Duration::from_secs(30);
 
 /// What file systems give space in.
 const BLOCK: u64 = 4096;
-
-/// Bounds of a cache, bytes.
-#[derive(Debug)]
-pub struct Limits {
-    /// Disk space of all files.
-    size: AtomicU64,
-    /// Space that is left free on the file system.
-    pub floor: u64,
-}
-
-impl Limits {
-    /// The bounds as asked for. By default a tenth of the file system, at most 50 GiB, and 1 GiB or a twentieth of the file
-    /// system free, whichever is less.
-    pub fn new(size: Option<u64>, floor: Option<u64>, file_system: u64) -> Self {
-        Self {
-            size: AtomicU64::new(size.unwrap_or_else(|| (file_system / 10).min(50 << 30))),
-            floor: floor.unwrap_or_else(|| (file_system / 20).min(1 << 30)),
-        }
-    }
-
-    pub fn size(&self) -> u64 {
-        self.size.load(Ordering::Relaxed)
-    }
-
-    pub fn set_size(&self, size: u64) {
-        self.size.store(size, Ordering::Relaxed);
-    }
-}
 
 /// What was removed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -182,7 +154,7 @@ pub fn evict(dir: &Dir, enough: &dyn Fn(u64, u64) -> bool) -> io::Result<(Remove
     Ok((removed, left))
 }
 
-/// What the writer knows of the room there is. Measured now and then; other processes are bounded by their own measures.
+/// What the writer knows of the free space. Measured now and then; other processes are bounded by their own measures.
 #[derive(Debug, Default)]
 pub struct Budget {
     used: u64,
@@ -192,17 +164,17 @@ pub struct Budget {
 
 impl Budget {
     /// Whether `bytes` more may be written, if need be after removing entries.
-    pub fn allows(&mut self, shared: &Shared, bytes: u64) -> bool {
+    pub fn allows(&mut self, context: &Context, bytes: u64) -> bool {
         let stale = self.since > MEASURE_BYTES || self.measured.is_none_or(|at| at.elapsed() > MEASURE_TIME);
-        if stale && !self.measure(shared) {
+        if stale && !self.measure(context) {
             return false;
         }
-        shared.counts.hold(self.used);
-        if self.fits(shared, bytes) {
+        context.counts.hold(self.used);
+        if self.fits(context, bytes) {
             return true;
         }
         // Too much for the cache even when it is empty: nothing has to leave for that.
-        bytes <= shared.limits.size() && self.evict(shared, bytes) && self.fits(shared, bytes)
+        bytes <= context.limits.size() && self.evict(context, bytes) && self.fits(context, bytes)
     }
 
     /// Notes that so much was written.
@@ -212,35 +184,35 @@ impl Budget {
         self.since = self.since.saturating_add(bytes);
     }
 
-    fn fits(&self, shared: &Shared, bytes: u64) -> bool {
-        let free = shared.dir.space().map_or(0, |(_, free)| free);
-        self.used.saturating_add(bytes) <= shared.limits.size()
-            && free.saturating_sub(bytes) >= shared.limits.floor
+    fn fits(&self, context: &Context, bytes: u64) -> bool {
+        let free = context.dir.space().map_or(0, |(_, free)| free);
+        self.used.saturating_add(bytes) <= context.limits.size()
+            && free.saturating_sub(bytes) >= context.limits.floor
             && free >= bytes
     }
 
-    fn measure(&mut self, shared: &Shared) -> bool {
-        let Ok(census) = census(&shared.dir) else { return false };
+    fn measure(&mut self, context: &Context) -> bool {
+        let Ok(census) = census(&context.dir) else { return false };
         *self = Self { used: census.bytes, since: 0, measured: Some(Instant::now()) };
         true
     }
 
-    fn evict(&mut self, shared: &Shared, bytes: u64) -> bool {
-        let free = shared.dir.space().map_or(0, |(_, free)| free);
-        let wanted = shared.limits.floor.saturating_add(bytes);
+    fn evict(&mut self, context: &Context, bytes: u64) -> bool {
+        let free = context.dir.space().map_or(0, |(_, free)| free);
+        let wanted = context.limits.floor.saturating_add(bytes);
         let enough = |left: u64, removed: u64| {
-            left.saturating_add(bytes) <= shared.limits.size() && free.saturating_add(removed) >= wanted
+            left.saturating_add(bytes) <= context.limits.size() && free.saturating_add(removed) >= wanted
         };
-        match evict(&shared.dir, &enough) {
+        match evict(&context.dir, &enough) {
             Ok((removed, left)) => {
                 *self = Self { used: left, since: 0, measured: Some(Instant::now()) };
-                shared.counts.hold(left);
-                note(&shared.counts, &removed);
+                context.counts.hold(left);
+                note(&context.counts, &removed);
                 true
             }
             Err(e) => {
                 if e.kind() != io::ErrorKind::WouldBlock {
-                    log::warn!("disk cache {}: cannot make room: {e}", shared.dir.path().display());
+                    log::warn!("disk cache {}: cannot make room: {e}", context.dir.path().display());
                 }
                 false
             }
