@@ -12,8 +12,8 @@ use std::time::{Instant, SystemTime};
 use parking_lot::Mutex;
 
 use super::client::{Client, RepoFile};
-use super::http::Retry;
 use super::repo::HubUri;
+use super::retry::Retry;
 use super::settings::Settings;
 use crate::error::{Error, Result};
 use crate::source::remote::{Failure, Location, RemoteConfig, RemoteTree, Resolve, Secret, Site, SiteEntry};

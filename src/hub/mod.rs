@@ -10,21 +10,25 @@ mod client;
 mod download;
 mod hash;
 mod http;
+mod item;
 mod layout;
 mod lazy;
+mod part;
 mod pieces;
 mod pull;
 mod push;
 mod repo;
+mod retry;
 mod settings;
 mod upload;
 
 pub use client::{Client, RepoFile, Resolved};
-pub use http::Retry;
+pub use item::Sent;
 pub use lazy::{Listed, Pinned, Repository, tree};
 pub use pull::{Pull, Pulled, PulledFile, State, pull};
-pub use push::{Push, Pushed, PushedFile, Sent, push};
+pub use push::{Push, Pushed, PushedFile, push};
 pub use repo::{HubUri, Repo};
+pub use retry::Retry;
 pub use settings::{Settings, Token, cache_dir};
 
 /// Told how far a pull or a push has come. Called from several threads.

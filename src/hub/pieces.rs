@@ -7,8 +7,8 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
 use super::client::{RepoFile, Resolved};
-use super::download::{Job, Part, Speed, parse_range};
 use super::http::{self, check};
+use super::part::{Job, Part, Speed, parse_range};
 use crate::error::Result;
 
 /// Length of a piece, bytes. Each connection holds one in memory.

@@ -10,8 +10,8 @@ use serde::Serialize;
 
 use super::Progress;
 use super::client::{Client, RepoFile};
-use super::download::Job;
 use super::layout::Layout;
+use super::part::Job;
 use super::repo::HubUri;
 use crate::error::{Error, Result};
 use crate::parallel::on_threads;

@@ -19,6 +19,7 @@ use super::Progress;
 use super::client::Client;
 use super::hash::Sum;
 use super::http::{self, Tries, check};
+use super::item::{Item, Sent, identity, json_body};
 use super::repo::{Repo, check_revision, quote, relative};
 use super::upload;
 use crate::error::{Error, Result};
@@ -48,20 +49,6 @@ pub struct Push {
     pub private: bool,
     /// Files that are sent at once; 0 for 4.
     pub threads: usize,
-}
-
-/// How a file got into the repository.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Sent {
-    /// The branch has it, with the same content.
-    Unchanged,
-    /// The server had the content already.
-    Known,
-    /// It was sent.
-    Uploaded,
-    /// The repository's rules (`.gitignore`) leave it out.
-    Ignored,
 }
 
 /// One file of a push.
@@ -98,20 +85,6 @@ pub struct Pushed {
     pub uploaded_bytes: u64,
     /// Wall-clock time.
     pub seconds: f64,
-}
-
-/// A file to push.
-pub(super) struct Item {
-    pub path: String,
-    pub full: PathBuf,
-    pub size: u64,
-    /// Device, inode and time of modification when it was first looked at.
-    identity: (u64, u64, i64, i64),
-    sample: Vec<u8>,
-    lfs: bool,
-    remote: Option<String>,
-    pub hash: String,
-    pub state: Sent,
 }
 
 #[derive(Deserialize)]
@@ -288,21 +261,6 @@ fn look(root: &Path, path: PathBuf, above: &[(u64, u64)]) -> Result<Looked> {
     }))
 }
 
-fn identity(meta: &fs::Metadata) -> (u64, u64, i64, i64) {
-    (meta.dev(), meta.ino(), meta.mtime(), meta.mtime_nsec())
-}
-
-impl Item {
-    /// Refuses a file that is not the one that was looked at first.
-    pub(super) fn check_same(&self) -> Result<()> {
-        let meta = fs::metadata(&self.full).map_err(Error::io("stat", &self.full))?;
-        if (identity(&meta), meta.len()) == (self.identity, self.size) {
-            return Ok(());
-        }
-        Err(Error::Changed { path: self.full.clone() })
-    }
-}
-
 /// Makes the repository; `false` when it is there.
 fn create(client: &Client, repo: &Repo, private: bool, stop: &AtomicBool) -> Result<bool> {
     let what = format!("{repo}: create the repository");
@@ -426,12 +384,4 @@ fn send_commit(
         let done: Committed = http::parse(&what, &client.http.body(http::accept(&what, response)?).map_err(lost)?)?;
         return Ok((done.commit_oid, done.commit_url));
     }
-}
-
-/// A request with a body of JSON.
-pub(super) fn json_body(
-    request: reqwest::blocking::RequestBuilder,
-    body: &serde_json::Value,
-) -> reqwest::blocking::RequestBuilder {
-    request.header(CONTENT_TYPE, "application/json").body(body.to_string())
 }

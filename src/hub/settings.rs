@@ -6,7 +6,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::http::Retry;
+use super::retry::Retry;
 use crate::error::{Error, Result};
 
 /// A token of the Hub. It is not shown by `Debug`, and has no `Display`.

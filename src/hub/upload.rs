@@ -17,7 +17,7 @@ use serde_json::json;
 use super::Progress;
 use super::client::Client;
 use super::http::{self, Tries};
-use super::push::{Item, Sent, json_body};
+use super::item::{Item, Sent, json_body};
 use super::repo::Repo;
 use crate::error::{Error, Result};
 use crate::parallel::on_threads;

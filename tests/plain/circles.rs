@@ -6,13 +6,10 @@ use std::ops::Range;
 use crate::layers::{code, is_name, source_files};
 
 /// Circles that stay, each with the reason. The files are named as modules, sorted.
-const EXPLAINED: &[(&[&str], &str)] = &[
-    (&["hub/download", "hub/pieces"], "to be cut: one client for all requests"),
-    (&["hub/http", "hub/settings"], "to be cut with it"),
-    (&["hub/push", "hub/upload"], "to be cut with it"),
-    (&["source/remote", "source/remote/fetch", "source/remote/file", "source/remote/listing"], "to be cut with it"),
-    (&["source/remote/http", "source/remote/web"], "to be cut with it"),
-];
+const EXPLAINED: &[(&[&str], &str)] = &[(
+    &["source/remote", "source/remote/fetch", "source/remote/file", "source/remote/listing"],
+    "a file and what all files share of memory and pace",
+)];
 
 /// A module's path below the crate, one name an element.
 type Module = Vec<String>;

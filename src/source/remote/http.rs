@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::UNIX_EPOCH;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
@@ -15,7 +16,6 @@ use reqwest::{Client, Response, Url};
 
 use super::fetch::{Answer, Answering, Fetch, Version, again};
 use super::resolve::{Failure, Location, Resolve, Secret};
-use super::web::http_date;
 
 /// A location is resolved anew so long before it expires.
 const EARLY: Duration = Duration::from_secs(30);
@@ -93,6 +93,12 @@ pub(super) fn failure(error: &reqwest::Error) -> Failure {
         return Failure::Refused(why);
     }
     if error.is_builder() || error.is_redirect() { Failure::Refused(describe(error)) } else { again(describe(error)) }
+}
+
+/// An HTTP-date (RFC 9110, section 5.6.7) in seconds since 1970.
+pub(super) fn http_date(text: &str) -> Option<i64> {
+    let since = httpdate::parse_http_date(text).ok()?.duration_since(UNIX_EPOCH).ok()?;
+    i64::try_from(since.as_secs()).ok()
 }
 
 /// `Retry-After` in seconds. A date is one of the server's clock, which `Date` tells; what makes no sense is the shortest wait.
