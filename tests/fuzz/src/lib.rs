@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use bsfs::foreign::bigsmall::codec::{self, Blob, Coding, Symbols};
+use bsfs::foreign::bigsmall::codec::{self as bigsmall, Blob, Coding, Symbols};
 use bsfs::codec::{self, Codec, Kernel, Mode, Numbers, PAD, Packed, Scratch};
 use bsfs::engine::{Engine, EngineConfig};
 use bsfs::foreign::bigsmall::Presented;
