@@ -22,7 +22,7 @@ use super::progress::Bar;
 use super::rounds::{self, Rounds, Subject};
 use super::size::show_size;
 
-/// Measure encoding and decoding in memory, beside memcpy
+/// Measure speed of encoding and decoding in memory
 ///
 /// Reads FILE once, writes nothing, and needs memory for about three times its length. A plain file is encoded as
 /// "compress" does it, each chunk decoded back and compared, but for the digests (SHA-256, BLAKE3); then it is

@@ -21,7 +21,7 @@ use super::size::show_size;
 /// Width of the names in a list.
 const LABEL: usize = 44;
 
-/// Look after the disk cache of decoded files
+/// Show, check or empty the disk cache
 ///
 /// The disk cache holds decoded bytes as plain files, for later mounts of the same content. All mounts of a user share it; what a
 /// mount has open stays.

@@ -7,7 +7,7 @@ use clap::Args;
 use super::optimise::Work;
 use super::share::Share;
 
-/// Compress files of weights, without loss
+/// Compress weights without loss
 ///
 /// A file becomes NAME.bs beside it, or the file given with --output. A directory becomes a mirror under --output:
 /// every .safetensors file is compressed, every other file copied as it is, links are followed. A model on the Hugging Face Hub, hf://ORG/NAME[@REVISION], is pulled into

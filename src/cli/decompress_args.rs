@@ -7,7 +7,7 @@ use clap::Args;
 use super::base::BaseArg;
 use super::numbers;
 
-/// Write the original file of a container, byte for byte
+/// Restore the original files, byte for byte
 ///
 /// NAME.bs becomes NAME beside it, or the file or directory given with --output. Every chunk, every tensor and the
 /// whole file are checked before the output appears under its name. The modification time is the original's.

@@ -26,7 +26,7 @@ use super::size::show_size;
 /// Numbers that the speed is measured with.
 const ELEMENTS: usize = 8 << 20;
 
-/// Look at what mounts need and what makes them fast
+/// Check the setup of this machine
 ///
 /// Each finding with what to do about it. Exit status: 0 mounts can be made; 1 something is wrong.
 #[derive(Debug, Args)]

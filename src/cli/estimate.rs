@@ -26,7 +26,7 @@ const MARGIN: f64 = 0.0025;
 /// How far off that of one of many files may be, at most.
 const MOST: f64 = 0.02;
 
-/// Say what compressing would save, without compressing all of it
+/// Estimate how much space compression would save
 ///
 /// Compresses a sample, spread over all files and all of each, and writes nothing: as much as it takes for the ratio of all files
 /// to be within 0.25 points, and files of 256 MiB together whole. Takes the files that "bsfs compress" would: of a directory the

@@ -26,7 +26,7 @@ use super::size::show_size;
 use super::stream::Stream;
 use super::tables::dtype_table;
 
-/// Write a container that another program reads
+/// Convert weights to the format of another packer
 ///
 /// The format bigsmall is that of the Python package of that name: a version 1 container with the codecs that its default mode
 /// uses (bf16_se_rans, fp16_se_ac, fp32_se_ac, fp8_cat_ac, zstd, raw), the smallest for each tensor. Releases from 3.4 on

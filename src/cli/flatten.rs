@@ -27,7 +27,7 @@ use super::size::show_size;
 use super::stream;
 use super::version::is_version;
 
-/// Make a container that needs no other file of one that does
+/// Make a container independent of other files
 ///
 /// Containers that "compress --base" wrote, or that share tensors with another file of their directory, need that file.
 /// The new container holds the same original alone: it is decoded again and its SHA-256 compared before it has its name.

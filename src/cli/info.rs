@@ -24,7 +24,7 @@ use super::out::{self, print, say};
 use super::size::show_size;
 use super::tables::{TensorRow, dtype_table, shown, tensor_tables};
 
-/// Show what is in containers
+/// Show sizes, ratios and dependencies of containers
 ///
 /// Reads header, index and the first bytes of chunks, and decodes nothing. Of a directory it also says who depends on whom. Containers of the Python package bigsmall are shown
 /// with the codecs that their headers name; "format" in the JSON tells them apart.

@@ -33,7 +33,7 @@ use super::stream;
 use super::unpack::shown_path;
 use super::version::is_version;
 
-/// Make containers of bsfs of those of the Python package bigsmall
+/// Convert containers of the Python package bigsmall
 ///
 /// NAME.bs (or .bsr) becomes NAME.safetensors.bs beside it, or below --output: the safetensors file that it is shown as, compressed
 /// as "bsfs compress" does it. The MD5 of each tensor is checked on the way, and again on what is read back from the disk

@@ -40,6 +40,7 @@ mod numbers;
 mod opened;
 mod optimise;
 mod out;
+mod overview;
 mod progress;
 #[cfg(feature = "hub")]
 mod pull;
@@ -75,24 +76,29 @@ use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue};
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use exit::Exit;
 
-/// Lossless compressed model weights, mounted as the plain files they came from
+/// Compress model weights without loss, and mount them as the plain files they came from
 ///
-/// "bsfs compress" packs model.safetensors into model.safetensors.bs, about a third smaller for BF16 weights;
-/// "bsfs mount" shows a directory of .bs files as the plain .safetensors files, byte for byte, decoding on demand.
-///
-/// Exit status: 0 done; 1 "verify" found a difference; 2 an error, also in the arguments; 65 the input is damaged, and the same would
-/// come of another try; 75 the disk, the network or another program stood in the way, and another try may help; 130 interrupted. Of
-/// several files that failed 75 is told before 2, and 2 before 65.
+/// "bsfs compress" packs model.safetensors into model.safetensors.bs, about a third
+/// smaller for BF16 weights. "bsfs mount" shows a directory of .bs files as the
+/// original files, byte for byte.
 #[derive(Debug, Parser)]
-#[command(name = "bsfs", version, help_expected = true, max_term_width = 100)]
+#[command(name = "bsfs", version, help_expected = true, max_term_width = 80, after_long_help = EXIT_STATUS)]
 struct Cli {
     #[command(subcommand)]
     verb: Verb,
 }
+
+/// The end of `bsfs --help`.
+const EXIT_STATUS: &str = "\
+Exit status: 0 done; 1 \"verify\" found a difference; 2 an error, including
+invalid arguments; 65 the input is damaged, and retrying will not help; 75 the
+disk, the network or another program failed, and retrying may help; 130
+interrupted. If files fail for different reasons, 75 takes precedence over 2,
+and 2 over 65.";
 
 #[derive(Debug, Subcommand)]
 enum Verb {
@@ -131,7 +137,9 @@ enum Verb {
 fn command_line(arguments: Vec<OsString>) -> bsfs::Result<Option<Cli>> {
     #[cfg(feature = "mount")]
     let Some(arguments) = helper::arguments(arguments)? else { return Ok(None) };
-    Ok(Some(Cli::try_parse_from(arguments).unwrap_or_else(|error| refuse(&without_hidden(error)))))
+    let mut command = overview::complete(Cli::command());
+    let parsed = command.try_get_matches_from_mut(arguments).and_then(|matches| Cli::from_arg_matches(&matches));
+    Ok(Some(parsed.unwrap_or_else(|error| refuse(&without_hidden(error)))))
 }
 
 /// Ends with what clap says, as one line if it may quote an argument that is more than text: a shell puts names of files there.
@@ -224,8 +232,8 @@ fn run(cli: Cli, #[cfg(feature = "mount")] as_helper: bool) -> bsfs::Result<Exit
         Verb::Status(args) => status::run(&args),
         #[cfg(feature = "mount")]
         Verb::Doctor(args) => doctor::run(&args),
-        Verb::Completions(args) => complete::completions(&args, Cli::command()),
-        Verb::Man(args) => complete::man(&args, Cli::command()),
+        Verb::Completions(args) => complete::completions(&args, overview::complete(Cli::command())),
+        Verb::Man(args) => complete::man(&args, overview::complete(Cli::command())),
     }
 }
 

@@ -24,7 +24,7 @@ const DOWNLOAD: Duration = Duration::from_secs(7 * 86_400);
 /// How often the daemon tells how far a download is.
 const TELL: Duration = Duration::from_millis(200);
 
-/// Show compressed files as the plain files that they came from
+/// Mount compressed weights as plain files
 ///
 /// SOURCE is a directory or one .bs file, or a remote place: s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX, or the
 /// https:// address of a directory with an index page, or of a file, or hf://ORG/NAME[@REVISION] of the Hub. Of a remote place what is read is fetched as it is read, and

@@ -14,7 +14,7 @@ use super::out::{self, print_json, say};
 use super::progress::Bar;
 use super::size::show_size;
 
-/// Download a model from the Hugging Face Hub
+/// Download a model into the cache of the Hub
 ///
 /// The files go to the cache that huggingface_hub, transformers and others use ($HF_HUB_CACHE, or hub below $HF_HOME or
 /// ~/.cache/huggingface), in the same layout: what is there already, from whatever program, is not fetched again. Files are

@@ -16,7 +16,7 @@ use super::out::{self, print, print_json};
 use super::progress::Bar;
 use super::size::show_size;
 
-/// Upload a directory to the Hugging Face Hub
+/// Upload a directory to the Hub
 ///
 /// The files of DIR become one commit of the model repository; files that are only in the repository stay. Contents that the Hub
 /// has already are not sent again, so an interrupted push goes on where it was. Nothing is visible before the last step.

@@ -10,7 +10,7 @@ use clap::Args;
 use super::size::show_size;
 use super::{numbers, out};
 
-/// Change options of a mount while it is in use
+/// Change settings of a mount while it is in use
 ///
 /// Prints what is in force then; without options only that. Takes the user who made the mount, or root. What is changed lasts as
 /// long as the mount. "mount -o remount,memory=1G MOUNTPOINT" does the same for mounts of /etc/fstab.

@@ -16,7 +16,7 @@ use super::mount::MountArgs;
 use super::out;
 use super::service_files::{OURS, Places, UNIT, absolute, check_name, configuration, name_for, unit, value};
 
-/// Mount at every start, by systemd
+/// Mount at boot, by systemd
 ///
 /// A service is a file NAME.conf in /etc/bsfs (with --user in ~/.config/bsfs), read by the unit bsfs@NAME.service. The unit itself
 /// is written too, unless a package brought it.

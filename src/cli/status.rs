@@ -13,7 +13,7 @@ use super::out;
 use super::size::show_size;
 use super::watch;
 
-/// List mounts and what they have done
+/// List mounts and their state
 ///
 /// Asks each mount that the mount table shows. Sizes in JSON are bytes, times seconds.
 #[derive(Debug, Args)]

@@ -9,7 +9,7 @@ use clap::Args;
 
 use super::out;
 
-/// End a mount
+/// Unmount
 ///
 /// Returns when the mount is gone and its process has ended. While files under it are open or mapped, or a shell
 /// stands in it, this fails and says who that is.

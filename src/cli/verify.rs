@@ -26,7 +26,7 @@ use super::shards::{Shards, directory};
 use super::size::show_size;
 use super::unpack::shown_path;
 
-/// Prove that containers are sound
+/// Check containers for damage
 ///
 /// Decodes everything and compares every chunk's checksum, every tensor's BLAKE3 and the file's SHA-256; with
 /// --source also every byte with the original. Exit status 0: all equal; 1: a difference or damage, which is named;

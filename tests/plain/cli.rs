@@ -565,3 +565,13 @@ fn completions_and_manual_pages_come_out_of_the_command_line() {
         assert!(ok(&bench.dir, 0, &[verb, "--help"]).contains("Usage: bsfs"));
     }
 }
+
+#[test]
+fn the_page_of_commands_is_what_the_program_prints() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut command = Command::new(root.join("scripts/commands.sh"));
+    let output = command.env("BSFS", env!("CARGO_BIN_EXE_bsfs")).stdin(Stdio::null()).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let page = fs::read_to_string(root.join("docs/commands.md")).unwrap();
+    assert!(text(&output.stdout) == page, "make it anew: scripts/commands.sh > docs/commands.md");
+}
