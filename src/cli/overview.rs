@@ -76,13 +76,15 @@ pub fn complete(mut command: Command) -> Command {
     command.help_template(screen + "\nOptions:\n{options}{after-help}")
 }
 
+/// Verbs of features, and whether this build has them.
+const OPTIONAL: [(&[&str], bool); 2] = [
+    (&["pull", "push"], cfg!(feature = "hub")),
+    (&["mount", "unmount", "status", "service", "remount", "doctor"], cfg!(feature = "mount")),
+];
+
 /// Whether this build has a verb.
 fn is_there(verb: &str) -> bool {
-    match verb {
-        "pull" | "push" => cfg!(feature = "hub"),
-        "mount" | "unmount" | "status" | "service" | "remount" | "doctor" => cfg!(feature = "mount"),
-        _ => true,
-    }
+    OPTIONAL.iter().all(|(verbs, there)| *there || !verbs.contains(&verb))
 }
 
 #[cfg(test)]
